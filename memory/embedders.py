@@ -1,0 +1,11 @@
+from dataclasses import dataclass
+
+
+@dataclass
+class VectorsOnly:
+    name: str
+    dim: int
+
+    @property
+    def digest(self) -> str:
+        return self.name

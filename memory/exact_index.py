@@ -1,0 +1,178 @@
+"""The memory in one process: the law on plain values and an exact search in numpy.
+
+The oracle of the tests, and good for evaluation and small memories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from memory import law
+from memory.model import (
+    NEVER,
+    Digests,
+    Hit,
+    Item,
+    Put,
+    PutResult,
+    SearchResult,
+    Selector,
+    Stats,
+    Vector,
+)
+from memory.redis_search import cosine_distances
+
+
+class ExactIndex:
+    """`memory.ports.MemoryIndex` in numpy. `dtype` is the element type vectors are stored in."""
+
+    def __init__(
+        self, *, embedder: str, dim: int, hmac_key: bytes = b"", dtype: str = "float16"
+    ) -> None:
+        self._embedder = embedder
+        self._dim = dim
+        self._hmac_key = hmac_key
+        self._dtype = np.dtype(dtype)
+        self.state = law.State()
+        self._requests: dict[str, tuple[int, bool]] = {}
+        self._expansions: dict[str, set[str]] = {}
+        self._positions: dict[tuple[str, int], int] = {}
+
+    @property
+    def embedder(self) -> str:
+        return self._embedder
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def _digest(self, kind: str, name: str) -> str:
+        message = f"{kind}\0{name}".encode()
+        return hmac.new(self._hmac_key, message, hashlib.sha256).hexdigest()[:32]
+
+    def image_key(self, image_id: str) -> str:
+        return self._digest("image", image_id)
+
+    def selector_key(self, selector: Selector) -> str:
+        return f"{selector.kind}:{self._digest(selector.kind, selector.value)}"
+
+    def request_key(self, request_id: str) -> str:
+        return self._digest("request", request_id)
+
+    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
+        return [
+            max(
+                self.state.items.get(image, law.EMPTY).barrier,
+                *(law.enlist(self.state, selector, image) for selector in selectors),
+            )
+            for selectors, image in listings
+        ]
+
+    def put(self, puts: Sequence[Put]) -> list[PutResult]:
+        return [law.put(self.state, self._stored(put)) for put in puts]
+
+    def _stored(self, put: Put) -> Put:
+        trace = put.trace
+        if trace is None:
+            return put
+        law.check_trace(trace, self._embedder, self._dim)
+        vector = trace.vector.astype(self._dtype).astype(np.float32)
+        return replace(put, trace=replace(trace, vector=vector))
+
+    def fence(self, selector: str, until: int) -> None:
+        law.fence(self.state, selector, until)
+
+    def listed(self, selector: str) -> Iterator[Sequence[str]]:
+        if images := sorted(self.state.postings.get(selector, ())):
+            yield images
+
+    def relist(self, selector: str, image: str) -> None:
+        law.enlist(self.state, selector, image)
+        law.put(self.state, Put(image=image, selectors=(selector,)))
+
+    def labelled(self, label: str) -> Iterator[Sequence[str]]:
+        found = [image for image, item in self._visible() if item.label == label]
+        if found:
+            yield found
+
+    def _visible(self) -> list[tuple[str, Item]]:
+        return [(image, item) for image, item in self.state.items.items() if item.trace]
+
+    def open_request(self, request: str, time: int) -> tuple[int, bool]:
+        first_seen, closed = self._requests.get(request, (time, False))
+        self._requests[request] = (min(first_seen, time), closed)
+        return self._requests[request]
+
+    def expansion(self, request: str, images: Iterable[str]) -> frozenset[str]:
+        held = self._expansions.setdefault(request, set())
+        held.update(images)
+        return frozenset(held)
+
+    def close_request(self, request: str, until: int) -> None:
+        first_seen, _ = self._requests.get(request, (until, False))
+        self._requests[request] = (first_seen, True)
+        self._expansions.pop(request, None)
+
+    def open_requests(self) -> int:
+        return sum(not closed for _, closed in self._requests.values())
+
+    def search(
+        self,
+        vectors: Sequence[Vector],
+        ks: Sequence[int],
+        excluded: Sequence[str | None] | None = None,
+    ) -> list[SearchResult]:
+        traces = [(item.trace, item.label) for _, item in self._visible() if item.trace]
+        stored = np.array([trace.vector for trace, _ in traces]).reshape(len(traces), self._dim)
+        results = []
+        for vector, k, left_out in zip(vectors, ks, excluded or [None] * len(vectors), strict=True):
+            hits = sorted(
+                (
+                    Hit(trace.image_id, str(label), float(distance))
+                    for (trace, label), distance in zip(
+                        traces, cosine_distances(vector, stored), strict=True
+                    )
+                    if trace.image_id != left_out
+                ),
+                key=lambda hit: (hit.distance, hit.image_id),
+            )
+            results.append(SearchResult(tuple(hits[:k]), exact=True))
+        return results
+
+    def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
+        items = [self.state.items.get(self.image_key(i), law.EMPTY) for i in image_ids]
+        return [item.trace.vector if item.trace else None for item in items]
+
+    def item(self, image: str) -> Item | None:
+        return self.state.items.get(image)
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        return dict(self._positions)
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        for place, offset in positions.items():
+            self._positions[place] = max(self._positions.get(place, -1), offset)
+
+    def digests(self) -> Digests:
+        return law.digests(self.state.items, self.state.fences)
+
+    def stats(self) -> Stats:
+        items = self.state.items.values()
+        return Stats(
+            items=len(self._visible()),
+            waiting_corrections=sum(
+                item.trace is None and bool(item.corrected_stamp) for item in items
+            ),
+            barriers=sum(item.trace is None and item.barrier != NEVER for item in items),
+            bytes=sum(item.trace.vector.nbytes for item in items if item.trace),
+        )
+
+    def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
+        counts = Counter(str(item.label) for _, item in self._visible())
+        return dict(counts) if labels is None else {label: counts[label] for label in labels}

@@ -1,0 +1,48 @@
+"""The one place where redis-py's errors become this package's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from memory.errors import Misconfigured, Unavailable
+
+PASSING = (
+    "OOM",
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "BUSY",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "Timeout limit was reached",
+)
+"""How the replies begin that tell of a server's passing state."""
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Map every redis-py error: to `Unavailable` if the same may succeed later, else to
+    `Misconfigured` (a missing module or right, a command this Redis does not know).
+
+    The text names the kind of trouble only, since a reply may quote a command's arguments.
+    """
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise Misconfigured(f"Redis refuses this user: {type(error).__name__}") from error
+    except redis.ResponseError as error:
+        # redis-py puts the command, arguments and all, before a pipelined command's error.
+        text = str(error).rpartition("caused error: ")[2]
+        if isinstance(error, redis.ReadOnlyError | redis.exceptions.OutOfMemoryError) or (
+            any(text.startswith(kind) for kind in PASSING)
+        ):
+            raise Unavailable(f"Redis: {type(error).__name__}") from error
+        raise Misconfigured(f"Redis refused a command: {text.partition(' ')[0]}") from error
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(f"Redis: {type(error).__name__}") from error

@@ -1,0 +1,242 @@
+"""The composition root: the only place that builds adapters and wires them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NoReturn
+
+import faust
+import redis
+
+from memory.embedders import load_embedder
+from memory.errors import Reason, Rejected, Unavailable
+from memory.images import ImageLimits
+from memory.ports import Embedder, FenceFact, MemoryIndex
+from memory.redis_index import RedisIndex, connect
+from memory.service import VisualMemory
+from streams import codec, delivery, topics, web
+from streams.agents import ForgetAgent, QueryAgent, WritingAgent, rejection
+from streams.client import MemoryClient
+from streams.events import OutgoingRecord, Record, Topic
+from streams.fences import KafkaFenceLog, replay
+from streams.ledger import RedisLedger
+from streams.metrics import observe_stage
+from streams.monitor import Monitor
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROLES: Mapping[str, Topic] = {
+    "ingest": Topic.IMAGE_INGEST,
+    "correct": Topic.LABEL_CORRECTION,
+    "forget": Topic.FORGET_REQUEST,
+    "query": Topic.QUERY,
+}
+"""What each role reads."""
+WRITING = ("ingest", "correct", "forget")
+EMBEDDING = ("ingest", "query")
+
+
+def full_name(settings: Settings, topic: Topic) -> str:
+    return settings.topic_prefix + str(topic)
+
+
+def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
+    return topics.declare(
+        prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        replication=settings.replication,
+        compaction_lag=settings.compaction_lag,
+        max_record_bytes=settings.max_image_bytes,
+    )
+
+
+def create_topics(settings: Settings) -> None:
+    """Create what is missing; `Misconfigured` when what is there breaks a promise."""
+    specs = topic_specs(settings)
+    topics.create(settings.kafka, specs)
+    topics.check_or_refuse(settings.kafka, specs)
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    return connect(settings.redis.get_secret_value())
+
+
+def embedder(settings: Settings) -> Embedder:
+    return load_embedder(settings.embedder, device=settings.device)
+
+
+def open_index(
+    settings: Settings, client: redis.Redis, made_for: Embedder | None = None
+) -> RedisIndex:
+    """The memory's index; made if it is not there and `made_for` tells the embedder."""
+    return RedisIndex.open(
+        client,
+        namespace=settings.namespace,
+        hmac_key=settings.secret_key(),
+        embedder=made_for,
+        algorithm=settings.index_algorithm,
+        dtype=settings.index_dtype,
+    )
+
+
+def client(settings: Settings, source: str) -> MemoryClient:
+    return MemoryClient(
+        settings.kafka,
+        source=source,
+        prefix=settings.topic_prefix,
+        max_record_bytes=settings.max_image_bytes,
+    )
+
+
+def open_memory(
+    settings: Settings,
+    index: MemoryIndex,
+    made_for: Embedder | None,
+    topic_ids: Mapping[str, str],
+) -> VisualMemory:
+    names = {
+        topic_ids[full_name(settings, ROLES[role])]: full_name(settings, ROLES[role])
+        for role in WRITING
+    }
+    return VisualMemory(
+        index,
+        made_for,
+        fence_log=KafkaFenceLog(settings.kafka, prefix=settings.topic_prefix),
+        limits=ImageLimits(
+            max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
+        ),
+        clock_skew=round(settings.clock_skew * 1_000_000),
+        logs=names,
+        observe=observe_stage,
+    )
+
+
+def catch_up_on_fences(
+    settings: Settings, memory: VisualMemory, topic_ids: Mapping[str, str]
+) -> None:
+    """Apply the facts of forgetting this memory has not seen, up to the log's present end."""
+    topic_id = topic_ids[full_name(settings, Topic.FENCES)]
+    positions = {p: o for (t, p), o in memory.index.positions().items() if t == topic_id}
+
+    def apply(facts: Sequence[FenceFact]) -> None:
+        memory.apply(facts)
+
+    ends = replay(settings.kafka, settings.topic_prefix, apply, positions)
+    memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
+
+
+def worker(settings: Settings, role: str) -> faust.App:
+    """A worker of one role, checked and wired, ready for `delivery.run`.
+
+    Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
+    is away.
+    """
+    topics.check_or_refuse(settings.kafka, topic_specs(settings))
+    topic_ids = topics.topic_ids(settings.kafka, [full_name(settings, t) for t in Topic])
+    store = redis_client(settings)
+    made_for = embedder(settings) if role in EMBEDDING else None
+    index = open_index(settings, store, made_for)
+    index.check_durability()
+    memory = open_memory(settings, index, made_for, topic_ids)
+    catch_up_on_fences(settings, memory, topic_ids)
+    return wire(settings, role, memory, store, topic_ids)
+
+
+def wire(
+    settings: Settings,
+    role: str,
+    memory: VisualMemory,
+    store: redis.Redis,
+    topic_ids: Mapping[str, str],
+) -> faust.App:
+    """A Faust app that carries the role's topic to its agent."""
+    topic = full_name(settings, ROLES[role])
+    topic_id = topic_ids[topic]
+    skew = round(settings.clock_skew * 1_000_000)
+    batch = settings.image_batch if role == "ingest" else settings.batch
+    app = delivery.make_app(
+        f"{settings.topic_prefix}{settings.namespace}-{role}",
+        settings.kafka,
+        max_record_bytes=settings.max_image_bytes,
+        buffer=2 * batch,
+    )
+    carrier = delivery.Delivery(
+        app,
+        delivery.Source(role, topic, topic_id, batch),
+        RedisLedger(store, settings.namespace, role, memory.index),
+        partial(full_name, settings),
+        partial(_given_up, role),
+    )
+    match role:
+        case "ingest":
+            decode_ingest = partial(codec.decode_ingest, topic_id=topic_id, clock_skew=skew)
+            carrier.in_batches(WritingAgent(role, decode_ingest, memory.remember))
+        case "correct":
+            decode_correction = partial(codec.decode_correction, topic_id=topic_id, clock_skew=skew)
+            carrier.in_batches(WritingAgent(role, decode_correction, memory.correct))
+        case "forget":
+            decode_forget = partial(codec.decode_forget, clock_skew=skew)
+            carrier.in_batches(ForgetAgent(memory, decode_forget))
+        case _:
+            decode_query = partial(codec.decode_query, partitions=settings.partitions)
+            agent = QueryAgent(
+                memory,
+                decode_query,
+                carrier.in_thread,
+                lambda: carrier.in_thread(memory.index.positions),
+            )
+            carrier.in_tasks(agent, settings.questions_in_flight)
+
+    async def ready() -> list[str]:
+        reasons = []
+        if not carrier.health.assigned:
+            reasons.append("the consumer group has given this worker no partition")
+        if carrier.health.waiting_for:
+            reasons.append(f"waiting for {carrier.health.waiting_for}")
+        try:
+            await asyncio.to_thread(memory.index.ping)
+        except Unavailable:
+            reasons.append("Redis is away")
+        return reasons
+
+    @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
+    async def probes() -> None:
+        await web.serve(settings.web_host, settings.web_port, ready)
+
+    return app
+
+
+def _given_up(role: str, record: Record) -> list[OutgoingRecord]:
+    why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
+    return [rejection(role, record, why)]
+
+
+def run_worker(settings: Settings, role: str) -> NoReturn:
+    """Run one role until a signal ends it."""
+    delivery.run(worker(settings, role), settings.log_level)
+
+
+def run_monitor(settings: Settings) -> None:
+    """Export sizes and lag until a signal ends it."""
+
+    async def serve() -> None:
+        watching = monitor(settings)
+        await web.serve(settings.web_host, settings.web_port, watching.ready)
+        await watching.run()
+
+    asyncio.run(serve())
+
+
+def monitor(settings: Settings) -> Monitor:
+    """The process that exports what no single worker knows: sizes and lag."""
+    ids = topics.topic_ids(settings.kafka, [full_name(settings, t) for t in Topic])
+    return Monitor(
+        open_index(settings, redis_client(settings)),
+        settings.kafka,
+        {full_name(settings, topic): ids[full_name(settings, topic)] for topic in ROLES.values()},
+        settings.metric_labels,
+    )

@@ -1,0 +1,99 @@
+"""What no single worker knows: the memory's sizes, and how far each role is behind its log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from memory.errors import Unavailable
+from memory.model import Stats
+from memory.ports import MemoryIndex
+from streams.metrics import BYTES, ITEMS, LABEL_ITEMS, LAG, OPEN_FORGETS, WAITING
+
+INTERVAL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Of one partition: the offset below which all is merged, and the log's end."""
+
+    topic: str
+    partition: int
+    position: int
+    end: int
+
+    @property
+    def records(self) -> int:
+        return max(0, self.end - self.position)
+
+
+class Monitor:
+    """Reads sizes from the index and lag from the log. `topics` maps names to topic ids."""
+
+    def __init__(
+        self,
+        index: MemoryIndex,
+        bootstrap: str,
+        topics: Mapping[str, str],
+        labels: Sequence[str] = (),
+    ) -> None:
+        self.index = index
+        self._bootstrap = bootstrap
+        self._topics = dict(topics)
+        self._labels = tuple(labels)
+        self._consumer: KafkaConsumer | None = None
+        self._reasons = ["nothing is measured yet"]
+
+    def lag(self) -> list[Lag]:
+        """The lag of every partition of the topics. Raises `Unavailable`."""
+        try:
+            if self._consumer is None:
+                self._consumer = KafkaConsumer(
+                    bootstrap_servers=self._bootstrap.split(","), enable_auto_commit=False
+                )
+            partitions = [
+                TopicPartition(topic, partition)
+                for topic in self._topics
+                for partition in sorted(self._consumer.partitions_for_topic(topic) or ())
+            ]
+            ends = self._consumer.end_offsets(partitions)
+        except KafkaError as error:
+            raise Unavailable(f"Kafka: {type(error).__name__}") from error
+        merged = self.index.positions()
+        return [
+            Lag(tp.topic, tp.partition, merged.get((self._topics[tp.topic], tp.partition), 0), end)
+            for tp, end in sorted(ends.items())
+        ]
+
+    def measure(self) -> Stats:
+        """Set the gauges once."""
+        stats = self.index.stats()
+        ITEMS.set(stats.items)
+        WAITING.set(stats.waiting_corrections)
+        BYTES.set(stats.bytes)
+        OPEN_FORGETS.set(self.index.open_requests())
+        if self._labels:
+            counts = self.index.label_counts(self._labels)
+            for label in self._labels:
+                LABEL_ITEMS.labels(label).set(counts.get(label, 0))
+        for lag in self.lag():
+            LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
+        return stats
+
+    async def run(self) -> None:
+        """Measure for ever; servers that are away make it unready, not dead."""
+        while True:
+            try:
+                await asyncio.to_thread(self.measure)
+                self._reasons = []
+            except Unavailable as error:
+                self._reasons = [str(error)]
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def ready(self) -> list[str]:
+        """Why the numbers are not fresh, if they are not."""
+        return self._reasons

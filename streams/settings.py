@@ -1,0 +1,109 @@
+"""Every setting, in one place: the only reader of the environment.
+
+A setting `name` is read from ``VISUAL_MEMORY_NAME``, or from a file ``visual_memory_name`` in
+the folder that ``VISUAL_MEMORY_SECRETS_DIR`` names (secrets of containers).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from memory.errors import Misconfigured
+
+ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
+CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+class Settings(BaseSettings):
+    """Where the servers are and how this memory behaves. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True)
+
+    kafka: str = Field("localhost:9092", description="Kafka bootstrap servers, host:port,…")
+    topic_prefix: str = Field("", description="put before every topic's name")
+    partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
+    replication: int = Field(1, ge=1, description="replication factor of every topic")
+    compaction_lag: float = Field(
+        7 * 86400, gt=0, description="how long the log may keep a record after its tombstone"
+    )
+
+    redis: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"), description="Redis URL; may hold a password"
+    )
+    namespace: str = Field("vm", description="prefix of every Redis key of this memory")
+    hmac_key: SecretStr | None = Field(
+        None, description="64 hex digits; keys the digests of ids; never rotated; back it up apart"
+    )
+
+    embedder: str = Field(
+        "lite0",
+        description="lite0 | transformers:NAME_OR_FOLDER[@REVISION] | vectors:NAME:DIMENSION",
+    )
+    device: str | None = Field(None, description="torch device; the GPU when there is one")
+    index_algorithm: Literal["FLAT", "HNSW"] = Field("FLAT", description="FLAT is exact")
+    index_dtype: Literal["FLOAT16", "FLOAT32"] = Field("FLOAT16", description="element type")
+
+    clock_skew: float = Field(
+        300, ge=0, description="how far an event's time may be ahead of the log's"
+    )
+    max_image_bytes: int = Field(1 << 20, ge=1, description="larger images are rejected")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="larger images are rejected")
+    batch: int = Field(256, ge=1, description="records merged together by the writing roles")
+    image_batch: int = Field(32, ge=1, description="records merged together by the ingest role")
+    questions_in_flight: int = Field(64, ge=1, description="questions answered at a time")
+
+    web_host: str = Field("127.0.0.1", description="where /metrics, /livez and /readyz listen")
+    web_port: int = Field(0, ge=0, le=65535, description="their port; 0 takes a free one")
+    metric_labels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="labels (classes) whose items are counted in metrics, separated by commas"
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    def secret_key(self) -> bytes:
+        """The HMAC key's 32 bytes; `Misconfigured` when it is absent or malformed."""
+        text = self.hmac_key.get_secret_value().strip() if self.hmac_key else ""
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise Misconfigured(
+                f"{ENVIRONMENT_PREFIX}HMAC_KEY must be 64 hex digits "
+                "(make one with: openssl rand -hex 32; keep it for the life of the memory)"
+            )
+        return key
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings; `overrides` win over the environment. `Misconfigured` if one is bad."""
+    secrets = os.environ.get(ENVIRONMENT_PREFIX + "SECRETS_DIR")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(_secrets_dir=secrets, **given)  # type: ignore[arg-type]  # checked by pydantic
+    except ValidationError as error:
+        # Only names and reasons: the values may be secrets.
+        faults = "; ".join(
+            f"{ENVIRONMENT_PREFIX}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise Misconfigured(f"bad settings: {faults}") from None
+
+
+def child_environment(
+    *, kafka: str, redis: str, web_port: str, secrets_dir: str, metrics_dir: str
+) -> dict[str, str]:
+    """This process's environment with the settings that a local stack's worker needs."""
+    return {
+        **os.environ,
+        ENVIRONMENT_PREFIX + "KAFKA": kafka,
+        ENVIRONMENT_PREFIX + "REDIS": redis,
+        ENVIRONMENT_PREFIX + "WEB_PORT": web_port,
+        ENVIRONMENT_PREFIX + "SECRETS_DIR": secrets_dir,
+        "PROMETHEUS_MULTIPROC_DIR": metrics_dir,
+    }

@@ -1,0 +1,235 @@
+"""A whole local stack under one folder: servers, workers, metrics; and how commands find it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from memory.errors import Misconfigured
+from streams.local import KafkaServer, RedisServer, free_port
+from streams.settings import CACHE_HOME, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.supervisor import (
+    ChildSpec,
+    LocalServerError,
+    Process,
+    Supervisor,
+    detach,
+    read_state,
+    write_atomically,
+)
+
+WORKERS = ("ingest", "correct", "forget", "query")
+CACHE = CACHE_HOME / "visual-memory"
+ADDRESSES_FILE = "addresses.json"
+SECRETS_FOLDER = "secrets"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a running stack is reached."""
+
+    kafka: str
+    redis: str
+    metrics: str
+
+
+class Broker(KafkaServer):
+    """A Kafka whose topics are there before anybody waits for it."""
+
+    create_topics: Callable[[str], None]
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        super().start(cancelled)
+        self.create_topics(self.bootstrap)
+
+
+def settings_for(
+    data_dir: Path | None, *, default: Path, kafka: str | None, redis: str | None
+) -> Settings:
+    """Settings for the memory meant: by URL, by folder, by environment, or the default stack.
+
+    Raises `Misconfigured` when none of them says where the servers are.
+    """
+    if data_dir is None and (kafka or redis):
+        return load(kafka=kafka, redis=redis)
+    if data_dir is None and os.environ.get(ENVIRONMENT_PREFIX + "KAFKA"):
+        return load()
+    folder = data_dir or default
+    state = read_state(folder)
+    if state is None or state["status"] != "running":
+        raise Misconfigured(
+            f"no stack runs in {folder}: start one with `visual-memory up`, or name servers "
+            f"with --kafka and --redis or {ENVIRONMENT_PREFIX}KAFKA and {ENVIRONMENT_PREFIX}REDIS"
+        )
+    found = addresses(folder)
+    return load(
+        kafka=kafka or found.kafka,
+        redis=redis or found.redis,
+        hmac_key=(folder / SECRETS_FOLDER / "visual_memory_hmac_key").read_text(),
+    )
+
+
+def addresses(data_dir: Path) -> Addresses:
+    return Addresses(**json.loads((data_dir / ADDRESSES_FILE).read_text()))
+
+
+def up(
+    data_dir: Path,
+    *,
+    kafka: str | None = None,
+    redis: str | None = None,
+    workers: Mapping[str, int] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    ready: Callable[[Addresses], None] = lambda addresses: None,
+) -> None:
+    """Run the stack in this process until SIGTERM or SIGINT; `ready` is told the addresses.
+
+    `kafka` and `redis` name external servers to use instead of own ones. `workers` tells how
+    many of each role there are (one).
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_secrets(data_dir)
+    _supervisor(data_dir.absolute(), kafka, redis, workers or {}, say, ready).run()
+
+
+def make_secrets(data_dir: Path) -> Path:
+    """The folder with the stack's secrets; the key is made once and never changed."""
+    folder = data_dir / SECRETS_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key = folder / "visual_memory_hmac_key"
+    if not key.exists():
+        write_atomically(key, secrets.token_hex(32))
+    return folder
+
+
+def _supervisor(
+    data_dir: Path,
+    kafka: str | None,
+    redis: str | None,
+    workers: Mapping[str, int],
+    say: Callable[[str], None],
+    ready: Callable[[Addresses], None],
+) -> Supervisor:
+    from streams import bootstrap
+
+    def create_topics(servers: str) -> None:
+        bootstrap.create_topics(load(kafka=servers))
+
+    processes: list[Process | ChildSpec] = []
+    if kafka is None:
+        broker = Broker(data_dir / "kafka", CACHE)
+        broker.create_topics = create_topics
+        processes.append(broker)
+    else:
+        create_topics(kafka)
+    store = None if redis else RedisServer(data_dir / "redis", CACHE)
+    if store:
+        processes.append(store)
+    metrics_dir = data_dir / "metrics"
+    shutil.rmtree(metrics_dir, ignore_errors=True)
+    metrics_dir.mkdir()
+    monitor_port = free_port()
+
+    def found() -> Addresses:
+        return Addresses(
+            kafka=kafka or broker.bootstrap,
+            redis=redis or (store.url if store else ""),
+            metrics=f"http://127.0.0.1:{monitor_port}/metrics",
+        )
+
+    def worker(name: str, role: str, port: int) -> ChildSpec:
+        def environment() -> Mapping[str, str]:
+            where = found()
+            return child_environment(
+                kafka=where.kafka,
+                redis=where.redis,
+                web_port=str(port),
+                secrets_dir=str(data_dir / SECRETS_FOLDER),
+                metrics_dir=str(metrics_dir),
+            )
+
+        return ChildSpec(
+            name,
+            (sys.executable, "-m", "streams.cli", "worker", role),
+            data_dir / "logs" / f"{name}.log",
+            env=environment,
+            ready=lambda: _answers(port),
+            ready_timeout=120,
+            stop_timeout=20,
+            address=f"127.0.0.1:{port}",
+        )
+
+    for role in WORKERS:
+        for n in range(workers.get(role, 1)):
+            processes.append(worker(f"{role}-{n}" if n else role, role, free_port()))
+    processes.append(worker("monitor", "monitor", monitor_port))
+
+    class Announcer(Supervisor):
+        def _publish(self, status: str) -> None:
+            if status == "running" and not self.announced:
+                self.announced = True
+                write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found())))
+                super()._publish(status)
+                ready(found())
+            else:
+                super()._publish(status)
+
+        announced = False
+
+    return Announcer(data_dir, processes, log=say)
+
+
+def _answers(port: int) -> bool:
+    url = f"http://127.0.0.1:{port}/readyz"
+    with urllib.request.urlopen(url, timeout=3) as answer:
+        return bool(answer.status == 200)
+
+
+def up_detached(
+    data_dir: Path, *, kafka: str | None, redis: str | None, timeout: float
+) -> Addresses:
+    """Start a stack that outlives this process; returns when it is ready.
+
+    Raises LocalServerError with the end of its log when it does not become ready.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    argv = [sys.executable, "-m", "streams.cli", "up", "--data-dir", str(data_dir.absolute())]
+    argv += ["--kafka", kafka] if kafka else []
+    argv += ["--redis", redis] if redis else []
+    log = data_dir / "logs" / "supervisor.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    pid = detach(argv, log)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        state = read_state(data_dir)
+        if state and state["status"] == "running":
+            return addresses(data_dir)
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.1)
+    raise LocalServerError(f"the stack did not become ready:\n{log.read_text()[-4000:]}")
+
+
+def down(data_dir: Path, timeout: float = 60.0) -> bool:
+    """End a running stack; False when none runs there."""
+    state = read_state(data_dir)
+    if state is None:
+        return False
+    os.kill(state["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    while read_state(data_dir) is not None:
+        if time.monotonic() > deadline:
+            # Its children die with it.
+            os.kill(state["pid"], signal.SIGKILL)
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,333 @@
+"""What every MemoryIndex promises: one suite, every adapter, no exemptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import redis
+
+from memory.embedders import VectorsOnly
+from memory.errors import Misconfigured, Reason, Rejected
+from memory.exact_index import ExactIndex
+from memory.model import (
+    FOREVER,
+    NEVER,
+    LogAddress,
+    Put,
+    Selector,
+    SelectorKind,
+    Trace,
+    Vector,
+    make_stamp,
+)
+from memory.ports import MemoryIndex
+from memory.redis_index import RedisIndex
+
+DIM = 48
+KEY = bytes(range(32))
+ADAPTERS = [
+    "exact",
+    "FLAT-FLOAT16",
+    "FLAT-FLOAT32",
+    "HNSW-FLOAT16",
+    "HNSW-FLOAT32",
+]
+
+
+@pytest.fixture(params=ADAPTERS)
+def index(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[MemoryIndex]:
+    if request.param == "exact":
+        yield ExactIndex(embedder="test", dim=DIM, hmac_key=KEY)
+        return
+    client: redis.Redis = request.getfixturevalue("redis_client")
+    algorithm, dtype = request.param.split("-")
+    yield RedisIndex.open(
+        client,
+        namespace=unique("contract"),
+        hmac_key=KEY,
+        embedder=VectorsOnly("test", DIM),
+        algorithm=algorithm,
+        dtype=dtype,
+        exact_hnsw=True,
+    )
+
+
+def unit(seed: int) -> Vector:
+    vector = np.random.default_rng(seed).normal(size=DIM)
+    found: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return found
+
+
+def trace(image_id: str, label: str = "cat", vector: Vector | None = None) -> Trace:
+    return Trace(
+        image_id=image_id,
+        image_digest="0" * 64,
+        label=label,
+        source="test",
+        subjects=(),
+        attributes={},
+        embedder="test",
+        vector=unit(hash_of(image_id)) if vector is None else vector,
+    )
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(text.encode()[-6:], "big")
+
+
+def remember(
+    index: MemoryIndex, image_id: str, label: str = "cat", time: int = 1, **more: object
+) -> Put:
+    put = Put(
+        image=index.image_key(image_id),
+        stamp=make_stamp(time, image_id, label),
+        trace=trace(image_id, label, more.pop("vector", None)),  # type: ignore[arg-type]  # a vector
+        **more,  # type: ignore[arg-type]  # fields of Put
+    )
+    index.put([put])
+    return put
+
+
+def test_search_returns_exactly_k_sorted_hits_with_the_cosine_distance(index: MemoryIndex) -> None:
+    stored = {f"i{n}": unit(n) for n in range(60)}
+    index.put(
+        [
+            Put(index.image_key(i), stamp=make_stamp(1, i), trace=trace(i, vector=v))
+            for i, v in stored.items()
+        ]
+    )
+    query = unit(1000)
+    (result,) = index.search([query], [25])
+    assert len(result.hits) == 25
+    assert result.exact
+    distances = [hit.distance for hit in result.hits]
+    assert distances == sorted(distances)
+    # 2e-3: the stored vectors may be in half precision.
+    best = min(1 - float(query @ v) for v in stored.values())
+    assert abs(distances[0] - best) < 2e-3
+
+
+def test_many_questions_at_once_are_answered_each_with_its_own_k(index: MemoryIndex) -> None:
+    for n in range(12):
+        remember(index, f"i{n}")
+    results = index.search([unit(1), unit(2), unit(3)], [1, 5, 100])
+    assert [len(result.hits) for result in results] == [1, 5, 12]
+
+
+def test_equal_vectors_are_ordered_by_id_whatever_order_they_came_in(index: MemoryIndex) -> None:
+    same = unit(7)
+    for n in np.random.default_rng(0).permutation(300):
+        remember(index, f"i{n:03}", vector=same)
+    (result,) = index.search([same], [10])
+    assert [hit.image_id for hit in result.hits] == [f"i{n:03}" for n in range(10)]
+
+
+def test_an_empty_memory_finds_nothing(index: MemoryIndex) -> None:
+    (result,) = index.search([unit(1)], [10])
+    assert result.hits == ()
+
+
+def test_an_excluded_item_leaves_its_place_to_the_next(index: MemoryIndex) -> None:
+    for n in range(5):
+        remember(index, f"i{n}")
+    (everything,) = index.search([unit(1)], [5])
+    nearest = everything.hits[0].image_id
+    (result,) = index.search([unit(1)], [4], [nearest])
+    assert result.hits == everything.hits[1:]
+
+
+def test_the_event_with_the_greatest_stamp_stands_whatever_comes_last(index: MemoryIndex) -> None:
+    remember(index, "i", "new", time=2)
+    remember(index, "i", "old", time=1)
+    (result,) = index.search([unit(1)], [1])
+    assert result.hits[0].label == "new"
+
+
+def test_a_correction_outranks_a_later_image_and_can_be_withdrawn(index: MemoryIndex) -> None:
+    image = index.image_key("i")
+    index.put([Put(image, stamp=make_stamp(1, "c"), correction=True, corrected="dog")])
+    assert index.stats().waiting_corrections == 1
+    remember(index, "i", "cat", time=5)
+    assert index.label_counts() == {"dog": 1}
+    assert index.stats().waiting_corrections == 0
+    index.put([Put(image, stamp=make_stamp(2, "c"), correction=True, corrected=None)])
+    assert index.label_counts() == {"cat": 1}
+
+
+def test_what_is_forgotten_is_in_no_search_and_does_not_come_back(index: MemoryIndex) -> None:
+    put = remember(index, "i", time=10)
+    (erased,) = index.put([Put(put.image, barrier=10)])
+    assert erased.erased
+    assert not erased.visible
+    assert index.search([unit(1)], [1])[0].hits == ()
+    (again,) = index.put([put])
+    assert not again.visible
+    assert again.barrier == 10
+    assert index.stats().items == 0
+    remember(index, "i", time=11)
+    assert index.stats().items == 1
+
+
+def test_a_permanent_barrier_admits_nothing(index: MemoryIndex) -> None:
+    index.put([Put(index.image_key("i"), barrier=FOREVER)])
+    remember(index, "i", time=FOREVER - 1)
+    assert index.stats().items == 0
+
+
+def test_dead_addresses_move_to_the_outbox_and_live_ones_stay(index: MemoryIndex) -> None:
+    old, new = LogAddress(5, "t", 0, "a"), LogAddress(15, "t", 0, "b")
+    image = index.image_key("i")
+    remember(index, "i", time=15, address=new)
+    remember(index, "i", time=5, address=old)
+    index.put([Put(image, barrier=10)])
+    item = index.item(image)
+    assert item is not None
+    assert item.log == {new}
+    assert item.outbox == {old}
+    late = LogAddress(7, "t", 1, "c")
+    index.put([Put(image, address=late)])
+    item = index.item(image)
+    assert item is not None
+    assert item.outbox == {old, late}
+
+
+def test_fences_are_told_to_those_who_enlist(index: MemoryIndex) -> None:
+    subject = index.selector_key(Selector(SelectorKind.SUBJECT, "ada"))
+    source = index.selector_key(Selector(SelectorKind.SOURCE, "camera"))
+    image = index.image_key("i")
+    assert index.enlist([((subject, source), image)]) == [NEVER]
+    index.fence(source, 7)
+    index.fence(source, 3)
+    assert index.enlist([((subject, source), image), ((subject,), image)]) == [7, NEVER]
+    assert [list(page) for page in index.listed(subject)] == [[image]]
+    index.put([Put(image, barrier=9)])
+    assert index.enlist([((subject,), image)]) == [9]
+
+
+def test_a_large_source_lists_all_its_images(index: MemoryIndex) -> None:
+    source = index.selector_key(Selector(SelectorKind.SOURCE, "camera"))
+    images = {index.image_key(str(n)) for n in range(2500)}
+    index.enlist([((source,), image) for image in images])
+    assert {image for page in index.listed(source) for image in page} == images
+
+
+AWKWARD = ["a,b", "A,B", "ä ö", "猫", "{x}|y", 'quo"te', "back\\slash", "$label", "-minus", "*"]
+
+
+def test_awkward_labels_are_counted_and_found_apart(index: MemoryIndex) -> None:
+    for n, label in enumerate(AWKWARD):
+        remember(index, f"i{n}", label)
+    assert index.label_counts() == dict.fromkeys(AWKWARD, 1)
+    assert index.label_counts(AWKWARD) == dict.fromkeys(AWKWARD, 1)
+    for n, label in enumerate(AWKWARD):
+        pages = list(index.labelled(label))
+        assert [list(page) for page in pages] == [[index.image_key(f"i{n}")]]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"embedder": "other"}, Reason.OTHER_EMBEDDER),
+        ({"vector": np.ones(DIM + 1, np.float32)}, Reason.WRONG_DIMENSION),
+        ({"vector": np.full(DIM, np.nan, np.float32)}, Reason.NOT_FINITE),
+        ({"vector": np.zeros(DIM, np.float32)}, Reason.ZERO_VECTOR),
+    ],
+)
+def test_vectors_that_do_not_belong_never_enter(
+    index: MemoryIndex, change: dict[str, object], reason: Reason
+) -> None:
+    good = trace("i")
+    fields = {name: getattr(good, name) for name in Trace.__slots__} | change
+    put = Put(index.image_key("i"), stamp=make_stamp(1, "i"), trace=Trace(**fields))
+    with pytest.raises(Rejected) as caught:
+        index.put([put])
+    assert caught.value.reason is reason
+    assert index.stats().items == 0
+
+
+def test_positions_only_move_forward(index: MemoryIndex) -> None:
+    index.advance({("t", 0): 10, ("t", 1): 1})
+    index.advance({("t", 0): 4, ("t", 2): 9_007_199_254_740_993 - 2})
+    assert index.positions() == {("t", 0): 10, ("t", 1): 1, ("t", 2): 9_007_199_254_740_991}
+
+
+def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
+    index: MemoryIndex,
+) -> None:
+    request = index.request_key("r")
+    assert index.open_request(request, 20) == (20, False)
+    assert index.open_request(request, 10) == (10, False)
+    assert index.open_requests() == 1
+    assert index.expansion(request, ["a"]) == {"a"}
+    assert index.expansion(request, ["b"]) == {"a", "b"}
+    index.close_request(request, 99)
+    assert index.open_request(request, 30) == (10, True)
+    assert index.open_requests() == 0
+    assert index.expansion(request, ()) == frozenset()
+
+
+def test_stored_vectors_come_back_in_the_index_element_type(index: MemoryIndex) -> None:
+    remember(index, "i", vector=unit(3))
+    known, unknown = index.vectors_of(["i", "j"])
+    assert unknown is None
+    assert known is not None
+    assert np.abs(known - unit(3)).max() < 1e-3
+
+
+def test_digests_agree_between_adapters(index: MemoryIndex) -> None:
+    oracle = ExactIndex(embedder="test", dim=DIM, hmac_key=KEY)
+    subject = oracle.selector_key(Selector(SelectorKind.SUBJECT, "ada"))
+    for memory in (index, oracle):
+        remember(memory, "a", "猫", selectors=(subject,))
+        remember(memory, "b", time=3)
+        memory.put([Put(memory.image_key("c"), stamp=make_stamp(1, "c"), correction=True)])
+        memory.put([Put(memory.image_key("b"), barrier=4)])
+        memory.fence(subject, 1)
+    assert index.digests() == oracle.digests()
+
+
+def test_a_memory_refuses_another_embedder_key_or_shape(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    namespace = unique("refuse")
+
+    def opened(
+        name: str = "test", dim: int = DIM, key: bytes = KEY, algorithm: str = "FLAT"
+    ) -> RedisIndex:
+        return RedisIndex.open(
+            redis_client,
+            namespace=namespace,
+            hmac_key=key,
+            embedder=VectorsOnly(name, dim),
+            algorithm=algorithm,
+        )
+
+    with pytest.raises(Misconfigured, match="there is no memory"):
+        RedisIndex.open(redis_client, namespace=namespace, hmac_key=KEY)
+    opened()
+    assert RedisIndex.open(redis_client, namespace=namespace, hmac_key=KEY).dim == DIM
+    for wrong, what in (
+        ({"name": "other"}, "embedder"),
+        ({"dim": DIM + 1}, "dim"),
+        ({"key": bytes(32)}, "hmac_key_id"),
+        ({"algorithm": "HNSW"}, "algorithm"),
+    ):
+        with pytest.raises(Misconfigured, match=what):
+            opened(**wrong)  # type: ignore[arg-type]  # one at a time
+
+
+def test_nothing_personal_stands_in_a_key(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    namespace = unique("keys")
+    index = RedisIndex.open(
+        redis_client, namespace=namespace, hmac_key=KEY, embedder=VectorsOnly("test", DIM)
+    )
+    subject = index.selector_key(Selector(SelectorKind.SUBJECT, "ada-lovelace"))
+    index.enlist([((subject,), index.image_key("portrait-of-ada"))])
+    remember(index, "portrait-of-ada", selectors=(subject,))
+    keys = list(redis_client.scan_iter(f"{namespace}*"))
+    assert keys
+    assert not [key for key in keys if b"love" in key or b"portrait" in key]

@@ -1,0 +1,325 @@
+"""Child processes: started in order, restarted, stopped, never left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from streams.supervisor import (
+    ChildSpec,
+    LocalServerError,
+    Process,
+    Supervisor,
+    detach,
+    read_state,
+)
+
+ROOT = Path(__file__).parents[2]
+SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEPER
+
+
+def eventually(check: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def child(folder: Path, code: str = SLEEPER, name: str = "child", **options: object) -> ChildSpec:
+    log = folder / f"{name}.log"
+    options.setdefault("ready", lambda: log.exists() and "up" in log.read_text())
+    return ChildSpec(name, [sys.executable, "-c", code], log, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def in_background(supervisor: Supervisor) -> Iterator[list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            supervisor.run()
+        except LocalServerError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        supervisor.stop(20)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def children(folder: Path) -> dict[str, dict[str, int]]:
+    state = read_state(folder)
+    return state["children"] if state is not None else {}
+
+
+def status(folder: Path) -> str | None:
+    state = read_state(folder)
+    return state["status"] if state is not None else None
+
+
+def supervising(folder: Path) -> list[str]:
+    """A command that supervises two sleepers in a process of its own."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from streams.supervisor import ChildSpec, Supervisor
+folder = Path({str(folder)!r})
+argv = [sys.executable, "-c", {SLEEPER!r}]
+specs = [ChildSpec(name, argv, folder / (name + ".log")) for name in ("first", "second")]
+Supervisor(folder, specs, log=print).run()
+"""
+    return [sys.executable, "-W", "error", "-c", code]
+
+
+def test_a_child_runs_in_a_session_of_its_own_and_logs_to_its_file(tmp_path: Path) -> None:
+    with Process(child(tmp_path)) as process:
+        pid = process.pid
+        assert pid is not None
+        assert os.getsid(pid) == pid
+        assert process.tail() == "up"
+    assert not process.alive
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
+    process = Process(child(tmp_path))
+    starter = threading.Thread(target=process.start)
+    starter.start()
+    starter.join()
+    time.sleep(0.3)
+    alive = process.alive
+    process.stop()
+    assert alive
+
+
+def test_a_child_that_ignores_sigterm_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    code = "import subprocess, sys;" + STUBBORN.replace(
+        "print('up'", "print(subprocess.Popen(['sleep', '600']).pid, 'up'"
+    )
+    process = Process(child(tmp_path, code, stop_timeout=0.2))
+    process.start()
+    grandchild = int(process.tail().split()[0])
+    assert running(grandchild)
+    process.stop()
+    assert process.returncode == -signal.SIGKILL
+    eventually(lambda: not running(grandchild))
+
+
+def test_what_a_dead_child_started_is_killed_too(tmp_path: Path) -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, 'up', flush=True)"
+    process = Process(child(tmp_path, code, ready=None))
+    process.start()
+    eventually(lambda: not process.alive)
+    grandchild = int(process.tail().split()[0])
+    eventually(lambda: not running(grandchild))
+
+
+def test_a_failed_start_shows_the_end_of_the_log_of_this_run(tmp_path: Path) -> None:
+    (tmp_path / "child.log").write_text("something old\n")
+    process = Process(child(tmp_path, "raise SystemExit('disk on fire')", ready=lambda: False))
+    with pytest.raises(LocalServerError, match="status 1 before it was ready") as caught:
+        process.start()
+    assert "disk on fire" in str(caught.value)
+    assert "something old" not in str(caught.value)
+
+
+def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    process = Process(ChildSpec("x", ["no-such-command"], tmp_path / "log", ready=lambda: False))
+    with pytest.raises(LocalServerError, match="FileNotFoundError"):
+        process.start()
+
+
+def test_a_child_that_is_not_ready_in_time_is_killed(tmp_path: Path) -> None:
+    process = Process(child(tmp_path, ready=lambda: False, ready_timeout=0.5))
+    with pytest.raises(LocalServerError, match=r"not ready within 0\.5 s"):
+        process.start()
+    assert not process.alive
+
+
+def test_the_environment_is_asked_for_at_every_start(tmp_path: Path) -> None:
+    starts: list[int] = []
+
+    def environment() -> dict[str, str]:
+        starts.append(1)
+        return {"NUMBER": str(len(starts))}
+
+    code = "import os, time; print(os.environ['NUMBER'], 'up', flush=True); time.sleep(600)"
+    process = Process(child(tmp_path, code, env=environment, ready=None))
+    with process:
+        eventually(lambda: process.tail() == "1 up")
+    with process:
+        eventually(lambda: process.tail() == "2 up")
+
+
+def test_children_die_when_their_parent_ends_without_a_word(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from streams.supervisor import ChildSpec, Process
+log = Path({str(tmp_path)!r}) / "log"
+argv = [sys.executable, "-c", {SLEEPER!r}]
+process = Process(ChildSpec("x", argv, log, ready=lambda: "up" in log.read_text()))
+process.start()
+print(process.pid)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    eventually(lambda: not running(int(done.stdout)))
+
+
+def test_they_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    code = f"""
+import signal, sys, time
+def say(word):
+    open({str(order)!r}, "a").write(word + "\\n")
+def end(*_):
+    say("-" + sys.argv[1])
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+time.sleep(0.2)
+say("+" + sys.argv[1])
+print("up", flush=True)
+time.sleep(600)
+"""
+    specs = []
+    for name in ("a", "b", "c"):
+        spec = child(tmp_path, code, name)
+        specs.append(ChildSpec(name, [*spec.argv, name], spec.log, ready=spec.ready))
+    with in_background(Supervisor(tmp_path, specs)):
+        eventually(lambda: status(tmp_path) == "running")
+    assert order.read_text().split() == ["+a", "+b", "+c", "-c", "-b", "-a"]
+    assert read_state(tmp_path) is None
+
+
+def test_a_child_that_dies_is_started_again_and_the_others_are_left_alone(tmp_path: Path) -> None:
+    supervisor = Supervisor(
+        tmp_path, [child(tmp_path, name="a"), child(tmp_path, name="b")], backoff=(0.1, 1)
+    )
+    with in_background(supervisor):
+        eventually(lambda: status(tmp_path) == "running")
+        before = children(tmp_path)
+        os.kill(before["b"]["pid"], signal.SIGKILL)
+        eventually(lambda: children(tmp_path)["b"]["restarts"] == 1)
+        eventually(lambda: children(tmp_path)["b"]["ready"])
+        after = children(tmp_path)
+        assert after["b"]["pid"] not in (None, before["b"]["pid"])
+        assert after["a"] == before["a"]
+
+
+def test_the_pauses_between_restarts_double_up_to_a_bound(tmp_path: Path) -> None:
+    said: list[str] = []
+    flaky = child(tmp_path, "print('up', flush=True)", ready=None)
+    with in_background(Supervisor(tmp_path, [flaky], backoff=(0.05, 0.2), log=said.append)):
+        eventually(lambda: len(said) > 5)
+    assert [line.split()[-2] for line in said[1:6]] == ["0.05", "0.1", "0.2", "0.2", "0.2"]
+
+
+def test_a_child_that_lived_long_enough_starts_with_the_short_pause_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    mortal = child(tmp_path, "import time; time.sleep(0.3)", ready=None)
+    supervisor = Supervisor(tmp_path, [mortal], backoff=(0.05, 1), steady=0.25, log=said.append)
+    with in_background(supervisor):
+        eventually(lambda: len(said) > 3)
+    assert [line.split()[-2] for line in said[1:4]] == ["0.05"] * 3
+
+
+def test_a_restarted_child_that_does_not_become_ready_is_killed(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.touch()
+    said: list[str] = []
+    spec = child(tmp_path, ready=first.exists, ready_timeout=0.5)
+    with in_background(Supervisor(tmp_path, [spec], backoff=(0.05, 1), log=said.append)):
+        eventually(lambda: status(tmp_path) == "running")
+        first.unlink()
+        os.kill(children(tmp_path)["child"]["pid"], signal.SIGKILL)
+        eventually(lambda: children(tmp_path)["child"]["restarts"] >= 2)
+        assert any("not ready after 0.5 s" in line for line in said)
+
+
+def test_a_failing_first_start_stops_the_ones_before_it(tmp_path: Path) -> None:
+    first = Process(child(tmp_path, name="first"))
+    failing = child(tmp_path, "raise SystemExit('no luck')", "second", ready=lambda: False)
+    with pytest.raises(LocalServerError, match="no luck"):
+        Supervisor(tmp_path, [first, failing]).run()
+    assert first.returncode == -signal.SIGTERM
+    assert read_state(tmp_path) is None
+
+
+def test_it_can_be_stopped_while_a_child_is_starting(tmp_path: Path) -> None:
+    slow = Process(child(tmp_path, ready=lambda: False))
+    started = time.monotonic()
+    with in_background(Supervisor(tmp_path, [slow])) as errors:
+        eventually(lambda: slow.alive)
+    assert not slow.alive
+    assert not errors
+    assert time.monotonic() - started < 5
+
+
+def test_a_second_stack_on_one_folder_is_refused(tmp_path: Path) -> None:
+    with in_background(Supervisor(tmp_path, [child(tmp_path)])):
+        eventually(lambda: status(tmp_path) == "running")
+        with in_background(Supervisor(tmp_path, [])) as errors:
+            eventually(lambda: errors)
+        assert f"in use by the stack of process {os.getpid()}" in str(errors[0])
+        assert status(tmp_path) == "running"
+
+
+def test_the_state_of_a_pid_given_to_somebody_else_is_no_state(tmp_path: Path) -> None:
+    with in_background(Supervisor(tmp_path, [child(tmp_path)])):
+        eventually(lambda: status(tmp_path) == "running")
+        state = json.loads((tmp_path / "stack.json").read_text())
+    (tmp_path / "stack.json").write_text(json.dumps(state))
+    assert read_state(tmp_path) is not None
+    (tmp_path / "stack.json").write_text(json.dumps(state | {"started": state["started"] - 1}))
+    assert read_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_detached_stack_without_a_trace(tmp_path: Path, number: int) -> None:
+    pid = detach(supervising(tmp_path), tmp_path / "stack.log")
+    eventually(lambda: status(tmp_path) == "running")
+    assert os.getsid(pid) != os.getsid(0)
+    pids = [each["pid"] for each in children(tmp_path).values()]
+    os.kill(pid, number)
+    eventually(lambda: not running(pid))
+    assert not any(running(each) for each in pids)
+    assert not (tmp_path / "stack.json").exists()
+    assert "Traceback" not in (tmp_path / "stack.log").read_text()
+
+
+def test_killing_the_supervisor_leaves_no_child_and_frees_the_folder(tmp_path: Path) -> None:
+    pid = detach(supervising(tmp_path), tmp_path / "stack.log")
+    eventually(lambda: status(tmp_path) == "running")
+    pids = [each["pid"] for each in children(tmp_path).values()]
+    assert len(pids) == 2
+    assert all(running(each) for each in pids)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(running(each) for each in pids))
+    assert read_state(tmp_path) is None
+    with in_background(Supervisor(tmp_path, [child(tmp_path)])):
+        eventually(lambda: status(tmp_path) == "running")
