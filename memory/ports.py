@@ -79,6 +79,10 @@ class MemoryIndex(Protocol):
     @property
     def dim(self) -> int: ...
 
+    def ping(self) -> None:
+        """Raises `Unavailable` when the store does not answer."""
+        ...
+
     def image_key(self, image_id: str) -> str:
         """32 hex digits: HMAC of an image id."""
         ...

@@ -160,7 +160,7 @@ class RedisIndex:
         with mapped_errors():
             found = self._client.config_get(*wanted)
         for name, value in wanted.items():
-            got = found[name.encode()].decode()
+            got = found[name]
             if got != value:
                 raise Misconfigured(
                     f"Redis has {name} {got}, which can lose what it confirmed; "

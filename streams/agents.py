@@ -122,7 +122,7 @@ class ForgetAgent:
                             "erased": done.erased,
                         },
                         selector_kind=str(request.selector.kind),
-                        selector=self._memory.index.selector_key(request.selector),
+                        selector_digest=self._memory.index.selector_key(request.selector),
                         until=done.until,
                         images=done.images,
                         repeated=done.repeated,
@@ -142,10 +142,12 @@ class QueryAgent:
         self,
         memory: VisualMemory,
         decode: Callable[[Record], QueryEvent | Marker],
+        asker: Callable[[Record], tuple[str, int] | None],
         in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
         positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]],
     ) -> None:
         self._decode = decode
+        self._asker = asker
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
             lambda queries: in_thread(memory.recall, queries), at_most=32
         )
@@ -170,8 +172,7 @@ class QueryAgent:
     def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
         """Tell both the log and, if the record says who asks, the asker."""
         outgoing = [rejection("query", record, why)]
-        asker = codec.asker(record)
-        if asker:
+        if (asker := self._asker(record)) is not None:
             query_id, partition = asker
             answer = Answer(
                 query=query_id, status="rejected", reason=str(why.reason), detail=why.detail

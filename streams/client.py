@@ -27,12 +27,22 @@ from memory.model import (
     ItemRef,
     Payload,
     Position,
+    Query,
+    Rule,
     Selector,
     SelectorKind,
     VectorPayload,
 )
 from streams import codec, topics
-from streams.events import Answer, OutgoingRecord, Receipt, Rejection, Topic
+from streams.events import (
+    DEFAULT_K,
+    Answer,
+    OutgoingRecord,
+    Receipt,
+    Record,
+    Rejection,
+    Topic,
+)
 
 Image = bytes | Path | npt.NDArray[np.floating[Any]]
 
@@ -147,14 +157,14 @@ class MemoryClient:
         the same content changes nothing.
         """
         record = codec.encode_ingest(
-            _payload(image, embedder),
+            payload=_payload(image, embedder),
             image_id=id,
             label=label,
             source=self._source,
             time=self._time(time),
             event_id=event_id or uuid.uuid4().hex,
             subjects=subjects,
-            attributes=attributes,
+            attributes=attributes or {},
         )
         return self._write(record)
 
@@ -168,8 +178,8 @@ class MemoryClient:
     ) -> Pending:
         """Give an image the label a person says it has; None withdraws an earlier one."""
         record = codec.encode_correction(
-            id,
-            label,
+            image_id=id,
+            label=label,
             source=self._source,
             time=self._time(time),
             event_id=event_id or uuid.uuid4().hex,
@@ -193,7 +203,7 @@ class MemoryClient:
             raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(given)}")
         ((kind, value),) = named
         record = codec.encode_forget(
-            Selector(SelectorKind(kind), value),
+            selector=Selector(SelectorKind(kind), value),
             permanent=permanent,
             source=self._source,
             time=self._time(None),
@@ -244,9 +254,11 @@ class MemoryClient:
         replies = self._reading()
         query_id = uuid.uuid4().hex
         record = codec.encode_query(
-            payload,
-            k=k,
-            rule=rule,
+            query=Query(
+                payload,
+                k=DEFAULT_K if k is None else k,
+                rule=Rule.RANK if rule is None else codec.as_rule(rule),
+            ),
             after=[after] if isinstance(after, Position) else after,
             timeout=timeout,
             reply_partition=replies.partition,
@@ -264,9 +276,13 @@ class MemoryClient:
         with self._tail(Topic.FORGET_RECEIPT, from_start=True) as consumer:
             while time.monotonic() < deadline:
                 for record in _polled(consumer):
-                    body = json.loads(record.value)
-                    if body["request"] == request.request_id and stage in body["stages"]:
-                        return Receipt(**body)
+                    receipt = codec.decode_receipt(Record.of(record))
+                    if (
+                        isinstance(receipt, Receipt)
+                        and receipt.request == request.request_id
+                        and stage in receipt.stages
+                    ):
+                        return receipt
         raise Unavailable(f"the request did not come to {stage!r} within {timeout:g} s")
 
     def rejections(self) -> Rejections:
@@ -293,7 +309,7 @@ class MemoryClient:
             except MessageSizeTooLargeError:
                 raise Rejected(
                     Reason.IMAGE_TOO_LARGE,
-                    f"the event has {len(record.value)} bytes, the limit is "
+                    f"the event has {record.size} bytes, the limit is "
                     f"{self._max_record_bytes}; scale the image down, or raise "
                     "max_image_bytes here, in the workers and on the topics",
                 ) from None
@@ -338,7 +354,11 @@ class Rejections:
         """Rejections since last asked; returns after `until_quiet` seconds without one."""
         found: list[Rejection] = []
         while records := _polled(self._consumer, until_quiet):
-            found.extend(Rejection(**json.loads(r.value)) for r in records if r.value)
+            found += [
+                rejection
+                for record in records
+                if isinstance(rejection := codec.decode_rejection(Record.of(record)), Rejection)
+            ]
         return found
 
     def close(self) -> None:

@@ -59,6 +59,8 @@ from streams.events import (
 )
 from streams.payloads import dump_json, load_json, read_object, read_payload, write_payload
 
+T = TypeVar("T", Answer, Receipt, Rejection)
+
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 RESERVED = frozenset(
     header.removeprefix(envelope.PREFIX)
@@ -373,9 +375,6 @@ def _ours(
 ) -> OutgoingRecord:
     headers = envelope.write(event_type(topic), SOURCE, event_id, _now(), JSON, extra)
     return OutgoingRecord(topic, record_key(SOURCE, event_id), dump_json(body), headers, partition)
-
-
-T = TypeVar("T", Answer, Receipt, Rejection)
 
 
 def _said(record: Record, topic: Topic, shape: type[T]) -> T | Marker:

@@ -15,14 +15,15 @@ import random
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
+from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, EventT, StreamT
+from faust.types import TP, EventT
 
 from memory.errors import Unavailable
 from streams.events import OutgoingRecord, Record, Topic
@@ -152,11 +153,13 @@ class Delivery:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, function, *arguments)
 
-    async def _receive(self, stream: StreamT[bytes]) -> None:
+    async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
             await self._queue.put(event)
 
-    def _guarded(self, pump: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    def _guarded(
+        self, pump: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
         async def guarded() -> None:
             try:
                 await pump()
@@ -244,7 +247,7 @@ class Delivery:
                 if ends:
                     await self._retried(lambda: self.in_thread(self._ledger.advance, ends))
 
-        notes = asyncio.create_task(self._guarded(note_positions)())  # type: ignore[arg-type]  # a coroutine
+        notes = asyncio.create_task(self._guarded(note_positions)())
         try:
             while True:
                 event = await self._queue.get()
@@ -276,7 +279,7 @@ class Delivery:
                 await acknowledgement
 
         if outgoing:
-            await self._retried(send_all, also=(faust.exceptions.ProducerSendError,))
+            await self._retried(send_all, also=(ProducerSendError,))
 
     async def _retried(
         self,
@@ -345,7 +348,7 @@ class Offsets:
 
 def to_record(event: EventT[Any]) -> Record:
     """Faust's event as the contract's record; its time in µs."""
-    message = event.message
+    message: Any = event.message
     return Record(
         topic=message.topic,
         partition=message.partition,
@@ -380,7 +383,7 @@ class _Transport(driver.Transport):
             pass
 
         Consumer.seek_offsets = staticmethod(seek_offsets)  # type: ignore[assignment]  # unbound on purpose
-        self.Consumer = Consumer  # type: ignore[misc]  # the driver's own extension point
+        self.Consumer = Consumer  # the driver's own extension point
 
 
 def make_app(group: str, bootstrap: str, *, max_record_bytes: int, buffer: int) -> faust.App:

@@ -136,15 +136,16 @@ def write(
     """The headers of an event; `attributes` by full header name. Raises `Rejected`."""
     checked_text(event_id, what="the event's id", reason=Reason.INVALID_ID, limit=MAX_ID)
     checked_text(source, what="the source", reason=Reason.INVALID_SOURCE, limit=MAX_ID)
-    headers = {
+    headers: dict[str, str] = {
         Header.SPECVERSION: SPECVERSION,
         Header.ID: event_id,
         Header.SOURCE: source,
         Header.TYPE: type_,
         Header.TIME: format_time(time),
-        **({Header.CONTENT_TYPE: content_type} if content_type else {}),
         **attributes,
     }
+    if content_type:
+        headers[Header.CONTENT_TYPE] = content_type
     try:
         return tuple((str(name), text.encode()) for name, text in headers.items())
     except UnicodeEncodeError:

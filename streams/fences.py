@@ -13,10 +13,10 @@ from kafka.errors import KafkaError
 from memory.errors import Misconfigured, Unavailable
 from memory.model import canonical_json
 from memory.ports import FenceFact
-from streams.events import EventType, Topic
+from streams.events import HEARTBEAT, JSON, Topic, event_type
 
 KINDS = ("fence", "barrier", "posting", "request")
-HEADERS = [("ce_type", str(EventType.FENCE).encode()), ("content-type", b"application/json")]
+HEADERS = [("ce_type", event_type(Topic.FENCES).encode()), ("content-type", JSON.encode())]
 PAGE = 500
 
 
@@ -108,7 +108,7 @@ def replay(
 
 def _is_marker(record: object) -> bool:
     value, headers = record.value, record.headers  # type: ignore[attr-defined]  # kafka-python
-    return value is None or ("ce_type", str(EventType.HEARTBEAT).encode()) in headers
+    return value is None or ("ce_type", HEARTBEAT.encode()) in headers
 
 
 def _fact(record: object) -> FenceFact:

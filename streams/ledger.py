@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis
 
@@ -26,7 +26,7 @@ class RedisLedger:
     """
 
     def __init__(self, client: redis.Redis, namespace: str, role: str, index: Positions) -> None:
-        self._client = client
+        self._client: Any = client  # redis-py's types assume replies decoded to text
         self._starts = f"{namespace}:starts:{role}"
         self._attempts = f"{namespace}:attempts:{role}"
         self._index = index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
@@ -83,6 +84,29 @@ class Monitor:
         for lag in self.lag():
             LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
         return stats
+
+    def status(self) -> dict[str, Any]:
+        """Everything about the memory that a person or a program may want to see at once."""
+        stats, digests, counts = self.index.stats(), self.index.digests(), self.index.label_counts()
+        return {
+            "items": stats.items,
+            "labels": len(counts),
+            "largest_labels": dict(sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:10]),
+            "waiting_corrections": stats.waiting_corrections,
+            "open_forgets": self.index.open_requests(),
+            "bytes": stats.bytes,
+            "embedder": self.index.embedder,
+            "digest": {"visible": digests.visible, "full": digests.full},
+            "lag": [
+                {
+                    "topic": lag.topic,
+                    "partition": lag.partition,
+                    "position": lag.position,
+                    "lag": lag.records,
+                }
+                for lag in self.lag()
+            ],
+        }
 
     async def run(self) -> None:
         """Measure for ever; servers that are away make it unready, not dead."""

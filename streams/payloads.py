@@ -100,11 +100,18 @@ def read_object(value: bytes, content_type: str | None) -> dict[str, Any]:
 
 
 def load_json(text: str) -> Any:
-    """A JSON value with one meaning: no repeated names, no NaN. Raises ValueError."""
+    """A JSON value with one meaning: no repeated names, no NaN, no lone surrogates.
+
+    Raises ValueError.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    if "\\ud" in text.lower():
+        # An escape can smuggle in half a character, which no later digest could encode.
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def dump_json(value: Mapping[str, Any]) -> bytes:

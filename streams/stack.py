@@ -173,19 +173,11 @@ def _supervisor(
             processes.append(worker(f"{role}-{n}" if n else role, role, free_port()))
     processes.append(worker("monitor", "monitor", monitor_port))
 
-    class Announcer(Supervisor):
-        def _publish(self, status: str) -> None:
-            if status == "running" and not self.announced:
-                self.announced = True
-                write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found())))
-                super()._publish(status)
-                ready(found())
-            else:
-                super()._publish(status)
+    def announce() -> None:
+        write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found())))
+        ready(found())
 
-        announced = False
-
-    return Announcer(data_dir, processes, log=say)
+    return Supervisor(data_dir, processes, log=say, on_running=announce)
 
 
 def _answers(port: int) -> bool:

@@ -354,7 +354,8 @@ class Supervisor:
 
     Each starts when the one before is ready. One that dies, or is not ready in time after a
     restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
-    beginning after it has lived for steady seconds. They stop in reverse order.
+    beginning after it has lived for steady seconds. They stop in reverse order. on_running is
+    called once, when all are ready.
     """
 
     def __init__(
@@ -365,8 +366,10 @@ class Supervisor:
         backoff: tuple[float, float] = (0.5, 10.0),
         steady: float = 30.0,
         log: Log = silent,
+        on_running: Callable[[], None] = lambda: None,
     ) -> None:
         self._dir = data_dir
+        self._on_running = on_running
         self._children = [
             _Child(Process(each) if isinstance(each, ChildSpec) else each) for each in processes
         ]
@@ -421,6 +424,7 @@ class Supervisor:
                 child.process.start(lambda: self._stop_requested)
                 child.started, child.ready = time.monotonic(), True
                 self._publish("starting")
+            self._on_running()
             self._publish("running")
             while not self._stop_requested:
                 changed = [self._tend(child) for child in self._children]

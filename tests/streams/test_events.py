@@ -1,0 +1,154 @@
+"""The value types of the event contract."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kafka.consumer.fetcher import ConsumerRecord
+
+from memory.model import Neighbor, Position, Prediction, Rule, Vote
+from streams import codec
+from streams.events import (
+    Answer,
+    Marker,
+    OutgoingRecord,
+    Receipt,
+    Record,
+    Rejection,
+    Topic,
+    event_type,
+    record_key,
+)
+
+
+def received(outgoing: OutgoingRecord) -> Record:
+    return Record(
+        str(outgoing.topic), 0, 0, outgoing.key, outgoing.value, outgoing.headers, 1_000_000
+    )
+
+
+def test_a_key_is_the_hex_digest_of_source_nul_and_id() -> None:
+    expected = hashlib.sha256(b"camera-7\0event-1").hexdigest().encode()
+    assert record_key("camera-7", "event-1") == expected
+
+
+def test_source_and_id_cannot_run_into_each_other() -> None:
+    assert record_key("ab", "c") != record_key("a", "bc")
+
+
+def test_a_record_of_kafka_python_has_its_time_in_microseconds() -> None:
+    fields = dict.fromkeys(ConsumerRecord._fields)
+    fields |= {"topic": "query", "partition": 3, "offset": 7, "timestamp": 1_700_000_000_123}
+    fields |= {"key": b"k", "value": b"v", "headers": [("ce_id", b"1")]}
+    record = Record.of(ConsumerRecord(**fields))
+    assert record == Record("query", 3, 7, b"k", b"v", (("ce_id", b"1"),), 1_700_000_000_123_000)
+
+
+def test_types_name_their_topic_and_version() -> None:
+    assert event_type(Topic.FORGET_RECEIPT) == "visual-memory.forget-receipt.v1"
+
+
+def test_the_names_of_topics_are_the_contract() -> None:
+    assert set(map(str, Topic)) == {
+        "image-ingest",
+        "label-correction",
+        "forget-request",
+        "query",
+        "prediction",
+        "forget-receipt",
+        "rejected",
+        "fences",
+    }
+
+
+PREDICTION = Prediction(
+    vote=Vote(
+        "gatto, nero", {"gatto, nero": 0.75, "犬": 0.25}, (Neighbor("a", "犬", 0.5, 0, 0.5),)
+    ),
+    rule=Rule.RANK,
+    k=10,
+    exact=True,
+    embedder="e" * 64,
+    as_of=(Position("image-ingest", "id", 0, 17),),
+    timings={"search": 0.001},
+)
+
+
+def test_an_answer_survives_its_record() -> None:
+    answer = Answer.of("q-1", PREDICTION)
+    outgoing = codec.encode_prediction(answer, 5)
+    assert outgoing.partition == 5
+    assert codec.decode_prediction(received(outgoing)) == answer
+
+
+def test_an_answer_without_neighbours_is_empty() -> None:
+    nothing = Prediction(Vote(None, {}, ()), Rule.RANK, 10, True, "e", (), {})
+    assert Answer.of("q", nothing).status == "empty"
+
+
+def test_an_answer_in_json_has_the_contracts_fields() -> None:
+    shown = Answer.of("q-1", PREDICTION).to_json()
+    assert set(shown) == {
+        "query",
+        "status",
+        "label",
+        "shares",
+        "neighbors",
+        "rule",
+        "k",
+        "exact",
+        "embedder",
+        "as_of",
+        "timings",
+    }
+    assert shown["neighbors"][0] == {
+        "id": "a",
+        "label": "犬",
+        "distance": 0.5,
+        "rank": 0,
+        "weight": 0.5,
+    }
+
+
+def test_a_refused_answer_survives_its_record() -> None:
+    answer = Answer("q", "rejected", reason="invalid-k", detail="k must be 1 to 100")
+    assert codec.decode_prediction(received(codec.encode_prediction(answer, 0))) == answer
+
+
+def test_a_receipt_survives_its_record() -> None:
+    receipt = Receipt("r" * 64, "erased", {"fenced": 1, "erased": 2}, "subject", "d", 99, 3, True)
+    assert codec.decode_receipt(received(codec.encode_receipt(receipt))) == receipt
+
+
+def test_a_rejection_survives_its_record() -> None:
+    from memory.errors import Reason, Rejected
+
+    record = Record("p-image-ingest", 2, 9, b"k", b"v", (), 0)
+    outgoing = codec.encode_rejection(
+        record, Rejected(Reason.FORGOTTEN, "it is forgotten"), admitted_after=5
+    )
+    assert codec.decode_rejection(received(outgoing)) == Rejection(
+        "forgotten", "it is forgotten", "p-image-ingest", 2, 9, 5
+    )
+
+
+def test_a_rejection_holds_nothing_of_the_record() -> None:
+    from memory.errors import Reason, Rejected
+
+    record = Record("t", 0, 0, b"secret-key", b"secret", (("ce_subject", b"secret-id"),), 0)
+    outgoing = codec.encode_rejection(record, Rejected(Reason.INTERNAL, "why"))
+    assert b"secret" not in (outgoing.value or b"")
+    assert all(b"secret" not in value for _, value in outgoing.headers)
+
+
+def test_a_heartbeat_has_one_key_and_is_a_marker() -> None:
+    one = codec.encode_heartbeat(Topic.IMAGE_INGEST, 0)
+    other = codec.encode_heartbeat(Topic.FENCES, 7)
+    assert one.key == other.key
+    assert (one.partition, other.partition) == (0, 7)
+    assert codec.decode_prediction(received(one)) is Marker.HEARTBEAT
+
+
+def test_the_size_of_a_record_counts_key_value_and_headers() -> None:
+    record = OutgoingRecord(Topic.QUERY, b"kk", b"vvv", (("é", b"12345"),))
+    assert record.size == 2 + 3 + 2 + 5
