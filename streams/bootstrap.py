@@ -61,6 +61,11 @@ def create_topics(settings: Settings) -> None:
     topics.check_or_refuse(settings.kafka, specs)
 
 
+def known_topic_ids(settings: Settings) -> Mapping[str, str]:
+    """Topic ids by full name. `Misconfigured` when a topic is missing."""
+    return topics.topic_ids(settings.kafka, [full_name(settings, topic) for topic in Topic])
+
+
 def redis_client(settings: Settings) -> redis.Redis:
     return connect(settings.redis.get_secret_value())
 
@@ -136,7 +141,7 @@ def worker(settings: Settings, role: str) -> faust.App:
     is away.
     """
     topics.check_or_refuse(settings.kafka, topic_specs(settings))
-    topic_ids = topics.topic_ids(settings.kafka, [full_name(settings, t) for t in Topic])
+    topic_ids = known_topic_ids(settings)
     store = redis_client(settings)
     made_for = embedder(settings) if role in EMBEDDING else None
     index = open_index(settings, store, made_for)
@@ -233,7 +238,7 @@ def run_monitor(settings: Settings) -> None:
 
 def monitor(settings: Settings) -> Monitor:
     """The process that exports what no single worker knows: sizes and lag."""
-    ids = topics.topic_ids(settings.kafka, [full_name(settings, t) for t in Topic])
+    ids = known_topic_ids(settings)
     return Monitor(
         open_index(settings, redis_client(settings)),
         settings.kafka,

@@ -1,25 +1,19 @@
-"""For upstream applications: produce events, ask questions, see what became of them."""
+"""For upstream applications: tell a memory images, correct it, make it forget, ask it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import random
 import threading
-import time
+import time as system_clock
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.model import (
@@ -28,60 +22,80 @@ from memory.model import (
     Payload,
     Position,
     Query,
-    Rule,
     Selector,
     SelectorKind,
     VectorPayload,
 )
-from streams import codec, topics
+from streams import codec, kafka_clients, topics
 from streams.events import (
     DEFAULT_K,
+    DEFAULT_TIMEOUT,
+    HEADROOM,
+    MAX_RECORD,
     Answer,
     OutgoingRecord,
     Receipt,
-    Record,
-    Rejection,
     Topic,
 )
+from streams.kafka_clients import mapped, mapped_errors
+from streams.replies import Rejections, Replies, Tail, understood
 
-Image = bytes | Path | npt.NDArray[np.floating[Any]]
+Image = bytes | Path | npt.NDArray[Any]
+
+MAX_UNSENT = 64 << 20
+"""Bytes that may wait to be acknowledged: kafka-python itself sets no bound."""
+RECORD_OVERHEAD = 1 << 10
+GRACE_SECONDS = 1.0
+"""An answer that says it is late may itself be late by this much."""
+
+
+def _now() -> int:
+    return system_clock.time_ns() // 1000
 
 
 class Pending:
-    """A write on its way."""
+    """An event on its way into the log."""
 
-    def __init__(self, sent: Any, topic: str, topic_id: str) -> None:
+    def __init__(self, event_id: str, sent: Any, topic_id: str) -> None:
+        self.event_id = event_id
         self._sent = sent
-        self._topic = topic
         self._topic_id = topic_id
 
     def position(self, timeout: float = 30.0) -> Position:
-        """Where in the log the event stands, once all in-sync replicas have it.
+        """Where the log has it, once all in-sync replicas do.
 
-        Raises `Unavailable` when that is not known within `timeout` seconds; the producer may
-        still deliver it.
+        After `Unavailable` the event may still have arrived: send it again with the same id,
+        which makes it the same event.
         """
-        try:
-            written = self._sent.get(timeout)
-        except KafkaError as error:
-            raise Unavailable(f"Kafka: {type(error).__name__}") from error
-        return Position(self._topic, self._topic_id, written.partition, written.offset)
+        with mapped_errors():
+            said = self._sent.get(timeout)
+        return Position(said.topic, self._topic_id, said.partition, said.offset)
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetRequest:
-    """A forget-request in the log. `request_id` names it in receipts."""
+class ForgetRequest(Pending):
+    """A request to forget on its way. `request_id` is the one that its receipts name."""
 
-    request_id: str
-    position: Position
+    def __init__(
+        self,
+        event_id: str,
+        sent: Any,
+        topic_id: str,
+        request_id: str,
+        start: Mapping[tuple[str, int], int],
+    ) -> None:
+        super().__init__(event_id, sent, topic_id)
+        self.request_id = request_id
+        self.start = start
 
 
 class MemoryClient:
-    """A memory, seen from an application. Safe to share between threads.
+    """A client of one memory; safe for many threads. Connects when it first has to.
 
-    `source` names the application: it is the `ce_source` of its events, and a forget-request
-    may name it. Raises `Rejected` for input that no memory would take and `Unavailable` when
-    Kafka does not answer. `kafka_options` go to every Kafka client (TLS, SASL).
+    `source` names the application in every event. `prefix` is the deployment's topic prefix,
+    `clock` gives µs, `max_record_bytes` bounds an image, `security` holds kafka-python's SASL
+    and TLS arguments. All methods raise `Rejected` at once for what the memory would reject
+    and the client can see, `Unavailable` when Kafka is away, `Misconfigured` when a topic is
+    missing.
     """
 
     def __init__(
@@ -90,29 +104,24 @@ class MemoryClient:
         *,
         source: str,
         prefix: str = "",
-        max_record_bytes: int = 1 << 20,
-        linger: float = 0.005,
-        clock: Callable[[], float] = time.time,
-        kafka_options: Mapping[str, Any] | None = None,
+        clock: Callable[[], int] = _now,
+        max_record_bytes: int = MAX_RECORD,
+        **security: Any,
     ) -> None:
+        self._bootstrap = bootstrap
         self._source = source
         self._prefix = prefix
-        self._max_record_bytes = max_record_bytes
         self._clock = clock
-        self._options = {"bootstrap_servers": bootstrap.split(","), **(kafka_options or {})}
-        names = [prefix + topic for topic in Topic]
-        self._topic_ids = topics.topic_ids(bootstrap, names)
-        limits = {"max_request_size": max_record_bytes + topics.HEADER_ROOM}
-        with _mapped():
-            self._producer = KafkaProducer(
-                **self._options, **limits, acks="all", linger_ms=round(1000 * linger)
-            )
-            # Lingering would delay every question of a single asker.
-            self._asker = KafkaProducer(
-                **self._options, **limits, acks=1, linger_ms=0, enable_idempotence=False
-            )
-        self._replies: _Replies | None = None
+        self._limit = max_record_bytes
+        self._security = security
         self._lock = threading.Lock()
+        self._producers: dict[float, KafkaProducer] = {}
+        self._topic_ids: dict[Topic, str] = {}
+        self._unsent = _Unsent(MAX_UNSENT)
+        self._replies = Replies(bootstrap, prefix + Topic.PREDICTION, security)
+        self._tails: list[Tail] = []
+        self._outcomes: Tail | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -125,20 +134,6 @@ class MemoryClient:
     ) -> None:
         self.close()
 
-    def close(self, timeout: float = 30.0) -> None:
-        """Send what is on its way and free the connections."""
-        with _mapped():
-            self._producer.flush(timeout)
-            self._producer.close(timeout)
-            self._asker.close(timeout)
-        if self._replies is not None:
-            self._replies.close()
-
-    def flush(self, timeout: float = 30.0) -> None:
-        """Return once everything written is acknowledged."""
-        with _mapped():
-            self._producer.flush(timeout)
-
     def ingest(
         self,
         image: Image,
@@ -147,44 +142,45 @@ class MemoryClient:
         label: str,
         subjects: Sequence[str] = (),
         embedder: str | None = None,
-        attributes: Mapping[str, str] | None = None,
-        time: float | None = None,
+        attributes: Mapping[str, str] = codec.NO_ATTRIBUTES,
+        time: int | None = None,
         event_id: str | None = None,
     ) -> Pending:
-        """Teach an image: encoded bytes, a file, or a vector that names its embedder.
+        """Send an image's bytes or file, or a vector, shape (dim,), with its embedder's digest.
 
-        `time` is when it was so, seconds since the epoch (now). Repeating an `event_id` with
-        the same content changes nothing.
+        `time` is when it came to be, µs. Events are sent in batches; `Pending.position` waits.
         """
+        event_id = event_id or uuid.uuid4().hex
         record = codec.encode_ingest(
-            payload=_payload(image, embedder),
+            source=self._source,
+            event_id=event_id,
+            time=self._clock() if time is None else time,
             image_id=id,
             label=label,
-            source=self._source,
-            time=self._time(time),
-            event_id=event_id or uuid.uuid4().hex,
+            payload=self._payload(image, embedder),
             subjects=subjects,
-            attributes=attributes or {},
+            attributes=attributes,
         )
-        return self._write(record)
+        return Pending(event_id, *self._send(record))
 
     def correct(
         self,
         id: str,  # noqa: A002 - the contract's word
         label: str | None,
         *,
-        time: float | None = None,
+        time: int | None = None,
         event_id: str | None = None,
     ) -> Pending:
         """Give an image the label a person says it has; None withdraws an earlier one."""
+        event_id = event_id or uuid.uuid4().hex
         record = codec.encode_correction(
+            source=self._source,
+            event_id=event_id,
+            time=self._clock() if time is None else time,
             image_id=id,
             label=label,
-            source=self._source,
-            time=self._time(time),
-            event_id=event_id or uuid.uuid4().hex,
         )
-        return self._write(record)
+        return Pending(event_id, *self._send(record))
 
     def forget(
         self,
@@ -196,20 +192,60 @@ class MemoryClient:
         permanent: bool = False,
         event_id: str | None = None,
     ) -> ForgetRequest:
-        """Ask to forget exactly one of an image, a subject, a source or a label."""
-        given = {"image": image, "subject": subject, "source": source, "label": label}
-        named = [(kind, value) for kind, value in given.items() if value is not None]
-        if len(named) != 1:
-            raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(given)}")
-        ((kind, value),) = named
+        """Ask to forget an image, all of a subject or a source, or what has a label now."""
+        named = {"image": image, "subject": subject, "source": source, "label": label}
+        given = [(kind, value) for kind, value in named.items() if value is not None]
+        if len(given) != 1:
+            raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
+        ((kind, value),) = given
+        event_id = event_id or uuid.uuid4().hex
         record = codec.encode_forget(
+            source=self._source,
+            event_id=event_id,
+            time=self._clock(),
             selector=Selector(SelectorKind(kind), value),
             permanent=permanent,
-            source=self._source,
-            time=self._time(None),
-            event_id=event_id or uuid.uuid4().hex,
         )
-        return ForgetRequest(record.key.decode(), self._write(record).position())
+        # Taken before the request is sent: what is said about it comes behind.
+        start = self._outcome_ends()
+        return ForgetRequest(event_id, *self._send(record), record.key.decode(), start)
+
+    def receipt(
+        self, request: ForgetRequest | str, stage: str = "erased", timeout: float = 60.0
+    ) -> Receipt:
+        """The first receipt that says a request has come to a stage.
+
+        A request made elsewhere is named by its id; the receipts are then read from the start.
+        Raises `Rejected` if the request was, `Unavailable` if no receipt comes in time.
+        """
+        deadline = system_clock.monotonic() + timeout
+        receipts = self._prefix + Topic.FORGET_RECEIPT
+        if isinstance(request, str):
+            request_id, place, names = request, None, [receipts]
+            start: Mapping[tuple[str, int], int] = {}
+        else:
+            at = request.position(timeout)
+            request_id, place = request.request_id, (at.topic, at.partition, at.offset)
+            names, start = [receipts, self._prefix + Topic.REJECTED], request.start
+        tail = Tail(self._bootstrap, names, self._security, start)
+        try:
+            while (remaining := deadline - system_clock.monotonic()) > 0:
+                records = tail.poll(min(remaining, 1.0))
+                said = [record for record in records if record.topic == receipts]
+                for receipt in understood(said, codec.decode_receipt):
+                    if receipt.request == request_id and stage in receipt.stages:
+                        return receipt
+                faults = [record for record in records if record.topic != receipts]
+                for why in understood(faults, codec.decode_rejection):
+                    if (why.topic, why.partition, why.offset) == place:
+                        reason = why.reason if why.reason in set(Reason) else Reason.INTERNAL
+                        raise Rejected(Reason(reason), why.detail)
+        finally:
+            tail.close()
+        raise Unavailable(
+            f"no receipt of the stage {stage} within {timeout:g} s; the request stands in the "
+            "log, see that a forget worker runs"
+        )
 
     def query(
         self,
@@ -217,230 +253,195 @@ class MemoryClient:
         *,
         item: str | None = None,
         embedder: str | None = None,
-        k: int | None = None,
-        rule: str | None = None,
-        after: Position | Sequence[Position] = (),
-        timeout: float = 30.0,
+        k: int = DEFAULT_K,
+        rule: str = "rank",
+        after: Sequence[Position] = (),
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> Answer:
-        """Ask what an image is; see `query_async`. Raises `Unavailable` when nobody answers."""
-        asked = self.query_async(
+        """Ask what an image, a vector or a remembered item is; see `ask`."""
+        answer = self.ask(
             image, item=item, embedder=embedder, k=k, rule=rule, after=after, timeout=timeout
         )
         try:
-            # The worker says "stale" or "expired" at the deadline; give that time to arrive.
-            return asked.result(timeout + 5)
-        except FutureTimeoutError:
-            raise Unavailable(f"no answer within {timeout:g} s; is a query worker up?") from None
+            return answer.result(timeout + 5 * GRACE_SECONDS)
+        except TimeoutError:
+            raise Unavailable("no answer came in time; ask again") from None
 
-    def query_async(
+    def ask(
         self,
         image: Image | None = None,
         *,
         item: str | None = None,
         embedder: str | None = None,
-        k: int | None = None,
-        rule: str | None = None,
-        after: Position | Sequence[Position] = (),
-        timeout: float = 30.0,
+        k: int = DEFAULT_K,
+        rule: str = "rank",
+        after: Sequence[Position] = (),
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> Future[Answer]:
-        """Ask with an image, a vector (naming its embedder) or a remembered `item`'s id.
+        """The future of an answer that rests at least on the records at `after`.
 
-        The answer has seen everything up to the positions in `after`, or says "stale" when
-        the memory has not come there within `timeout` seconds.
+        A memory that has not come to them within `timeout` seconds answers ``stale``. Without
+        any answer the future fails with `Unavailable` a second later.
         """
         if (image is None) == (item is None):
-            raise Rejected(Reason.INVALID_PAYLOAD, "ask with either an image or an item")
-        payload = ItemRef(item) if item is not None else _payload(image, embedder)  # type: ignore[arg-type]  # one of both
-        replies = self._reading()
+            raise Rejected(Reason.INVALID_PAYLOAD, "ask either with an image or with an item")
+        payload = ItemRef(item) if item is not None else self._payload(image, embedder)
+        query = Query(payload, k=k, rule=codec.as_rule(rule))
         query_id = uuid.uuid4().hex
-        record = codec.encode_query(
-            query=Query(
-                payload,
-                k=DEFAULT_K if k is None else k,
-                rule=Rule.RANK if rule is None else codec.as_rule(rule),
-            ),
-            after=[after] if isinstance(after, Position) else after,
-            timeout=timeout,
-            reply_partition=replies.partition,
-            source=self._source,
-            time=self._time(None),
-            event_id=query_id,
-        )
-        future = replies.expect(query_id, timeout + 10)
-        self._send(self._asker, record)
-        return future
 
-    def receipt(self, request: ForgetRequest, stage: str, timeout: float = 60.0) -> Receipt:
-        """Wait for a stage of a forget-request. Raises `Unavailable` when it does not come."""
-        deadline = time.monotonic() + timeout
-        with self._tail(Topic.FORGET_RECEIPT, from_start=True) as consumer:
-            while time.monotonic() < deadline:
-                for record in _polled(consumer):
-                    receipt = codec.decode_receipt(Record.of(record))
-                    if (
-                        isinstance(receipt, Receipt)
-                        and receipt.request == request.request_id
-                        and stage in receipt.stages
-                    ):
-                        return receipt
-        raise Unavailable(f"the request did not come to {stage!r} within {timeout:g} s")
-
-    def rejections(self) -> Rejections:
-        """Rejections from now on."""
-        return Rejections(self._consumer(Topic.REJECTED, from_start=False))
-
-    def _time(self, given: float | None) -> int:
-        return round((self._clock() if given is None else given) * 1_000_000)
-
-    def _write(self, record: OutgoingRecord) -> Pending:
-        name = self._prefix + record.topic
-        return Pending(self._send(self._producer, record), name, self._topic_ids[name])
-
-    def _send(self, producer: KafkaProducer, record: OutgoingRecord) -> Any:
-        with _mapped():
-            try:
-                return producer.send(
-                    self._prefix + record.topic,
-                    record.value,
-                    record.key,
-                    headers=list(record.headers),
-                    partition=record.partition,
-                )
-            except MessageSizeTooLargeError:
-                raise Rejected(
-                    Reason.IMAGE_TOO_LARGE,
-                    f"the event has {record.size} bytes, the limit is "
-                    f"{self._max_record_bytes}; scale the image down, or raise "
-                    "max_image_bytes here, in the workers and on the topics",
-                ) from None
-
-    def _reading(self) -> _Replies:
-        with self._lock:
-            if self._replies is None:
-                self._replies = _Replies(self._options, self._prefix + Topic.PREDICTION)
-            return self._replies
-
-    def _consumer(self, topic: Topic, *, from_start: bool) -> KafkaConsumer:
-        with _mapped():
-            consumer = KafkaConsumer(**self._options, enable_auto_commit=False)
-            name = self._prefix + topic
-            partitions = [
-                TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name))
-            ]
-            consumer.assign(partitions)
-            if from_start:
-                consumer.seek_to_beginning(*partitions)
-            else:
-                for tp, end in consumer.end_offsets(partitions).items():
-                    consumer.seek(tp, end)
-            return consumer
-
-    @contextlib.contextmanager
-    def _tail(self, topic: Topic, *, from_start: bool) -> Iterator[KafkaConsumer]:
-        consumer = self._consumer(topic, from_start=from_start)
-        try:
-            yield consumer
-        finally:
-            consumer.close(autocommit=False)
-
-
-class Rejections:
-    """Reads the topic `rejected`."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-
-    def poll(self, until_quiet: float = 0.5) -> list[Rejection]:
-        """Rejections since last asked; returns after `until_quiet` seconds without one."""
-        found: list[Rejection] = []
-        while records := _polled(self._consumer, until_quiet):
-            found += [
-                rejection
-                for record in records
-                if isinstance(rejection := codec.decode_rejection(Record.of(record)), Rejection)
-            ]
-        return found
-
-    def close(self) -> None:
-        self._consumer.close(autocommit=False)
-
-
-class _Replies:
-    """Reads one partition of the predictions in a thread and hands answers to their askers."""
-
-    def __init__(self, options: Mapping[str, Any], topic: str) -> None:
-        with _mapped():
-            self._consumer = KafkaConsumer(
-                **options, enable_auto_commit=False, fetch_max_wait_ms=500
+        def encoded(partition: int) -> OutgoingRecord:
+            return codec.encode_query(
+                source=self._source,
+                event_id=query_id,
+                time=self._clock(),
+                query=query,
+                reply_partition=partition,
+                after=after,
+                timeout=timeout,
             )
-            partitions = sorted(self._consumer.partitions_for_topic(topic))
-            self.partition: int = random.choice(partitions)  # noqa: S311 - spreads load only
-            tp = TopicPartition(topic, self.partition)
-            self._consumer.assign([tp])
-            self._consumer.seek(tp, self._consumer.end_offsets([tp])[tp])
-        self._waiting: dict[str, tuple[Future[Answer], float]] = {}
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="predictions", daemon=True)
-        self._thread.start()
 
-    def expect(self, query_id: str, timeout: float) -> Future[Answer]:
-        future: Future[Answer] = Future()
+        encoded(0)  # what cannot be asked is told before anything is awaited
+        partition, answer = self._replies.expect(query_id, timeout + GRACE_SECONDS)
+        try:
+            # At one asker a lingering producer would be most of the latency.
+            sent, _ = self._send(encoded(partition), linger_ms=0)
+        except Exception as error:
+            self._replies.fail(query_id, error)
+            raise
+        sent.add_errback(lambda error: self._replies.fail(query_id, mapped(error)))
+        return answer
+
+    def rejections(self, start: Mapping[int, int] | None = None) -> Rejections:
+        """Rejections from these offsets on, by partition, or from now on. For one thread."""
+        name = self._prefix + Topic.REJECTED
+        offsets = None if start is None else {(name, p): offset for p, offset in start.items()}
+        tail = Tail(self._bootstrap, [name], self._security, offsets)
         with self._lock:
-            self._waiting[query_id] = (future, time.monotonic() + timeout)
-        return future
+            self._tails.append(tail)
+        return Rejections(tail)
 
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join(10)
-        self._consumer.close(autocommit=False)
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return when everything sent so far is acknowledged or has failed."""
         with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for future, _ in waiting.values():
-            future.set_exception(Unavailable("the client was closed"))
+            producers = list(self._producers.values())
+        with mapped_errors():
+            for producer in producers:
+                producer.flush(timeout)
 
-    def _read(self) -> None:
-        while not self._closed.is_set():
-            try:
-                records = _polled(self._consumer, 0.2)
-            except Unavailable:
-                time.sleep(0.5)
-                continue
-            for record in records:
-                headers = dict(record.headers)
-                query_id = headers.get("ce_queryid", b"").decode(errors="replace")
-                with self._lock:
-                    expected = self._waiting.pop(query_id, None)
-                if expected is not None and record.value is not None:
-                    expected[0].set_result(Answer.from_json(json.loads(record.value)))
-            self._drop_late()
-
-    def _drop_late(self) -> None:
-        now = time.monotonic()
+    def close(self, timeout: float = 60.0) -> None:
+        """Send what waits, then disconnect. Questions without an answer fail."""
         with self._lock:
-            late = [query_id for query_id, (_, end) in self._waiting.items() if end < now]
-            futures = [self._waiting.pop(query_id)[0] for query_id in late]
-        for future in futures:
-            future.set_exception(Unavailable("no answer in time; is a query worker up?"))
+            self._closed = True
+            producers, self._producers = list(self._producers.values()), {}
+            tails, self._tails = self._tails, []
+            if self._outcomes is not None:
+                tails.append(self._outcomes)
+        self._replies.close()
+        for tail in tails:
+            tail.close()
+        with mapped_errors():
+            for producer in producers:
+                producer.close(timeout)
+
+    def _payload(self, image: Image | None, embedder: str | None) -> Payload:
+        match image:
+            case np.ndarray():
+                if embedder is None:
+                    raise Rejected(
+                        Reason.NO_EMBEDDER, "a vector needs the digest of the embedder that made it"
+                    )
+                return VectorPayload(image, embedder)
+            case Path():
+                self._check_size(image.stat().st_size)
+                return ImagePayload(image.read_bytes())
+            case bytes():
+                self._check_size(len(image))
+                return ImagePayload(image)
+            case _:
+                raise TypeError("an image is bytes, a Path, or a numpy vector")
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise Rejected(
+                Reason.IMAGE_TOO_LARGE,
+                f"the image has {size} bytes, the limit is {self._limit}: send a smaller one, or "
+                "raise max_record_bytes here and VISUAL_MEMORY_MAX_IMAGE_BYTES at the memory",
+            )
+
+    def _send(self, record: OutgoingRecord, linger_ms: float = 5) -> tuple[Any, str]:
+        """(kafka-python's future, topic id) of a record sent."""
+        self._check_size(len(record.value or b""))
+        beside = record.size - len(record.value or b"")
+        if beside > HEADROOM - RECORD_OVERHEAD:
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                f"ids, subjects and attributes take {beside} bytes, the limit is "
+                f"{HEADROOM - RECORD_OVERHEAD}: send fewer or shorter ones",
+            )
+        topic_id, producer = self._connected(record.topic, linger_ms)
+        self._unsent.add(record.size)
+        try:
+            with mapped_errors():
+                sent = producer.send(
+                    self._prefix + record.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=list(record.headers),
+                )
+        except BaseException:
+            self._unsent.remove(record.size)
+            raise
+        sent.add_both(lambda _: self._unsent.remove(record.size))
+        return sent, topic_id
+
+    def _connected(self, topic: Topic, linger_ms: float) -> tuple[str, KafkaProducer]:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the client is closed")
+            if topic not in self._topic_ids:
+                name = self._prefix + topic
+                ids = topics.topic_ids(self._bootstrap, [name], self._security)
+                self._topic_ids[topic] = ids[name]
+            if linger_ms not in self._producers:
+                self._producers[linger_ms] = kafka_clients.producer(
+                    self._bootstrap,
+                    self._security,
+                    linger_ms=linger_ms,
+                    batch_size=1 << 16,
+                    max_request_size=self._limit + HEADROOM,
+                )
+            return self._topic_ids[topic], self._producers[linger_ms]
+
+    def _outcome_ends(self) -> dict[tuple[str, int], int]:
+        """Where the next receipt and the next rejection will stand."""
+        with self._lock:
+            if self._outcomes is None:
+                names = [self._prefix + t for t in (Topic.FORGET_RECEIPT, Topic.REJECTED)]
+                self._outcomes = Tail(self._bootstrap, names, self._security)
+            return self._outcomes.ends()
 
 
-def _payload(image: Image, embedder: str | None) -> Payload:
-    if isinstance(image, np.ndarray):
-        if embedder is None:
-            raise Rejected(Reason.OTHER_EMBEDDER, "a vector must name its embedder")
-        return VectorPayload(np.asarray(image, np.float32), embedder)
-    return ImagePayload(image.read_bytes() if isinstance(image, Path) else image)
+class _Unsent:
+    """Bytes on their way; whoever would add too many waits."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    def add(self, size: int) -> None:
+        with self._changed:
+            if not self._changed.wait_for(self._has_room(size), kafka_clients.BLOCK_SECONDS):
+                raise Unavailable("Kafka: too much waits to be acknowledged")
+            self._bytes += size
+
+    def remove(self, size: int) -> None:
+        with self._changed:
+            self._bytes -= size
+            self._changed.notify_all()
+
+    def _has_room(self, size: int) -> Callable[[], bool]:
+        return lambda: self._bytes == 0 or self._bytes + size <= self._limit
 
 
-def _polled(consumer: KafkaConsumer, seconds: float = 0.2) -> list[Any]:
-    with _mapped():
-        batches = consumer.poll(timeout_ms=round(1000 * seconds))
-    return [record for records in batches.values() for record in records]
-
-
-@contextlib.contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise Unavailable(f"Kafka: {type(error).__name__}") from error
+__all__ = ["ForgetRequest", "MemoryClient", "Pending"]

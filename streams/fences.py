@@ -1,121 +1,208 @@
-"""The log of forgetting: facts that every memory must know before it answers."""
+"""The facts of forgetting in the log: written before anything is erased, kept for ever."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
 
 from memory.errors import Misconfigured, Unavailable
-from memory.model import canonical_json
+from memory.model import FOREVER
 from memory.ports import FenceFact
-from streams.events import HEARTBEAT, JSON, Topic, event_type
+from streams import kafka_clients
+from streams.events import (
+    HEARTBEAT,
+    JSON,
+    Header,
+    Marker,
+    OutgoingRecord,
+    Record,
+    Topic,
+    event_type,
+)
+from streams.kafka_clients import NO_SECURITY, Security, mapped_errors
+from streams.payloads import dump_json, load_json
 
-KINDS = ("fence", "barrier", "posting", "request")
-HEADERS = [("ce_type", event_type(Topic.FENCES).encode()), ("content-type", JSON.encode())]
-PAGE = 500
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "fence": ("selector", "until"),
+    "barrier": ("image", "until"),
+    "posting": ("selector", "image"),
+    "request": ("request", "until"),
+}
+"""What each kind of fact says, and nothing else."""
+
+PAGE = 2000
+STALLED_SECONDS = 30.0
+NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 
 
-def encode_fact(fact: FenceFact) -> tuple[bytes, bytes]:
-    """Key and value. The key is the content's digest: repeats compact away, nothing else."""
-    value = canonical_json({k: v for k, v in asdict(fact).items() if v not in ("", -1)}).encode()
-    return hashlib.sha256(value).hexdigest().encode(), value
+def encode_fact(fact: FenceFact) -> OutgoingRecord:
+    """A fact's record; its key is the digest of what it says, so repeats compact away."""
+    if fact.kind not in FIELDS:
+        raise ValueError(f"unknown kind of fact: {fact.kind}")
+    value = dump_json(
+        {"kind": fact.kind, **{name: getattr(fact, name) for name in FIELDS[fact.kind]}}
+    )
+    headers = (
+        (str(Header.TYPE), event_type(Topic.FENCES).encode()),
+        (str(Header.CONTENT_TYPE), JSON.encode()),
+    )
+    return OutgoingRecord(Topic.FENCES, _key(value), value, headers)
 
 
-def decode_fact(value: bytes) -> FenceFact:
-    """Raises ValueError when it is no fact."""
-    fields = json.loads(value.decode())
-    if not isinstance(fields, dict):
-        raise ValueError("no object")
+def decode_fact(record: Record) -> FenceFact | Marker:
+    """The fact of a record. Raises ValueError saying what is wrong, quoting nothing."""
+    types = [value for name, value in record.headers if name == Header.TYPE]
+    if types == [HEARTBEAT.encode()]:
+        return Marker.HEARTBEAT
+    if record.value is None:
+        return Marker.TOMBSTONE
+    if types != [event_type(Topic.FENCES).encode()]:
+        raise ValueError(f"its type is not {event_type(Topic.FENCES)}")
+    if record.key != _key(record.value):
+        raise ValueError("its key is not the digest of its value")
     try:
-        fact = FenceFact(**fields)
-    except TypeError as error:
-        raise ValueError("unknown fields") from error
-    if fact.kind not in KINDS or not isinstance(fact.until, int):
-        raise ValueError("unknown kind")
-    return fact
+        found = load_json(record.value.decode())
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    said = found if isinstance(found, dict) else {}
+    kind = said.pop("kind", None)
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise ValueError("its kind is unknown")
+    if set(said) != set(FIELDS[kind]) or not all(map(_is_valid, said, said.values())):
+        raise ValueError(f"it does not say what a {kind} says")
+    return FenceFact(kind, **said)
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    if name == "until":
+        return type(value) is int and 0 <= value <= FOREVER
+    return isinstance(value, str) and bool(value)
+
+
+def _key(value: bytes) -> bytes:
+    return hashlib.sha256(value).hexdigest().encode()
 
 
 class KafkaFenceLog:
-    """`memory.ports.FenceLog` on the topic `fences`."""
+    """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads."""
 
-    def __init__(self, bootstrap: str, *, prefix: str = "") -> None:
+    def __init__(self, bootstrap: str, prefix: str = "", security: Security = NO_SECURITY) -> None:
         self._bootstrap = bootstrap
         self._topic = prefix + Topic.FENCES
+        self._security = security
+        self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
 
     def append(self, facts: Sequence[FenceFact]) -> None:
         """Return once all in-sync replicas have every fact; `Unavailable` otherwise."""
         if not facts:
             return
-        try:
-            if self._producer is None:
-                self._producer = KafkaProducer(
-                    bootstrap_servers=self._bootstrap.split(","), acks="all", linger_ms=0
+        producer = self._connected()
+        with mapped_errors():
+            sent = [
+                producer.send(
+                    self._topic, key=record.key, value=record.value, headers=list(record.headers)
                 )
-            sent = []
-            for fact in facts:
-                key, value = encode_fact(fact)
-                sent.append(self._producer.send(self._topic, value, key, headers=HEADERS))
+                for record in map(encode_fact, facts)
+            ]
             for acknowledgement in sent:
-                acknowledgement.get(30)
-        except KafkaError as error:
-            raise Unavailable(f"Kafka: {type(error).__name__}") from error
+                acknowledgement.get(kafka_clients.BLOCK_SECONDS)
 
     def close(self) -> None:
-        if self._producer is not None:
-            self._producer.close(timeout=5)
+        with self._lock, mapped_errors():
+            if self._producer is not None:
+                self._producer.close(timeout=kafka_clients.BLOCK_SECONDS)
+                self._producer = None
+
+    def _connected(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                self._producer = kafka_clients.producer(self._bootstrap, self._security)
+            return self._producer
 
 
 def replay(
     bootstrap: str,
     prefix: str,
     apply: Callable[[Sequence[FenceFact]], None],
-    positions: Mapping[int, int] | None = None,
+    positions: Mapping[int, int] = NOTHING_READ,
+    security: Security = NO_SECURITY,
 ) -> dict[int, int]:
-    """Apply every fact from `positions` (by partition; else the start) to the present end.
+    """Apply the facts from `positions` (by partition; else the start) to the log's present end.
 
-    Returns the ends. Raises `Misconfigured` at a record that is no fact: to pass it over could
-    revive the forgotten.
+    Returns the end of each partition. What cannot be understood is `Misconfigured`, naming its
+    offset: a memory that passed it over would show what was forgotten.
     """
     topic = prefix + Topic.FENCES
+    consumer = kafka_clients.consumer(bootstrap, security, max_poll_records=PAGE)
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=PAGE,
-        )
-        try:
-            partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
-            consumer.assign(partitions)
-            ends = consumer.end_offsets(partitions)
-            for tp in partitions:
-                consumer.seek(tp, (positions or {}).get(tp.partition, 0))
-            while any(consumer.position(tp) < ends[tp] for tp in partitions):
-                for records in consumer.poll(timeout_ms=500).values():
-                    apply([_fact(r) for r in records if not _is_marker(r)])
-        finally:
-            consumer.close(autocommit=False)
-    except KafkaError as error:
-        raise Unavailable(f"Kafka: {type(error).__name__}") from error
-    return {tp.partition: end for tp, end in ends.items()}
+        with mapped_errors():
+            ends = _ends(consumer, topic)
+        for tp, end in ends.items():
+            if positions.get(tp.partition, 0) > end:
+                raise Misconfigured(
+                    f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
+                    f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
+                )
+        _read(consumer, ends, {tp: positions.get(tp.partition, 0) for tp in ends}, apply)
+        return {tp.partition: end for tp, end in ends.items()}
+    finally:
+        consumer.close()
 
 
-def _is_marker(record: object) -> bool:
-    value, headers = record.value, record.headers  # type: ignore[attr-defined]  # kafka-python
-    return value is None or ("ce_type", HEARTBEAT.encode()) in headers
+def _ends(consumer: KafkaConsumer, topic: str) -> dict[TopicPartition, int]:
+    partitions = consumer.partitions_for_topic(topic)
+    if not partitions:
+        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
+    ends: dict[TopicPartition, int] = consumer.end_offsets(
+        [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    )
+    return ends
 
 
-def _fact(record: object) -> FenceFact:
+def _read(
+    consumer: KafkaConsumer,
+    ends: Mapping[TopicPartition, int],
+    starts: Mapping[TopicPartition, int],
+    apply: Callable[[Sequence[FenceFact]], None],
+) -> None:
+    unread = {tp for tp, end in ends.items() if starts[tp] < end}
+    consumer.assign(sorted(unread))
+    for tp in unread:
+        consumer.seek(tp, starts[tp])
+    moved = time.monotonic()
+    while unread:
+        with mapped_errors():
+            batches = consumer.poll(timeout_ms=500)
+            # A position passes records that compaction has removed; an offset would not.
+            finished = {tp for tp in unread if (consumer.position(tp) or 0) >= ends[tp]}
+        facts = [
+            fact
+            for batch in batches.values()
+            for record in batch
+            if not isinstance(fact := _understood(Record.of(record)), Marker)
+        ]
+        if facts:
+            apply(facts)
+        if batches or finished:
+            moved = time.monotonic()
+        elif time.monotonic() - moved > STALLED_SECONDS:
+            raise Unavailable("Kafka: the fences topic gives no records")
+        if finished:
+            unread -= finished
+            consumer.pause(*finished)
+
+
+def _understood(record: Record) -> FenceFact | Marker:
     try:
-        return decode_fact(record.value)  # type: ignore[attr-defined]  # kafka-python
-    except ValueError as error:
-        place = f"{record.topic}[{record.partition}]@{record.offset}"  # type: ignore[attr-defined]  # kafka-python
+        return decode_fact(record)
+    except ValueError as why:
         raise Misconfigured(
-            f"{place} is no fact of forgetting ({error}); a newer version may have written it"
-        ) from error
+            f"{record.topic}[{record.partition}]@{record.offset} cannot be understood: {why}"
+        ) from None

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
 from memory.errors import Unavailable
 from memory.model import Stats
 from memory.ports import MemoryIndex
+from streams import kafka_clients
+from streams.kafka_clients import NO_SECURITY
 from streams.metrics import BYTES, ITEMS, LABEL_ITEMS, LAG, OPEN_FORGETS, WAITING
 
 INTERVAL_SECONDS = 2.0
@@ -49,21 +50,23 @@ class Monitor:
         self._consumer: KafkaConsumer | None = None
         self._reasons = ["nothing is measured yet"]
 
+    def close(self) -> None:
+        """Free the connection to Kafka."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
     def lag(self) -> list[Lag]:
         """The lag of every partition of the topics. Raises `Unavailable`."""
-        try:
+        with kafka_clients.mapped_errors():
             if self._consumer is None:
-                self._consumer = KafkaConsumer(
-                    bootstrap_servers=self._bootstrap.split(","), enable_auto_commit=False
-                )
+                self._consumer = kafka_clients.consumer(self._bootstrap, NO_SECURITY)
             partitions = [
                 TopicPartition(topic, partition)
                 for topic in self._topics
                 for partition in sorted(self._consumer.partitions_for_topic(topic) or ())
             ]
             ends = self._consumer.end_offsets(partitions)
-        except KafkaError as error:
-            raise Unavailable(f"Kafka: {type(error).__name__}") from error
         merged = self.index.positions()
         return [
             Lag(tp.topic, tp.partition, merged.get((self._topics[tp.topic], tp.partition), 0), end)

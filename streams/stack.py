@@ -162,7 +162,7 @@ def _supervisor(
             (sys.executable, "-m", "streams.cli", "worker", role),
             data_dir / "logs" / f"{name}.log",
             env=environment,
-            ready=lambda: _answers(port),
+            ready=lambda: answers(port),
             ready_timeout=120,
             stop_timeout=20,
             address=f"127.0.0.1:{port}",
@@ -180,7 +180,8 @@ def _supervisor(
     return Supervisor(data_dir, processes, log=say, on_running=announce)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether the worker on this port says it is ready."""
     url = f"http://127.0.0.1:{port}/readyz"
     with urllib.request.urlopen(url, timeout=3) as answer:
         return bool(answer.status == 200)

@@ -1,166 +1,284 @@
-"""The topics and the promises their configuration keeps (see the event contract)."""
+"""The topics and the configuration on which promises rest: erasure, expiry, order of time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import base64
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Any
+from uuid import UUID
 
-from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka import KafkaAdminClient, errors
+from kafka.admin import ConfigResource, ConfigResourceType
 
-from memory.errors import Misconfigured, Unavailable
-from streams.events import Topic
+from memory.errors import Misconfigured
+from streams.events import HEADROOM, MAX_RECORD, Topic
+from streams.kafka_clients import NO_SECURITY, Security, administration, mapped
 
-HEADER_ROOM = 64 << 10
-"""Bytes of a record beside its value: key, headers, framing."""
-DAY_MS = 86_400_000
-HOUR_MS = 3_600_000
+HOUR, DAY = 3600.0, 86400.0
+ANSWERS_KEPT = HOUR
+REJECTIONS_KEPT = 7 * DAY
 
-COMPACTED = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST, Topic.FENCES)
-RETENTION_MS: Mapping[Topic, int] = {
-    Topic.QUERY: HOUR_MS,
-    Topic.PREDICTION: HOUR_MS,
-    Topic.REJECTED: 7 * DAY_MS,
-}
-SINGLE = (Topic.FENCES, Topic.FORGET_RECEIPT, Topic.REJECTED)
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class Relation(StrEnum):
+    """How a found setting must stand to the wanted one."""
+
+    IS = "is"
+    AT_MOST = "at most"
+    AT_LEAST = "at least"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A topic's setting as declared, and what else would do."""
+
+    value: str
+    relation: Relation = Relation.IS
+
+    def holds(self, found: str) -> bool:
+        if self.relation is Relation.IS:
+            return found == self.value
+        wanted, there = _number(self.value), _number(found)
+        return there <= wanted if self.relation is Relation.AT_MOST else there >= wanted
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it must be. Every entry of `config` is a promise."""
+    """A topic as this package needs it; `name` has the prefix."""
 
+    topic: Topic
     name: str
     partitions: int
     replication: int
-    config: Mapping[str, str]
+    settings: Mapping[str, Setting]
 
 
 def declare(
-    *,
     prefix: str = "",
+    *,
     partitions: int = 8,
     replication: int = 1,
-    compaction_lag: float = 7 * 86400,
-    max_record_bytes: int = 1 << 20,
+    compaction_lag: float = 7 * DAY,
+    max_record_bytes: int = MAX_RECORD,
 ) -> list[TopicSpec]:
-    """All topics. `compaction_lag` is in seconds: how long a record outlives its tombstone."""
-    specs = []
-    for topic in Topic:
-        config = {"max.message.bytes": str(max_record_bytes + HEADER_ROOM)}
-        if topic in COMPACTED:
-            config |= {
-                "cleanup.policy": "compact",
-                # The log's clock decides admission and what a forget-request reaches.
-                "message.timestamp.type": "LogAppendTime",
-                "max.compaction.lag.ms": str(round(compaction_lag * 1000)),
-            }
-        elif topic in RETENTION_MS:
-            config |= {
-                "cleanup.policy": "delete",
-                "message.timestamp.type": "LogAppendTime",
-                "retention.ms": str(RETENTION_MS[topic]),
-                # A segment is deleted whole, so it must not be older than what it holds may be.
-                "segment.ms": str(RETENTION_MS[topic]),
-            }
-        else:
-            config |= {"cleanup.policy": "delete", "retention.ms": "-1"}
-        count = 1 if topic in SINGLE else partitions
-        specs.append(TopicSpec(prefix + topic, count, replication, config))
+    """All topics of a memory; `compaction_lag` in seconds. Raises `Misconfigured`.
+
+    Every topic has the log's time, since expiry and admission must not trust a sender's clock.
+    """
+    common = {
+        "message.timestamp.type": Setting("LogAppendTime"),
+        "min.insync.replicas": Setting("1", Relation.AT_LEAST),
+    }
+    compacted = common | {
+        "cleanup.policy": Setting("compact"),
+        "max.compaction.lag.ms": _milliseconds(compaction_lag),
+        "min.compaction.lag.ms": Setting("0"),
+        "delete.retention.ms": _milliseconds(DAY),
+    }
+    kept = common | {
+        "cleanup.policy": Setting("delete"),
+        "retention.ms": Setting("-1"),
+        "retention.bytes": Setting("-1"),
+    }
+    large = {"max.message.bytes": Setting(str(max_record_bytes + HEADROOM), Relation.AT_LEAST)}
+
+    def expiring(seconds: float) -> dict[str, Setting]:
+        # A segment is deleted whole, so one that stays open keeps what has expired.
+        return common | {
+            "cleanup.policy": Setting("delete"),
+            "retention.ms": _milliseconds(seconds),
+            "segment.ms": _milliseconds(seconds),
+        }
+
+    shapes: dict[Topic, tuple[int, dict[str, Setting]]] = {
+        Topic.IMAGE_INGEST: (partitions, compacted | large),
+        Topic.LABEL_CORRECTION: (partitions, compacted),
+        Topic.FORGET_REQUEST: (partitions, compacted),
+        Topic.QUERY: (partitions, expiring(ANSWERS_KEPT) | large),
+        Topic.PREDICTION: (partitions, expiring(ANSWERS_KEPT)),
+        Topic.FORGET_RECEIPT: (1, kept),
+        Topic.REJECTED: (1, expiring(REJECTIONS_KEPT)),
+        Topic.FENCES: (1, compacted),
+    }
+    specs = [
+        TopicSpec(topic, prefix + topic, count, replication, settings)
+        for topic, (count, settings) in shapes.items()
+    ]
+    for spec in specs:
+        if not _NAME.fullmatch(spec.name):
+            raise Misconfigured(
+                f"{spec.name!r} cannot be a topic: the prefix may have letters, digits, dots, "
+                "underscores and hyphens only"
+            )
     return specs
 
 
-@contextmanager
-def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
-    """An admin client, its errors mapped."""
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
-        try:
-            yield admin
-        finally:
-            admin.close()
-    except KafkaError as error:
-        raise Unavailable(f"Kafka: {type(error).__name__}") from error
+def create(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+    """Create the topics that are missing; one that is there is left as it is (see `check`).
 
-
-def create(bootstrap: str, specs: Sequence[TopicSpec]) -> None:
-    """Create the topics that are not there. What is there stays as it is: see `check`."""
-    with _admin(bootstrap) as admin:
-        there = set(admin.list_topics())
-        for spec in specs:
-            if spec.name in there:
-                continue
-            new = NewTopic(
-                spec.name, spec.partitions, spec.replication, topic_configs=dict(spec.config)
-            )
-            try:
-                admin.create_topics([new], wait_for_metadata=True)
-            except TopicAlreadyExistsError:
-                continue
-
-
-def check(bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
-    """What differs from the declaration: topic, setting, found, wanted, what to do."""
-    problems = []
-    with _admin(bootstrap) as admin:
-        there = set(admin.list_topics())
-        present = [spec for spec in specs if spec.name in there]
-        problems += [
-            f"topic {spec.name} is missing; create it: visual-memory topics"
-            for spec in specs
-            if spec.name not in there
-        ]
-        if not present:
-            return problems
-        described = {
-            topic["name"]: len(topic["partitions"])
-            for topic in admin.describe_topics([spec.name for spec in present])
+    Returns when all can be used. Raises `Misconfigured` naming a topic that cannot be created,
+    `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        missing = {
+            spec.name: {
+                "num_partitions": spec.partitions,
+                "replication_factor": spec.replication,
+                "configs": {name: setting.value for name, setting in spec.settings.items()},
+            }
+            for spec, found in zip(specs, _described(admin, specs), strict=True)
+            if found is None
         }
-        resources = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in present]
-        configs = admin.describe_configs(resources, config_filter="all")["topic"]
-    for spec in present:
-        if described[spec.name] < spec.partitions:
-            problems.append(
-                f"topic {spec.name}: {described[spec.name]} partitions, wanted "
-                f"{spec.partitions}; add some, or set partitions to what is there"
+        if missing:
+            done = admin.create_topics(missing, raise_errors=False)
+            for topic in done["topics"]:
+                error = errors.for_code(topic["error_code"])
+                if error not in (errors.NoError, errors.TopicAlreadyExistsError):
+                    kind = mapped(error())
+                    why = topic.get("error_message") or error.__name__
+                    raise type(kind)(f"{topic['name']}: cannot be created: {why}")
+        admin.wait_for_topics([spec.name for spec in specs])
+
+
+def configure(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+    """Give existing topics the settings they break; all their other settings stay.
+
+    Partitions and replication stay too. Raises `Misconfigured`, `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        resources = [
+            ConfigResource(
+                ConfigResourceType.TOPIC,
+                spec.name,
+                {name: spec.settings[name].value for name in broken},
             )
-        for setting, wanted in spec.config.items():
-            found = configs[spec.name][setting]["value"]
-            if not _keeps(setting, found, wanted):
+            for spec, broken in zip(specs, _broken(admin, specs), strict=True)
+            if broken
+        ]
+        if resources:
+            for name, result in admin.alter_configs(resources)["topic"].items():
+                if result != "OK":
+                    raise Misconfigured(f"{name}: cannot be configured: {result}")
+
+
+def check(
+    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
+) -> list[str]:
+    """What breaks a promise, a line each: topic, setting, found, wanted, what to do."""
+    problems = []
+    with administration(bootstrap, security) as admin:
+        described = _described(admin, specs)
+        for spec, found, broken in zip(specs, described, _broken(admin, specs), strict=True):
+            if found is None:
                 problems.append(
-                    f"topic {spec.name}: {setting} is {found}, wanted {wanted}; set it with "
-                    f"kafka-configs --alter --entity-type topics --entity-name {spec.name} "
-                    f"--add-config {setting}={wanted}"
+                    f"{spec.name}: the topic is missing; create it with `visual-memory topics`"
                 )
+                continue
+            problems.extend(_shape_problems(spec, found["partitions"]))
+            problems.extend(
+                f"{spec.name}: {name} is {value}, wanted {spec.settings[name].relation} "
+                f"{spec.settings[name].value}; set it with kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name {spec.name} "
+                f"--add-config {name}={spec.settings[name].value}"
+                for name, value in broken.items()
+            )
     return problems
 
 
-def _keeps(setting: str, found: str, wanted: str) -> bool:
-    """Whether a live value keeps the promise; being stricter than promised is fine."""
-    if setting == "max.message.bytes":
-        return int(found) >= int(wanted)
-    if setting in ("max.compaction.lag.ms", "segment.ms"):
-        return int(found) <= int(wanted)
-    return found == wanted
+def check_or_refuse(
+    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
+) -> None:
+    """Raise `Misconfigured` with all that `check` finds."""
+    if problems := check(bootstrap, specs, security):
+        raise Misconfigured("\n".join(["topics break promises:", *problems]))
 
 
-def check_or_refuse(bootstrap: str, specs: Sequence[TopicSpec]) -> None:
-    """Raise `Misconfigured` naming every topic that is missing or breaks a promise."""
-    if problems := check(bootstrap, specs):
-        raise Misconfigured("; ".join(problems))
+def topic_ids(
+    bootstrap: str, names: Sequence[str], security: Security = NO_SECURITY
+) -> dict[str, str]:
+    """Each topic's id (KIP-516) as Kafka's tools write it; it changes when one is recreated.
 
-
-def topic_ids(bootstrap: str, names: Sequence[str]) -> dict[str, str]:
-    """Topic ids (KIP-516) by name: a topic that is deleted and made anew gets another."""
-    with _admin(bootstrap) as admin:
-        try:
-            described = admin.describe_topics(list(names))
-        except UnknownTopicOrPartitionError:
-            described = []
-        found = {topic["name"]: str(topic["topic_id"]) for topic in described}
-    if missing := [name for name in names if name not in found]:
+    Raises `Misconfigured` naming the topics that are missing, `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
+    missing = [name for name in names if name not in found or not _exists(found[name])]
+    if missing:
         raise Misconfigured(
-            f"missing topics: {', '.join(missing)}; create them: visual-memory topics"
+            f"topics are missing: {', '.join(missing)}; create them with `visual-memory topics`"
         )
-    return found
+    return {name: _id_text(found[name]["topic_id"]) for name in names}
+
+
+def _id_text(topic_id: UUID) -> str:
+    return base64.urlsafe_b64encode(UUID(str(topic_id)).bytes).decode().rstrip("=")
+
+
+def _exists(described: Mapping[str, Any]) -> bool:
+    error = errors.for_code(described["error_code"])
+    if error is errors.UnknownTopicOrPartitionError:
+        return False
+    if error is not errors.NoError:
+        raise error
+    return True
+
+
+def _described(
+    admin: KafkaAdminClient, specs: Sequence[TopicSpec]
+) -> list[Mapping[str, Any] | None]:
+    found = {topic["name"]: topic for topic in admin.describe_topics([s.name for s in specs])}
+    return [
+        found[spec.name] if spec.name in found and _exists(found[spec.name]) else None
+        for spec in specs
+    ]
+
+
+def _broken(admin: KafkaAdminClient, specs: Sequence[TopicSpec]) -> list[dict[str, str]]:
+    """For each topic, the settings that break a promise and what they are."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in specs]
+    live = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    return [
+        {
+            name: found["value"]
+            for name, setting in spec.settings.items()
+            if (found := live.get(spec.name, {}).get(name)) and not setting.holds(found["value"])
+        }
+        for spec in specs
+    ]
+
+
+def _shape_problems(spec: TopicSpec, partitions: Sequence[Mapping[str, Any]]) -> list[str]:
+    problems = []
+    count = len(partitions)
+    if count < spec.partitions:
+        problems.append(
+            f"{spec.name}: partitions are {count}, wanted at least {spec.partitions}; add some "
+            f"with kafka-topics.sh --alter --topic {spec.name} --partitions {spec.partitions}"
+        )
+    elif count > spec.partitions and spec.topic is Topic.PREDICTION:
+        # Askers choose among all of them, and workers answer to those they know.
+        problems.append(
+            f"{spec.name}: partitions are {count}, wanted {spec.partitions}; "
+            f"set VISUAL_MEMORY_PARTITIONS to {count}"
+        )
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    if replicas < spec.replication:
+        problems.append(
+            f"{spec.name}: replication is {replicas}, wanted at least {spec.replication}; raise "
+            "it with kafka-reassign-partitions.sh"
+        )
+    return problems
+
+
+def _milliseconds(seconds: float) -> Setting:
+    return Setting(str(max(1, round(seconds * 1000))), Relation.AT_MOST)
+
+
+def _number(text: str) -> float:
+    """A setting's number; -1 means no limit."""
+    return inf if text == "-1" else float(text)

@@ -1,0 +1,116 @@
+"""Ready vectors, and the batch rebuild of what a log holds: what a memory must come to."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+
+from memory import law
+from memory.errors import Rejected
+from memory.exact_index import ExactIndex
+from memory.model import (
+    Correction,
+    Digests,
+    Forget,
+    Ingest,
+    SelectorKind,
+    Trace,
+    Vector,
+    VectorPayload,
+)
+from memory.ports import FenceFact
+from streams import codec
+from streams.bootstrap import full_name
+from streams.events import Marker, Record, Topic
+from streams.fences import decode_fact
+from running import Running
+
+DIM = 24
+EMBEDDER = f"vectors:test:{DIM}"
+
+
+def unit(seed: int) -> Vector:
+    vector = np.random.default_rng(seed).normal(size=DIM)
+    found: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return found
+
+
+def read_all(running: Running, topic: Topic) -> list[Record]:
+    """Every record of a topic, from its start to its present end."""
+    name = full_name(running.settings, topic)
+    consumer = KafkaConsumer(
+        bootstrap_servers=running.settings.kafka, enable_auto_commit=False, max_poll_records=5000
+    )
+    partitions = [TopicPartition(name, p) for p in consumer.partitions_for_topic(name)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    ends = consumer.end_offsets(partitions)
+    records = []
+    while any(consumer.position(tp) < ends[tp] for tp in partitions):
+        for batch in consumer.poll(timeout_ms=500).values():
+            records += [Record.of(record) for record in batch]
+    consumer.close(autocommit=False)
+    return records
+
+
+def rebuilt_digests(running: Running) -> Digests:
+    """The digest of a batch rebuild by the pure law from what the topics hold."""
+    skew = round(running.settings.clock_skew * 1_000_000)
+    ids = running.topic_ids()
+    index = running.index()
+    oracle = ExactIndex(
+        embedder=index.embedder, dim=index.dim, hmac_key=running.settings.secret_key()
+    )
+    admitted: list[law.Admitted] = []
+    first_seen: dict[str, Forget] = {}
+    for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST):
+        topic_id = ids[full_name(running.settings, topic)]
+        for record in read_all(running, topic):
+            try:
+                event: Ingest | Correction | Forget | Marker
+                if topic is Topic.IMAGE_INGEST:
+                    event = codec.decode_ingest(record, topic_id, clock_skew=skew)
+                elif topic is Topic.LABEL_CORRECTION:
+                    event = codec.decode_correction(record, topic_id, clock_skew=skew)
+                else:
+                    event = codec.decode_forget(record, clock_skew=skew)
+            except Rejected:
+                continue
+            if isinstance(event, Forget):
+                known = first_seen.get(event.request_id, event)
+                first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
+            elif not isinstance(event, Marker):
+                admitted.append(law.Admitted(event))
+    barriers: dict[int, set[str]] = {}
+    for record in read_all(running, Topic.FENCES):
+        fact = decode_fact(record)
+        if isinstance(fact, FenceFact) and fact.kind == "barrier":
+            barriers.setdefault(fact.until, set()).add(fact.image)
+    for request in first_seen.values():
+        until = law.until_of(request, request.time, skew)
+        # What a label expands into is admitted as the images it found, not as the label.
+        found = barriers.get(until, set()) if request.selector.kind is SelectorKind.LABEL else ()
+        admitted.append(law.Admitted(request, until, frozenset(found)))
+
+    def trace_of(event: Ingest) -> Trace:
+        assert isinstance(event.payload, VectorPayload)
+        return Trace(
+            event.image_id,
+            event.payload_digest,
+            event.label,
+            event.source,
+            event.subjects,
+            event.attributes,
+            index.embedder,
+            event.payload.vector,
+        )
+
+    keys = law.Keys(oracle.image_key, oracle.selector_key)
+    state = law.rebuild(admitted, keys, trace_of)
+    return law.digests(state.items, state.fences)
+
+
+def rejected(running: Running) -> list[dict[str, object]]:
+    return [json.loads(record.value or b"") for record in read_all(running, Topic.REJECTED)]

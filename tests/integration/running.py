@@ -1,0 +1,154 @@
+"""Real workers as processes for one test module: own topics, own namespace, shared servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from memory.redis_index import RedisIndex
+from streams import bootstrap
+from streams.client import MemoryClient
+from streams.local import free_port
+from streams.monitor import Monitor
+from streams.settings import ENVIRONMENT_PREFIX, Settings, load
+from streams.stack import answers
+from streams.supervisor import ChildSpec, Supervisor, read_state
+
+ROOT = Path(__file__).parents[2]
+KEY = bytes(range(32)).hex()
+
+
+@dataclass
+class Running:
+    """A memory with its workers up."""
+
+    settings: Settings
+    folder: Path
+    clients: list[MemoryClient] = field(default_factory=list)
+    stores: list[redis.Redis] = field(default_factory=list)
+
+    def client(self, source: str = "test") -> MemoryClient:
+        client = bootstrap.client(self.settings, source)
+        self.clients.append(client)
+        return client
+
+    def index(self) -> RedisIndex:
+        store = bootstrap.redis_client(self.settings)
+        self.stores.append(store)
+        return bootstrap.open_index(self.settings, store)
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        for store in self.stores:
+            store.close()
+
+    def topic_ids(self) -> Mapping[str, str]:
+        return bootstrap.known_topic_ids(self.settings)
+
+    def restarts(self, role: str) -> int:
+        state = read_state(self.folder)
+        assert state is not None
+        return int(state["children"][role]["restarts"])
+
+    def wait_until_merged(self, timeout: float = 120) -> None:
+        """Return when no role is behind its log."""
+        monitor = bootstrap.monitor(self.settings)
+        try:
+            self._wait_until_merged(monitor, timeout)
+        finally:
+            monitor.close()
+
+    def _wait_until_merged(self, monitor: Monitor, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            behind = [lag for lag in monitor.lag() if lag.records]
+            if not behind:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still behind after {timeout} s: {behind}\n{self.logs()}")
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {log.name}\n{log.read_text()[-3000:]}" for log in self.folder.glob("*.log")
+        )
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path,
+    *,
+    kafka: str,
+    redis_url: str,
+    name: str,
+    workers: Mapping[str, int],
+    entry: tuple[str, ...] = ("-m", "streams.cli", "worker"),
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
+) -> Iterator[Running]:
+    """Start `workers` (how many of each role), wait until they serve, and end them.
+
+    `entry` is what Python runs, with the role as its argument.
+    """
+    values = {
+        "kafka": kafka,
+        "redis": redis_url,
+        "topic_prefix": name,
+        "namespace": name,
+        "hmac_key": KEY,
+        **settings,
+    }
+    made = load(**values)
+    bootstrap.create_topics(made)
+    env = {
+        **os.environ,
+        **{f"{ENVIRONMENT_PREFIX}{n.upper()}": str(value) for n, value in values.items()},
+        **(environment or {}),
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def spec(role: str, number: int) -> ChildSpec:
+        port = free_port()
+        return ChildSpec(
+            role if number == 0 else f"{role}-{number}",
+            (sys.executable, *entry, role),
+            folder / f"{role}-{number}.log",
+            env={**env, f"{ENVIRONMENT_PREFIX}WEB_PORT": str(port)},
+            ready=lambda: answers(port),
+            ready_timeout=90,
+            stop_timeout=20,
+        )
+
+    specs = [spec(role, n) for role, count in workers.items() for n in range(count)]
+    up = threading.Event()
+    failure: list[Exception] = []
+    supervisor = Supervisor(folder, specs, on_running=up.set)
+
+    def run() -> None:
+        try:
+            supervisor.run()
+        except Exception as error:  # noqa: BLE001 - told to the test's own thread
+            failure.append(error)
+            up.set()
+
+    thread = threading.Thread(target=run, name="workers")
+    thread.start()
+    found = Running(made, folder)
+    try:
+        up.wait()
+        if failure:
+            raise failure[0]
+        yield found
+    finally:
+        found.close()
+        supervisor.stop(120)
+        thread.join()

@@ -1,0 +1,51 @@
+"""An answer asked with `after` has seen what was written before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from events import EMBEDDER, unit
+from running import running
+
+from streams.client import MemoryClient
+from streams.events import Answer
+
+ROUNDS = 1_000
+ASKERS = 8
+
+
+def one_round(client: MemoryClient, number: int) -> tuple[Answer, Answer, Answer]:
+    """A class from a single image, its correction, its end; an answer after each."""
+    image_id, vector = f"image-{number}", unit(number)
+    learned = client.ingest(vector, id=image_id, label=f"class-{number}", embedder="test")
+    after_ingest = client.query(vector, embedder="test", k=1, after=[learned.position()])
+    corrected = client.correct(image_id, f"corrected-{number}")
+    after_correction = client.query(vector, embedder="test", k=1, after=[corrected.position()])
+    forgotten = client.forget(image=image_id)
+    after_forget = client.query(vector, embedder="test", k=1, after=[forgotten.position()])
+    return after_ingest, after_correction, after_forget
+
+
+def test_each_write_changes_the_next_answer_in_a_thousand_rounds(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    with running(
+        tmp_path,
+        kafka=kafka_bootstrap,
+        redis_url=redis_url,
+        name=unique("rounds"),
+        workers={"ingest": 1, "correct": 1, "forget": 1, "query": 1},
+        embedder=EMBEDDER,
+    ) as memory:
+        client = memory.client()
+        with ThreadPoolExecutor(ASKERS) as askers:
+            rounds = list(askers.map(lambda n: one_round(client, n), range(ROUNDS)))
+        for number, (learned, corrected, forgotten) in enumerate(rounds):
+            assert learned.label == f"class-{number}"
+            assert learned.neighbors[0].image_id == f"image-{number}"
+            assert corrected.label == f"corrected-{number}"
+            assert all(n.image_id != f"image-{number}" for n in forgotten.neighbors)
+            assert forgotten.status in ("answered", "empty")
+        assert memory.index().stats().items == 0

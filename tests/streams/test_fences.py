@@ -1,0 +1,208 @@
+"""The facts of forgetting in the log."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaProducer
+
+from memory.errors import Misconfigured, Unavailable
+from memory.model import FOREVER
+from memory.ports import FenceFact
+from streams import codec, topics
+from streams.events import Marker, OutgoingRecord, Record, Topic
+from streams.fences import KafkaFenceLog, decode_fact, encode_fact, replay
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+UNTIL = st.integers(0, FOREVER)
+FACTS = st.one_of(
+    st.builds(FenceFact, st.just("fence"), selector=TEXT, until=UNTIL),
+    st.builds(FenceFact, st.just("barrier"), image=TEXT, until=UNTIL),
+    st.builds(FenceFact, st.just("posting"), selector=TEXT, image=TEXT),
+    st.builds(FenceFact, st.just("request"), request=TEXT, until=UNTIL),
+)
+SOME = [
+    FenceFact("fence", selector="subject:ab", until=5),
+    FenceFact("barrier", image="cd", until=FOREVER),
+    FenceFact("posting", selector="source:ef", image="cd"),
+    FenceFact("request", request="01", until=7),
+]
+
+
+def received(outgoing: OutgoingRecord) -> Record:
+    return Record("fences", 0, 3, outgoing.key, outgoing.value, outgoing.headers, 0)
+
+
+@pytest.fixture
+def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
+    prefix = unique("fences")
+    topics.create(kafka_bootstrap, topics.declare(prefix, partitions=1))
+    return prefix
+
+
+@pytest.fixture
+def fence_log(kafka_bootstrap: str, prefix: str) -> Iterator[KafkaFenceLog]:
+    log = KafkaFenceLog(kafka_bootstrap, prefix=prefix)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def write(kafka_bootstrap: str, prefix: str) -> Iterator[Callable[[OutgoingRecord], None]]:
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    yield lambda record: producer.send(
+        prefix + record.topic, record.value, record.key, list(record.headers), record.partition
+    ).get(30)
+    producer.close()
+
+
+def all_facts(
+    bootstrap: str, prefix: str, positions: dict[int, int] | None = None
+) -> list[FenceFact]:
+    seen: list[FenceFact] = []
+    replay(bootstrap, prefix, seen.extend, positions or {})
+    return seen
+
+
+@given(FACTS)
+def test_a_fact_survives_its_record(fact: FenceFact) -> None:
+    assert decode_fact(received(encode_fact(fact))) == fact
+
+
+@given(FACTS, FACTS)
+def test_facts_share_a_key_only_when_they_are_the_same(one: FenceFact, other: FenceFact) -> None:
+    assert (encode_fact(one).key == encode_fact(other).key) == (one == other)
+
+
+def test_only_known_kinds_are_written() -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        encode_fact(FenceFact("wish", image="a"))
+
+
+GOOD = received(encode_fact(SOME[0]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"kind":"wish","image":"a"}',
+        b'{"kind":["fence"]}',
+        b'{"kind":"fence","selector":"s"}',
+        b'{"kind":"fence","selector":"s","until":-1}',
+        b'{"kind":"fence","selector":"s","until":true}',
+        b'{"kind":"fence","selector":"","until":1}',
+        b'{"kind":"fence","selector":"s","until":1,"image":"i"}',
+        b'{"kind":"fence","selector":"s","until":1,"until":2}',
+    ],
+)
+def test_garbage_is_an_error(value: bytes) -> None:
+    import hashlib
+
+    key = hashlib.sha256(value).hexdigest().encode()
+    with pytest.raises(ValueError, match=r"it |its "):
+        decode_fact(replace(GOOD, key=key, value=value))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [replace(GOOD, key=b"other"), replace(GOOD, key=None), replace(GOOD, headers=())],
+)
+def test_a_fact_with_another_key_or_type_is_an_error(record: Record) -> None:
+    with pytest.raises(ValueError, match="its "):
+        decode_fact(record)
+
+
+def test_tombstones_and_heartbeats_are_no_facts() -> None:
+    assert decode_fact(replace(GOOD, value=None)) is Marker.TOMBSTONE
+    heartbeat = received(codec.encode_heartbeat(Topic.FENCES, 0))
+    assert decode_fact(heartbeat) is Marker.HEARTBEAT
+
+
+def test_what_is_appended_is_replayed(
+    kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
+) -> None:
+    fence_log.append(SOME[:2])
+    fence_log.append(SOME[2:])
+    assert all_facts(kafka_bootstrap, prefix) == SOME
+
+
+def test_an_append_is_durable_when_it_returns(
+    kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
+) -> None:
+    facts = [FenceFact("barrier", image=f"{i:032x}", until=i) for i in range(3000)]
+    fence_log.append(facts)
+    assert all_facts(kafka_bootstrap, prefix) == facts
+
+
+def test_appending_nothing_needs_no_kafka() -> None:
+    KafkaFenceLog("nowhere.invalid:1").append([])
+
+
+def test_an_empty_log_replays_to_its_end(kafka_bootstrap: str, prefix: str) -> None:
+    def apply(facts: Sequence[FenceFact]) -> None:
+        raise AssertionError(facts)
+
+    assert replay(kafka_bootstrap, prefix, apply) == {0: 0}
+
+
+def test_replay_goes_on_from_where_it_ended(
+    kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
+) -> None:
+    fence_log.append(SOME[:2])
+    ends = replay(kafka_bootstrap, prefix, lambda _: None)
+    assert ends == {0: 2}
+    fence_log.append(SOME[2:])
+    assert all_facts(kafka_bootstrap, prefix, ends) == SOME[2:]
+
+
+def test_markers_are_passed_by(
+    kafka_bootstrap: str,
+    prefix: str,
+    fence_log: KafkaFenceLog,
+    write: Callable[[OutgoingRecord], None],
+) -> None:
+    write(codec.encode_heartbeat(Topic.FENCES, 0))
+    fence_log.append(SOME[:1])
+    write(OutgoingRecord(Topic.FENCES, b"gone", None, ()))
+    assert all_facts(kafka_bootstrap, prefix) == SOME[:1]
+
+
+def test_what_cannot_be_understood_refuses_naming_its_offset(
+    kafka_bootstrap: str,
+    prefix: str,
+    fence_log: KafkaFenceLog,
+    write: Callable[[OutgoingRecord], None],
+) -> None:
+    fence_log.append(SOME[:2])
+    write(OutgoingRecord(Topic.FENCES, b"k", b"secret", ()))
+    with pytest.raises(Misconfigured, match=r"fences\[0\]@2") as caught:
+        all_facts(kafka_bootstrap, prefix)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_log_shorter_than_what_was_read_refuses(kafka_bootstrap: str, prefix: str) -> None:
+    with pytest.raises(Misconfigured, match="facts of forgetting are lost"):
+        replay(kafka_bootstrap, prefix, lambda _: None, {0: 1})
+
+
+def test_a_missing_topic_refuses(kafka_bootstrap: str, unique: Callable[[str], str]) -> None:
+    with pytest.raises(Misconfigured, match="missing"):
+        replay(kafka_bootstrap, unique("no-fences"), lambda _: None)
+
+
+def test_an_append_without_kafka_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        log = KafkaFenceLog(
+            f"127.0.0.1:{silent.getsockname()[1]}", security={"bootstrap_timeout_ms": 300}
+        )
+        with pytest.raises(Unavailable):
+            log.append(SOME)

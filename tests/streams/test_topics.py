@@ -1,0 +1,234 @@
+"""Topics and the configuration on which promises rest."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from memory.errors import Misconfigured, Rejected, Unavailable
+from streams import topics
+from streams.events import HEADROOM, Topic
+from streams.kafka_clients import mapped, mapped_errors
+from streams.topics import Relation, Setting, TopicSpec
+
+Names = Callable[[str], str]
+
+
+def spec(specs: list[TopicSpec], topic: Topic) -> TopicSpec:
+    return next(s for s in specs if s.topic is topic)
+
+
+def alter(bootstrap: str, name: str, **settings: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    dotted = {key.replace("_", "."): value for key, value in settings.items()}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dotted)])
+    admin.close()
+
+
+@pytest.fixture
+def created(kafka_bootstrap: str, unique: Names) -> list[TopicSpec]:
+    specs = topics.declare(unique("topics"), partitions=2)
+    topics.create(kafka_bootstrap, specs)
+    return specs
+
+
+def test_every_role_has_a_topic_with_the_prefix() -> None:
+    assert {s.name for s in topics.declare("acme.")} == {f"acme.{t}" for t in Topic}
+
+
+def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
+    specs = topics.declare(compaction_lag=60)
+    for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST, Topic.FENCES):
+        settings = spec(specs, topic).settings
+        assert settings["cleanup.policy"] == Setting("compact")
+        assert settings["max.compaction.lag.ms"] == Setting("60000", Relation.AT_MOST)
+
+
+def test_what_answers_say_expires_with_its_segments() -> None:
+    for topic in (Topic.QUERY, Topic.PREDICTION, Topic.REJECTED):
+        settings = spec(topics.declare(), topic).settings
+        assert settings["cleanup.policy"] == Setting("delete")
+        assert settings["segment.ms"].holds(settings["retention.ms"].value)
+
+
+def test_receipts_are_kept() -> None:
+    settings = spec(topics.declare(), Topic.FORGET_RECEIPT).settings
+    assert settings["retention.ms"] == Setting("-1")
+
+
+def test_records_may_be_as_large_as_images_with_their_headers() -> None:
+    for topic in (Topic.IMAGE_INGEST, Topic.QUERY):
+        settings = spec(topics.declare(max_record_bytes=5_000_000), topic).settings
+        assert settings["max.message.bytes"].value == str(5_000_000 + HEADROOM)
+
+
+@pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 250, "a/"])
+def test_a_prefix_that_cannot_be_in_a_topics_name_is_refused(prefix: str) -> None:
+    with pytest.raises(Misconfigured, match="prefix"):
+        topics.declare(prefix)
+
+
+@pytest.mark.parametrize(
+    ("setting", "found", "holds"),
+    [
+        (Setting("compact"), "compact", True),
+        (Setting("compact"), "compact,delete", False),
+        (Setting("10", Relation.AT_MOST), "10", True),
+        (Setting("10", Relation.AT_MOST), "9", True),
+        (Setting("10", Relation.AT_MOST), "11", False),
+        (Setting("10", Relation.AT_MOST), "-1", False),
+        (Setting("10", Relation.AT_LEAST), "9", False),
+        (Setting("10", Relation.AT_LEAST), "11", True),
+    ],
+)
+def test_a_setting_holds_by_its_relation(setting: Setting, found: str, *, holds: bool) -> None:
+    assert setting.holds(found) is holds
+
+
+def test_created_topics_have_no_problems(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    assert topics.check(kafka_bootstrap, created) == []
+    topics.check_or_refuse(kafka_bootstrap, created)
+
+
+def test_creating_again_changes_nothing(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    names = [s.name for s in created]
+    before = topics.topic_ids(kafka_bootstrap, names)
+    topics.create(kafka_bootstrap, created)
+    assert topics.topic_ids(kafka_bootstrap, names) == before
+
+
+def test_a_missing_topic_is_named(kafka_bootstrap: str, unique: Names) -> None:
+    specs = topics.declare(unique("missing"))
+    problems = topics.check(kafka_bootstrap, specs)
+    assert len(problems) == len(specs)
+    assert all(s.name in p and "missing" in p for s, p in zip(specs, problems, strict=True))
+
+
+def test_a_changed_setting_is_named_with_what_was_found_and_wanted(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    name = spec(created, Topic.IMAGE_INGEST).name
+    alter(kafka_bootstrap, name, cleanup_policy="delete", max_compaction_lag_ms="99999999999")
+    problems = "\n".join(topics.check(kafka_bootstrap, created))
+    assert f"{name}: cleanup.policy is delete, wanted is compact" in problems
+    assert f"{name}: max.compaction.lag.ms is 99999999999, wanted at most 604800000" in problems
+    assert f"--entity-name {name} --add-config cleanup.policy=compact" in problems
+    with pytest.raises(Misconfigured, match=name):
+        topics.check_or_refuse(kafka_bootstrap, created)
+
+
+def test_a_stricter_setting_is_no_problem(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    alter(kafka_bootstrap, spec(created, Topic.PREDICTION).name, retention_ms="60000")
+    problems = topics.check(kafka_bootstrap, created)
+    assert problems == []
+
+
+def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    name = spec(created, Topic.QUERY).name
+    alter(kafka_bootstrap, name, retention_ms="-1", flush_messages="1000")
+    topics.configure(kafka_bootstrap, created)
+    assert topics.check(kafka_bootstrap, created) == []
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    live = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    admin.close()
+    assert live["topic"][name]["flush.messages"]["value"] == "1000"
+
+
+def test_too_few_partitions_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    wanted = [replace(s, partitions=3) for s in created if s.topic is Topic.QUERY]
+    (problem,) = topics.check(kafka_bootstrap, wanted)
+    assert "partitions are 2, wanted at least 3" in problem
+
+
+def test_a_partition_that_workers_do_not_know_is_a_problem_for_answers_only(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    fewer = [replace(s, partitions=1) for s in created]
+    (problem,) = topics.check(kafka_bootstrap, fewer)
+    assert spec(created, Topic.PREDICTION).name in problem
+    assert "VISUAL_MEMORY_PARTITIONS" in problem
+
+
+def test_too_few_replicas_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    (problem,) = topics.check(kafka_bootstrap, [replace(created[0], replication=3)])
+    assert "replication is 1, wanted at least 3" in problem
+
+
+def test_a_topic_that_cannot_be_created_is_named(kafka_bootstrap: str, unique: Names) -> None:
+    specs = topics.declare(unique("replicas"), replication=9)
+    with pytest.raises(Misconfigured, match=r"replicas.*cannot be created"):
+        topics.create(kafka_bootstrap, specs)
+
+
+def test_an_id_is_a_topics_own(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    names = [s.name for s in created]
+    ids = topics.topic_ids(kafka_bootstrap, names)
+    assert list(ids) == names
+    assert len(set(ids.values())) == len(names)
+    assert all(len(topic_id) == 22 for topic_id in ids.values())
+
+
+def test_a_recreated_topic_has_another_id(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    name = created[0].name
+    before = topics.topic_ids(kafka_bootstrap, [name])
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_topics([name])
+    admin.close()
+    topics.create(kafka_bootstrap, created[:1])
+    assert topics.topic_ids(kafka_bootstrap, [name]) != before
+
+
+def test_ids_of_missing_topics_are_refused_naming_them(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    with pytest.raises(Misconfigured, match="nowhere, neither"):
+        topics.topic_ids(kafka_bootstrap, [created[0].name, "nowhere", "neither"])
+
+
+def test_kafka_away_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable):
+        topics.check(
+            f"127.0.0.1:{silent.getsockname()[1]}",
+            topics.declare(),
+            {"bootstrap_timeout_ms": 300},
+        )
+
+
+def kinds_of_error() -> list[type[kafka_errors.KafkaError]]:
+    kinds = [kafka_errors.KafkaError]
+    for kind in kinds:
+        kinds.extend(k for k in kind.__subclasses__() if k not in kinds)
+    return kinds
+
+
+@pytest.mark.parametrize("kind", kinds_of_error(), ids=lambda kind: kind.__name__)
+def test_every_error_of_kafka_python_is_mapped(kind: type[kafka_errors.KafkaError]) -> None:
+    arguments: list[object] = [{}] if kind is kafka_errors.LogTruncationError else []
+    with pytest.raises((Unavailable, Misconfigured)), mapped_errors():
+        raise kind(*arguments)
+
+
+def test_what_an_operator_must_change_is_told_from_what_may_pass() -> None:
+    assert isinstance(mapped(kafka_errors.TopicAuthorizationFailedError()), Misconfigured)
+    assert isinstance(mapped(kafka_errors.SaslAuthenticationFailedError()), Misconfigured)
+    assert isinstance(mapped(kafka_errors.NotEnoughReplicasError()), Unavailable)
+    assert isinstance(mapped(ConnectionResetError()), Unavailable)
+
+
+def test_a_mapped_error_quotes_nothing() -> None:
+    assert "secret" not in str(mapped(kafka_errors.KafkaTimeoutError("secret")))
+
+
+def test_other_errors_pass_through() -> None:
+    from memory.errors import Reason
+
+    with pytest.raises(Rejected), mapped_errors():
+        raise Rejected(Reason.INTERNAL, "mine")
