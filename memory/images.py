@@ -1,17 +1,50 @@
-"""Decode images from strangers, within limits that are checked before pixels are."""
+"""Decode images from strangers, within limits that are checked before pixels are.
+
+What can hurt is refused or left unread: headers that promise more pixels than the limit,
+progressive JPEGs of thousands of scans, compressed text and colour profiles. Metadata other than
+the orientation never reaches the memory.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
+import threading
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
-from memory.errors import Reason, Rejected
+from memory.errors import Misconfigured, Reason, Rejected
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+MOST_PIXELS = 178_956_970
+"""Beyond twice Pillow's MAX_IMAGE_PIXELS it refuses by itself, whatever our limit says."""
+
+MOST_PASSES = 32
+"""Scans of a progressive JPEG over the largest image allowed; encoders write about ten."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MAGIC = (PNG, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# warnings.catch_warnings swaps a list of the whole process: two threads inside it at once can
+# leave the wrong one behind.
+_warnings_held = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,59 +54,154 @@ class ImageLimits:
     max_bytes: int = 1 << 20
     max_pixels: int = 50_000_000
 
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise Misconfigured(f"max_bytes must be at least 1, not {self.max_bytes}")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise Misconfigured(f"max_pixels must be 1 to {MOST_PIXELS}, not {self.max_pixels}")
+
 
 def decode(data: bytes, limits: ImageLimits) -> Image.Image:
     """The image as RGB, upright, on white where it is transparent; the first frame of many.
 
-    Raises `Rejected` for everything that is no whole image within the limits.
+    16 bits are scaled to 8. Raises `Rejected`: EMPTY_PAYLOAD; NOT_AN_IMAGE when it is none of
+    `FORMATS`; IMAGE_TOO_LARGE beyond the limits; TRUNCATED_IMAGE when it is cut short or broken.
+    Safe to call from many threads, which take turns.
     """
     if not data:
         raise Rejected(Reason.EMPTY_PAYLOAD, "the image has no bytes")
     if len(data) > limits.max_bytes:
-        raise Rejected(
-            Reason.IMAGE_TOO_LARGE,
-            f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed",
-        )
-    with warnings.catch_warnings():
+        raise _too_large(f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
+    with _warnings_held, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            return _decoded(data, limits)
+        except Rejected:
+            raise
         except Image.DecompressionBombError:
             raise _too_many_pixels(limits) from None
         except UnidentifiedImageError:
+            if _looks_like_an_image(data):
+                raise _broken("no readable header") from None
             raise Rejected(
                 Reason.NOT_AN_IMAGE, f"the payload is none of {', '.join(FORMATS)}"
             ) from None
+        except MemoryError:
+            raise _too_large("the image takes more memory than there is; scale it down") from None
         except Exception as error:  # noqa: BLE001 - Pillow's parsers raise nearly anything
-            raise _broken(error) from None
-        if image.width * image.height > limits.max_pixels:
+            raise _broken(type(error).__name__) from None
+
+
+def _decoded(data: bytes, limits: ImageLimits) -> Image.Image:
+    if _webp_canvas(data) > limits.max_pixels:
+        raise _too_many_pixels(limits)
+    with Image.open(io.BytesIO(_png_without_metadata(data)), formats=FORMATS) as image:
+        pixels = image.width * image.height
+        if pixels > limits.max_pixels:
             raise _too_many_pixels(limits)
-        try:
-            image.load()
-            return _on_white(ImageOps.exif_transpose(image))
-        except Exception as error:  # noqa: BLE001 - as above
-            raise _broken(error) from None
+        # Each scan is a pass over all pixels and may take a few bytes only. A thumbnail inside
+        # the metadata has scans too: the count may be a little high, never low.
+        scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+        if scans * pixels > MOST_PASSES * limits.max_pixels:
+            raise _too_large(f"the image has {scans} scans; save it as a baseline JPEG")
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))
+        rgb = _rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _too_large(detail: str) -> Rejected:
+    return Rejected(Reason.IMAGE_TOO_LARGE, detail)
 
 
 def _too_many_pixels(limits: ImageLimits) -> Rejected:
-    return Rejected(
-        Reason.IMAGE_TOO_LARGE, f"the image has more than {limits.max_pixels} pixels; scale it down"
-    )
+    return _too_large(f"the image has more than {limits.max_pixels} pixels; scale it down")
 
 
-def _broken(error: Exception) -> Rejected:
-    return Rejected(
-        Reason.TRUNCATED_IMAGE, f"the image is broken or cut short ({type(error).__name__})"
-    )
+def _broken(what: str) -> Rejected:
+    return Rejected(Reason.TRUNCATED_IMAGE, f"the image is broken or cut short ({what})")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _looks_like_an_image(data: bytes) -> bool:
+    """Whether a payload that cannot be opened began as an image; BMP's two letters are too few."""
+    return data.startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _webp_canvas(data: bytes) -> int:
+    """Pixels of a WebP's canvas, 0 if it is none: its decoder allocates them when it opens."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0
+    if data[12:16] == b"VP8X":
+        width, height = int.from_bytes(data[24:27], "little"), int.from_bytes(data[27:30], "little")
+        return (width + 1) * (height + 1)
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return (width & 0x3FFF) * (height & 0x3FFF)
+
+
+def _png_without_metadata(data: bytes) -> bytes:
+    """A PNG's chunks that make its first picture; anything else unchanged.
+
+    Text and profiles are compressed and may swell a thousandfold, and one chunk too large makes
+    Pillow refuse the whole image; animation chunks only matter from the second frame on.
+    """
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind in PIXEL_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where the metadata cannot be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - broken metadata spoils no pixels
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow clips 16 bits to 8 on conversion; scaling keeps what is seen.
-        scaled = np.asarray(image, np.int64).clip(0, 65535) // 257
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        return _grey(image, _from_16_bits(image))
+    if image.mode == "F":
+        return _grey(image, _from_floats(image))
+    if image.has_transparency_data or image.mode == "PA":
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
+    values = np.asarray(image)
+    if values.dtype.itemsize > 2:  # noqa: PLR2004 - bytes in 16 bits
+        values = values.clip(0, 65535)
+    high: npt.NDArray[np.uint8] = (values >> 8).astype(np.uint8)
+    return high
+
+
+def _from_floats(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Stretched from the least to the greatest finite value: floats have no agreed range."""
+    values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
+    least, spread = values.min(), np.ptp(values)
+    if not spread:
+        return np.zeros(values.shape, np.uint8)
+    stretched: npt.NDArray[np.uint8] = ((values - least) / spread * 255).round().astype(np.uint8)
+    return stretched
+
+
+def _grey(image: Image.Image, values: npt.NDArray[np.uint8]) -> Image.Image:
+    """A grey image; white where its one transparent grey stands."""
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        values = np.where(np.asarray(image) == transparent, np.uint8(255), values)
+    return Image.fromarray(values).convert("RGB")

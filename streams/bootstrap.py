@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -134,9 +134,17 @@ def catch_up_on_fences(
     memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
 
 
-def worker(settings: Settings, role: str) -> faust.App:
+def as_it_is(index: MemoryIndex) -> MemoryIndex:
+    """The index itself."""
+    return index
+
+
+def worker(
+    settings: Settings, role: str, around: Callable[[MemoryIndex], MemoryIndex] = as_it_is
+) -> faust.App:
     """A worker of one role, checked and wired, ready for `delivery.run`.
 
+    `around` may put something before the index, as tests of rare failures do.
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
@@ -146,7 +154,7 @@ def worker(settings: Settings, role: str) -> faust.App:
     made_for = embedder(settings) if role in EMBEDDING else None
     index = open_index(settings, store, made_for)
     index.check_durability()
-    memory = open_memory(settings, index, made_for, topic_ids)
+    memory = open_memory(settings, around(index), made_for, topic_ids)
     catch_up_on_fences(settings, memory, topic_ids)
     return wire(settings, role, memory, store, topic_ids)
 
@@ -166,6 +174,7 @@ def wire(
     app = delivery.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         settings.kafka,
+        instance=settings.instance,
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
     )

@@ -386,8 +386,14 @@ class _Transport(driver.Transport):
         self.Consumer = Consumer  # the driver's own extension point
 
 
-def make_app(group: str, bootstrap: str, *, max_record_bytes: int, buffer: int) -> faust.App:
-    """A Faust app with the settings delivery relies on; `buffer` is in records a partition."""
+def make_app(
+    group: str, bootstrap: str, *, instance: str | None, max_record_bytes: int, buffer: int
+) -> faust.App:
+    """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
+
+    A worker that comes back under the same `instance` gets its partitions at once; without one
+    they stand still until the session of the dead worker has timed out.
+    """
     brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
     return faust.App(
         group,
@@ -399,6 +405,7 @@ def make_app(group: str, bootstrap: str, *, max_record_bytes: int, buffer: int) 
         topic_disable_leader=True,
         web_enabled=False,
         consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=instance or "",
         consumer_max_fetch_size=max(1 << 20, 2 * max_record_bytes),
         producer_acks=-1,
         producer_linger=0,

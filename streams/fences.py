@@ -92,18 +92,29 @@ def _key(value: bytes) -> bytes:
 class KafkaFenceLog:
     """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads."""
 
-    def __init__(self, bootstrap: str, prefix: str = "", security: Security = NO_SECURITY) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        prefix: str = "",
+        security: Security = NO_SECURITY,
+        timeout: float = kafka_clients.BLOCK_SECONDS,
+    ) -> None:
         self._bootstrap = bootstrap
         self._topic = prefix + Topic.FENCES
         self._security = security
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
 
     def append(self, facts: Sequence[FenceFact]) -> None:
-        """Return once all in-sync replicas have every fact; `Unavailable` otherwise."""
+        """Return once all in-sync replicas have every fact, `Unavailable` after the timeout.
+
+        Safe to repeat: a fact that arrived all the same is the same fact.
+        """
         if not facts:
             return
         producer = self._connected()
+        deadline = time.monotonic() + self._timeout
         with mapped_errors():
             sent = [
                 producer.send(
@@ -112,7 +123,7 @@ class KafkaFenceLog:
                 for record in map(encode_fact, facts)
             ]
             for acknowledgement in sent:
-                acknowledgement.get(kafka_clients.BLOCK_SECONDS)
+                acknowledgement.get(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         with self._lock, mapped_errors():

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     image_batch: int = Field(32, ge=1, description="records merged together by the ingest role")
     questions_in_flight: int = Field(64, ge=1, description="questions answered at a time")
 
+    instance: str | None = Field(
+        None, description="name of this worker, unique in its role: a quick return after a crash"
+    )
     web_host: str = Field("127.0.0.1", description="where /metrics, /livez and /readyz listen")
     web_port: int = Field(0, ge=0, le=65535, description="their port; 0 takes a free one")
     metric_labels: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -97,13 +100,14 @@ def load(**overrides: object) -> Settings:
 
 
 def child_environment(
-    *, kafka: str, redis: str, web_port: str, secrets_dir: str, metrics_dir: str
+    *, kafka: str, redis: str, instance: str, web_port: str, secrets_dir: str, metrics_dir: str
 ) -> dict[str, str]:
     """This process's environment with the settings that a local stack's worker needs."""
     return {
         **os.environ,
         ENVIRONMENT_PREFIX + "KAFKA": kafka,
         ENVIRONMENT_PREFIX + "REDIS": redis,
+        ENVIRONMENT_PREFIX + "INSTANCE": instance,
         ENVIRONMENT_PREFIX + "WEB_PORT": web_port,
         ENVIRONMENT_PREFIX + "SECRETS_DIR": secrets_dir,
         "PROMETHEUS_MULTIPROC_DIR": metrics_dir,

@@ -152,6 +152,7 @@ def _supervisor(
             return child_environment(
                 kafka=where.kafka,
                 redis=where.redis,
+                instance=name,
                 web_port=str(port),
                 secrets_dir=str(data_dir / SECRETS_FOLDER),
                 metrics_dir=str(metrics_dir),

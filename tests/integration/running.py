@@ -122,7 +122,11 @@ def running(
             role if number == 0 else f"{role}-{number}",
             (sys.executable, *entry, role),
             folder / f"{role}-{number}.log",
-            env={**env, f"{ENVIRONMENT_PREFIX}WEB_PORT": str(port)},
+            env={
+                **env,
+                f"{ENVIRONMENT_PREFIX}WEB_PORT": str(port),
+                f"{ENVIRONMENT_PREFIX}INSTANCE": f"{role}-{number}",
+            },
             ready=lambda: answers(port),
             ready_timeout=90,
             stop_timeout=20,

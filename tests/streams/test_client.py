@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -402,14 +401,6 @@ def test_a_question_waiting_at_close_fails(client: MemoryClient) -> None:
         future.result(10)
 
 
-def test_waiting_for_answers_costs_little_processor_time(client: MemoryClient) -> None:
-    """Guards against a loop that spins: at rest, far less than one processor is busy."""
-    client.ask(b"x", timeout=60)
-    before, started = time.process_time(), time.monotonic()
-    time.sleep(2)
-    assert (time.process_time() - before) / (time.monotonic() - started) < 0.3
-
-
 # --- what became of it
 
 
@@ -479,7 +470,7 @@ def test_rejections_are_read_from_now_on_and_again_from_a_position(
     playing = agent(rejects)
     early = client.rejections()
     position = client.ingest(b"x", id="i", label="l").position(30)
-    (rejection,) = early.poll(5)
+    (rejection,) = early.poll(3)
     assert (rejection.topic, rejection.partition, rejection.offset) == (
         position.topic,
         position.partition,

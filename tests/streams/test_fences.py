@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Unavailable
 from memory.model import FOREVER
@@ -141,6 +142,24 @@ def test_an_append_is_durable_when_it_returns(
     facts = [FenceFact("barrier", image=f"{i:032x}", until=i) for i in range(3000)]
     fence_log.append(facts)
     assert all_facts(kafka_bootstrap, prefix) == facts
+
+
+def insync(bootstrap: str, topic: str, replicas: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    wanted = {"min.insync.replicas": str(replicas)}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+    admin.close()
+
+
+def test_an_append_that_too_few_replicas_have_is_unavailable(
+    kafka_bootstrap: str, prefix: str
+) -> None:
+    insync(kafka_bootstrap, prefix + Topic.FENCES, 2)
+    log = KafkaFenceLog(kafka_bootstrap, prefix=prefix, timeout=0.5)
+    with pytest.raises(Unavailable):
+        log.append(SOME[:1])
+    insync(kafka_bootstrap, prefix + Topic.FENCES, 1)
+    log.close()
 
 
 def test_appending_nothing_needs_no_kafka() -> None:

@@ -1,0 +1,34 @@
+"""A worker that is killed by one correction, as a decoder that crashes would be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from memory.model import Put, PutResult
+from memory.ports import MemoryIndex
+from streams import bootstrap, delivery
+from streams.settings import load
+
+
+class Poisoned:
+    """Everything the index is, but the label "poison" kills the process."""
+
+    def __init__(self, index: MemoryIndex) -> None:
+        self._index = index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    def put(self, puts: Sequence[Put]) -> list[PutResult]:
+        if any(put.corrected == "poison" for put in puts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._index.put(puts)
+
+
+if __name__ == "__main__":
+    settings = load()
+    delivery.run(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)

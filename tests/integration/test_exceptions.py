@@ -1,0 +1,87 @@
+"""An exception raised anywhere in an agent loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from events import EMBEDDER, rebuilt_digests, rejected, unit
+from running import running
+
+IMAGES = 400
+
+
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        ("ingest", "enlist:3:1"),
+        ("ingest", "put:4:2"),
+        ("ingest", "advance:3:1"),
+        ("correct", "put:1:1"),
+        ("forget", "listed:1:1"),
+        ("forget", "put:2:1"),
+        ("forget", "close_request:1:1"),
+    ],
+)
+def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
+    role: str,
+    fault: str,
+    kafka_bootstrap: str,
+    redis_url: str,
+    tmp_path: Path,
+    unique: Callable[[str], str],
+) -> None:
+    with running(
+        tmp_path,
+        kafka=kafka_bootstrap,
+        redis_url=redis_url,
+        name=unique("faults"),
+        workers={"ingest": 1, "correct": 1, "forget": 1},
+        entry=(str(Path(__file__).parent / "faulty_worker.py"),),
+        environment={
+            "FAULT": fault,
+            "FAULT_FILE": str(tmp_path / "faults"),
+            "FAULT_ROLE": role,
+        },
+        embedder=EMBEDDER,
+        clock_skew=0.2,
+    ) as memory:
+        client = memory.client()
+        for n in range(IMAGES):
+            client.ingest(
+                unit(n), id=f"i{n}", label="a", subjects=[f"s{n % 20}"], embedder="test"
+            )
+            client.correct(f"i{n}", f"b{n % 7}")
+        client.flush()
+        for n in range(5):
+            client.forget(subject=f"s{n}").position()
+        client.forget(label="b3").position()
+        memory.wait_until_merged()
+        assert (tmp_path / "faults").read_text() == fault.rpartition(":")[2]
+        assert memory.restarts(role) >= 1
+        assert memory.index().digests() == rebuilt_digests(memory)
+        assert {str(r["reason"]) for r in rejected(memory)} <= {"forgotten"}
+
+
+def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    with running(
+        tmp_path,
+        kafka=kafka_bootstrap,
+        redis_url=redis_url,
+        name=unique("poison"),
+        workers={"ingest": 1, "correct": 1},
+        entry=(str(Path(__file__).parent / "poisoned_worker.py"),),
+        embedder=EMBEDDER,
+        batch=8,
+    ) as memory:
+        client = memory.client()
+        sent = [client.correct(f"i{n}", "poison" if n == 3 else "fine") for n in range(40)]
+        poison = sent[3].position()
+        memory.wait_until_merged()
+        assert memory.index().stats().waiting_corrections == 39
+        (only,) = rejected(memory)
+        assert only["reason"] == "internal"
+        assert (only["partition"], only["offset"]) == (poison.partition, poison.offset)
