@@ -137,7 +137,7 @@ def _webp_canvas(data: bytes) -> int:
     if data[12:16] == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
-    width, height = struct.unpack_from("<HH", data, 26)
+    width, height = int.from_bytes(data[26:28], "little"), int.from_bytes(data[28:30], "little")
     return (width & 0x3FFF) * (height & 0x3FFF)
 
 
@@ -183,7 +183,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _from_16_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
     values = np.asarray(image)
-    if values.dtype.itemsize > 2:  # noqa: PLR2004 - bytes in 16 bits
+    if values.dtype.itemsize > 2:
         values = values.clip(0, 65535)
     high: npt.NDArray[np.uint8] = (values >> 8).astype(np.uint8)
     return high

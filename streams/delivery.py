@@ -13,11 +13,13 @@ import logging
 import os
 import random
 import signal
+import tempfile
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
@@ -399,6 +401,8 @@ def make_app(
         group,
         broker=brokers,
         store="memory://",
+        # Nothing is kept there, but Faust makes the folder, else in the working directory.
+        datadir=str(Path(tempfile.gettempdir()) / "visual-memory-faust"),
         key_serializer="raw",
         value_serializer="raw",
         topic_allow_declare=False,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from memory.errors import Misconfigured
 from streams.local import KafkaServer, RedisServer, free_port
-from streams.settings import CACHE_HOME, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
 from streams.supervisor import (
     ChildSpec,
     LocalServerError,
@@ -28,7 +28,6 @@ from streams.supervisor import (
 )
 
 WORKERS = ("ingest", "correct", "forget", "query")
-CACHE = CACHE_HOME / "visual-memory"
 ADDRESSES_FILE = "addresses.json"
 SECRETS_FOLDER = "secrets"
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.local import KafkaServer, RedisServer
-from streams.stack import CACHE
+from streams.settings import CACHE
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 REDIS_IMAGE = "redis:8"

@@ -49,9 +49,7 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
     ) as memory:
         client = memory.client()
         for n in range(IMAGES):
-            client.ingest(
-                unit(n), id=f"i{n}", label="a", subjects=[f"s{n % 20}"], embedder="test"
-            )
+            client.ingest(unit(n), id=f"i{n}", label="a", subjects=[f"s{n % 20}"], embedder="test")
             client.correct(f"i{n}", f"b{n % 7}")
         client.flush()
         for n in range(5):

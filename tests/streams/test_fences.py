@@ -144,22 +144,15 @@ def test_an_append_is_durable_when_it_returns(
     assert all_facts(kafka_bootstrap, prefix) == facts
 
 
-def insync(bootstrap: str, topic: str, replicas: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    wanted = {"min.insync.replicas": str(replicas)}
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
-    admin.close()
-
-
-def test_an_append_that_too_few_replicas_have_is_unavailable(
-    kafka_bootstrap: str, prefix: str
+def test_an_append_that_the_log_does_not_take_is_no_success(
+    kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
 ) -> None:
-    insync(kafka_bootstrap, prefix + Topic.FENCES, 2)
-    log = KafkaFenceLog(kafka_bootstrap, prefix=prefix, timeout=0.5)
-    with pytest.raises(Unavailable):
-        log.append(SOME[:1])
-    insync(kafka_bootstrap, prefix + Topic.FENCES, 1)
-    log.close()
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    small = {"max.message.bytes": "10"}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, prefix + Topic.FENCES, small)])
+    admin.close()
+    with pytest.raises(Misconfigured, match=r"raise its max\.message\.bytes"):
+        fence_log.append(SOME[:1])
 
 
 def test_appending_nothing_needs_no_kafka() -> None:

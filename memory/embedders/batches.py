@@ -1,0 +1,75 @@
+"""Batches, unit length and running out of memory, for any model that gives features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image, new
+
+from memory.errors import Reason, Rejected, Unavailable
+
+Embeddings = npt.NDArray[np.float32]
+
+
+class Features(Protocol):
+    """A model as the batches need it."""
+
+    def __call__(self, images: Sequence[Image]) -> Embeddings:
+        """RGB images to features (len(images), dim), not normalised.
+
+        Raises `MemoryError` when these are too many, on whatever device.
+        """
+        ...
+
+
+class BatchedEmbedder:
+    """The `Embedder` port over any `Features`; `dim` is seen, not declared."""
+
+    def __init__(self, name: str, digest: str, features: Features, *, batch_size: int) -> None:
+        self.name = name
+        self.digest = digest
+        self._features = features
+        self._batch_size = batch_size
+        self.dim = int(features([new("RGB", (32, 32), "white")]).shape[1])
+
+    def embed(self, images: Sequence[Image]) -> Embeddings:
+        """RGB images to an array (len(images), dim) of float32 rows of length 1.
+
+        Raises `Rejected` (NOT_FINITE, ZERO_VECTOR) for the whole call when one image has no
+        direction in the embedding: embed one at a time then, and only the culprit is refused.
+        Raises `Unavailable` when memory does not suffice for one image alone.
+        """
+        if not images:
+            return np.empty((0, self.dim), np.float32)
+        parts = [
+            self._halving(images[start : start + self._batch_size])
+            for start in range(0, len(images), self._batch_size)
+        ]
+        return unit_rows(np.concatenate(parts))
+
+    def _halving(self, images: Sequence[Image]) -> Embeddings:
+        """Embed a batch; on running out of memory in halves, until one image alone fails."""
+        try:
+            return self._features(images)
+        except MemoryError as error:
+            if len(images) == 1:
+                raise Unavailable("the embedder has not enough memory for one image") from error
+        # Only here, after the handler, has the failed batch's memory been let go.
+        middle = len(images) // 2
+        return np.concatenate([self._halving(images[:middle]), self._halving(images[middle:])])
+
+
+def unit_rows(features: Embeddings) -> Embeddings:
+    """Rows of length 1, float32. Raises `Rejected` where a row has no direction."""
+    # The squares of large or tiny float32 features over- or underflow in float32.
+    wide = features.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise Rejected(Reason.NOT_FINITE, "the embedder gives no finite vector for the image")
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    if not norms.all():
+        raise Rejected(Reason.ZERO_VECTOR, "the embedder gives a zero vector for the image")
+    unit: Embeddings = (wide / norms).astype(np.float32)
+    return unit

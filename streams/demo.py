@@ -1,0 +1,188 @@
+"""The demo: a memory learns, recognises, is corrected and forgets, before one's eyes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from memory.model import Position
+from streams import bootstrap, stack
+from streams.client import MemoryClient
+from streams.events import Answer
+from streams.samples import DEMO_CATEGORIES, Sample, emoji
+from streams.settings import CACHE
+
+TEACHER, ASKED = "google", "twitter"
+SOURCE = "demo-app"
+K = 5
+TIMEOUT = 280.0
+
+
+class DemoError(RuntimeError):
+    """The memory did not do what the demo shows."""
+
+
+def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
+    """Run the demo on real servers; raises `DemoError` when something is not as it must be."""
+    console = Console(stderr=json_, highlight=False)
+    categories = None if everything else DEMO_CATEGORIES
+    console.print(f"Fetching the emoji of two vendors and the servers (kept in {CACHE})")
+    taught, asked = emoji(TEACHER, CACHE, categories), emoji(ASKED, CACHE, categories)
+    with _stack(data_dir, console) as folder:
+        settings = stack.settings_for(folder, default=folder, kafka=None, redis=None)
+        with bootstrap.client(settings, SOURCE) as client:
+            summary = _show(client, taught, asked, console)
+    if json_:
+        print(json.dumps(summary, ensure_ascii=False))  # noqa: T201 - for a program
+
+
+@contextmanager
+def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
+    """A running stack, in a folder to keep or in one thrown away afterwards."""
+    if data_dir is None:
+        with tempfile.TemporaryDirectory(prefix="visual-memory-") as folder:
+            with _stack(Path(folder), console) as kept:
+                yield kept
+        return
+    console.print("Starting Kafka, Redis with search, and four Faust workers ...")
+    started = time.monotonic()
+    found = stack.up_detached(data_dir, kafka=None, redis=None, timeout=300)
+    try:
+        console.print(f"  up in {time.monotonic() - started:.0f} s; metrics at {found.metrics}")
+        yield data_dir
+    finally:
+        stack.down(data_dir)
+
+
+def _show(
+    client: MemoryClient, taught: Sequence[Sample], asked: Sequence[Sample], console: Console
+) -> dict[str, Any]:
+    console.rule("1. It learns")
+    started = time.monotonic()
+    positions = _teach(client, taught, console)
+    first = client.query(asked[0].path, k=K, after=positions, timeout=TIMEOUT)
+    _expect(first.status == "answered", "the memory answers after it was taught")
+    console.print(
+        f"  {len(taught)} classes from one image each, by {TEACHER}, searchable "
+        f"{time.monotonic() - started:.1f} s after the first event"
+    )
+
+    console.rule("2. It recognises another artist's drawings")
+    answers = _ask(client, asked, console)
+    top1 = sum(a.label == s.name for a, s in zip(answers, asked, strict=True)) / len(asked)
+    top5 = sum(
+        s.name in [n.label for n in a.neighbors] for a, s in zip(answers, asked, strict=True)
+    ) / len(asked)
+    console.print(
+        f"  asked with {ASKED}'s drawing of each: top-1 {top1:.1%}, top-5 {top5:.1%} "
+        f"(guessing: {1 / len(taught):.2%})"
+    )
+
+    console.rule("3. A person corrects it")
+    example = _example(answers, asked)
+    sample, before = asked[example], answers[example]
+    resting_on = before.neighbors[0].image_id
+    _print_answer(console, f"asked with {ASKED}'s {sample.name!r}", before)
+    corrected = client.correct(resting_on, "my own label").position()
+    flipped = client.query(sample.path, k=K, after=[corrected], timeout=TIMEOUT)
+    console.print(f"  correction sent: item {resting_on} is 'my own label'")
+    _print_answer(console, "asked again", flipped)
+    _expect(
+        before.label == sample.name and flipped.label == "my own label",
+        "the answer flips with the correction",
+    )
+
+    console.rule("4. It forgets")
+    request = client.forget(image=resting_on)
+    receipt = client.receipt(request, "erased", TIMEOUT)
+    after = client.query(sample.path, k=K, after=[request.position()], timeout=TIMEOUT)
+    took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
+    console.print(
+        f"  forget-request for item {resting_on}: receipt says erased, {took:.0f} ms after the log "
+        "had it"
+    )
+    _print_answer(console, "asked again", after)
+    _expect(
+        all(n.image_id != resting_on for n in after.neighbors),
+        "no answer rests on what is forgotten",
+    )
+    console.rule()
+    return {
+        "classes": len(taught),
+        "top1": round(top1, 4),
+        "top5": round(top5, 4),
+        "answer": before.label,
+        "answer_after_correction": flipped.label,
+        "answer_after_forgetting": after.label,
+    }
+
+
+def _teach(client: MemoryClient, samples: Sequence[Sample], console: Console) -> Sequence[Position]:
+    with _progress(console) as progress:
+        bar = progress.add_task("  teaching", total=len(samples))
+        pending = [client.ingest(s.path, id=s.id, label=s.name) for s in samples]
+        positions = []
+        for one in pending:
+            positions.append(one.position(60))
+            progress.advance(bar)
+    last: dict[int, Position] = {}
+    for position in sorted(positions, key=lambda p: p.offset):
+        last[position.partition] = position
+    return list(last.values())
+
+
+def _ask(client: MemoryClient, samples: Sequence[Sample], console: Console) -> list[Answer]:
+    with _progress(console) as progress:
+        bar = progress.add_task("  asking", total=len(samples))
+        futures = [client.ask(s.path, k=K, rule="plurality", timeout=TIMEOUT) for s in samples]
+        answers = []
+        for future in futures:
+            answers.append(future.result(TIMEOUT))
+            progress.advance(bar)
+    # The nearest neighbour is the answer of a 1-NN; the other four are for top-5.
+    return [_nearest(answer) for answer in answers]
+
+
+def _nearest(answer: Answer) -> Answer:
+    from dataclasses import replace
+
+    return replace(answer, label=answer.neighbors[0].label)
+
+
+def _example(answers: Sequence[Answer], asked: Sequence[Sample]) -> int:
+    """A question whose right answer rests on its nearest neighbour most clearly."""
+
+    def margin(i: int) -> float:
+        nearest, second = answers[i].neighbors[:2]
+        return second.distance - nearest.distance if answers[i].label == asked[i].name else -1.0
+
+    return max(range(len(asked)), key=margin)
+
+
+def _print_answer(console: Console, what: str, answer: Answer) -> None:
+    console.print(f"  {what}: [bold]{answer.label}[/bold], resting on")
+    for n in answer.neighbors[:3]:
+        console.print(f"      {n.image_id:<14} {n.label:<22} distance {n.distance:.3f}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _expect(condition: bool, what: str) -> None:  # noqa: FBT001 - an assertion
+    if not condition:
+        raise DemoError(f"the demo expected that {what}, and it did not")

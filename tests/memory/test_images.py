@@ -1,0 +1,333 @@
+"""Images from strangers become RGB or a named rejection, never anything else."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import tracemalloc
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from memory.errors import Misconfigured, Reason, Rejected
+from memory.images import MOST_PIXELS, ImageLimits, decode
+
+LIMITS = ImageLimits()
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+WHITE = (255, 255, 255)
+
+
+def picture(width: int = 24, height: int = 16) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), (250, 10, 10))
+    image.paste((10, 10, 250), (width // 2, 0, width, height))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows, 9))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + body + chunk(b"IEND", b"")
+
+
+def reason(data: bytes, limits: ImageLimits = LIMITS) -> Reason:
+    with pytest.raises(Rejected) as caught:
+        decode(data, limits)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_allowed_format_is_read(kind: str) -> None:
+    image = decode(encoded(picture(), kind), LIMITS)
+    assert (image.mode, image.size) == ("RGB", (24, 16))
+    assert np.abs(np.asarray(image, int) - np.asarray(picture(), int)).mean() < 12
+
+
+def test_no_bytes_are_an_empty_payload() -> None:
+    assert reason(b"") is Reason.EMPTY_PAYLOAD
+
+
+@pytest.mark.parametrize("data", [b"hello", b"\0" * 100, b"<svg></svg>", b"%PDF-1.7", b"BM"])
+def test_other_bytes_are_not_an_image(data: bytes) -> None:
+    assert reason(data) is Reason.NOT_AN_IMAGE
+
+
+def test_a_format_that_is_not_allowed_is_not_an_image() -> None:
+    assert reason(encoded(picture(), "PPM")) is Reason.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_file_cut_short_is_a_truncated_image(kind: str, share: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    data = encoded(noise, kind)
+    assert reason(data[: int(len(data) * share)]) is Reason.TRUNCATED_IMAGE
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
+def test_a_header_cut_short_is_a_truncated_image(kind: str) -> None:
+    assert reason(encoded(picture(), kind)[:13]) is Reason.TRUNCATED_IMAGE
+
+
+def test_a_wrong_checksum_is_a_broken_image() -> None:
+    data = bytearray(encoded(picture()))
+    data[data.index(b"IHDR") + 14] ^= 1
+    assert reason(bytes(data)) is Reason.TRUNCATED_IMAGE
+
+
+def test_pillow_is_never_told_to_load_truncated_images() -> None:
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_more_bytes_than_the_limit_are_too_large() -> None:
+    data = encoded(picture())
+    assert reason(data, ImageLimits(max_bytes=len(data) - 1)) is Reason.IMAGE_TOO_LARGE
+    assert decode(data, ImageLimits(max_bytes=len(data))).size == (24, 16)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_more_pixels_than_the_limit_are_too_large(kind: str) -> None:
+    data = encoded(picture(), kind)
+    assert reason(data, ImageLimits(max_pixels=24 * 16 - 1)) is Reason.IMAGE_TOO_LARGE
+    assert decode(data, ImageLimits(max_pixels=24 * 16)).size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(png(20_000, 20_000, 1, 0, bytes(2501) * 20_000), id="png"),
+        pytest.param(
+            b"GIF89a" + struct.pack("<HH", 20_000, 20_000) + b"\0\0\0;" + bytes(64), id="gif"
+        ),
+        pytest.param(
+            b"RIFF" + struct.pack("<I", 60) + b"WEBPVP8X" + struct.pack("<II", 10, 2)
+            + (16_382).to_bytes(3, "little") * 2 + bytes(40),
+            id="webp",
+        ),
+    ],
+)  # fmt: skip
+def test_a_vast_image_in_a_few_kilobytes_is_refused_unallocated(data: bytes) -> None:
+    assert len(data) < 60_000
+    tracemalloc.start()
+    try:
+        assert reason(data) is Reason.IMAGE_TOO_LARGE
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_png_that_promises_more_than_pillow_itself_allows_is_too_large() -> None:
+    assert reason(png(60_000, 60_000, 1, 0, b"\0")) is Reason.IMAGE_TOO_LARGE
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_too_large() -> None:
+    data = encoded(picture(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[last:-2] * 40 + data[-2:]
+    limits = ImageLimits(max_pixels=24 * 16)
+    assert decode(data, limits).size == (24, 16)
+    assert reason(bomb, limits) is Reason.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("kind", [b"iTXt", b"zTXt", b"iCCP"])
+def test_compressed_metadata_of_a_png_is_left_unread(kind: bytes) -> None:
+    swollen = zlib.compress(bytes(200_000_000), 9)
+    between = b"key\0\1\0\0\0" if kind == b"iTXt" else b"key\0\0"
+    bomb = chunk(kind, between + swollen)
+    rows = b"".join(b"\0" + bytes([9, 9, 9]) * 2 for _ in range(2))
+    tracemalloc.start()
+    try:
+        image = decode(png(2, 2, 8, 2, rows, *[bomb] * 4), LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert image.getpixel((1, 1)) == (9, 9, 9)
+
+
+def test_broken_exif_spoils_no_pixels() -> None:
+    data = encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 4000)
+    assert decode(data, LIMITS).size == (24, 16)
+
+
+def test_a_huge_colour_profile_spoils_no_pixels() -> None:
+    data = encoded(picture(), "JPEG", icc_profile=bytes(500_000))
+    assert decode(data, LIMITS).size == (24, 16)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_many_frames_the_first_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue") * 30]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert decode(data, LIMITS).getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    image = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), LIMITS)
+    assert image.getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    image = decode(encoded(Image.fromarray(values), kind), LIMITS)
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_16_bit_colour_is_scaled_not_clipped() -> None:
+    row = b"\0" + struct.pack(">6H", 0, 32768, 65535, 256, 255, 511)
+    image = decode(png(2, 1, 16, 2, row), LIMITS)
+    assert np.asarray(image).tolist() == [[[0, 128, 255], [1, 0, 1]]]
+
+
+def test_16_bit_colour_with_alpha_is_put_on_white() -> None:
+    row = b"\0" + struct.pack(">8H", 65535, 0, 0, 0, 65535, 0, 0, 65535)
+    image = decode(png(2, 1, 16, 6, row), LIMITS)
+    assert np.asarray(image).tolist() == [[list(WHITE), [255, 0, 0]]]
+
+
+def test_a_transparent_16_bit_grey_is_white() -> None:
+    row = b"\0" + struct.pack(">2H", 1000, 512)
+    image = decode(png(2, 1, 16, 0, row, chunk(b"tRNS", struct.pack(">H", 1000))), LIMITS)
+    assert np.asarray(image)[0, :, 0].tolist() == [255, 2]
+
+
+def test_floats_are_stretched_over_the_greys() -> None:
+    values = np.array([[0.0, 0.5, 1.0]], np.float32)
+    image = decode(encoded(Image.fromarray(values), "TIFF"), LIMITS)
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "opaque"),
+    [("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)), ("LA", (0, 0), (0, 255))],
+)
+def test_what_is_transparent_is_put_on_white(
+    mode: str, clear: tuple[int, ...], opaque: tuple[int, ...]
+) -> None:
+    image = Image.new(mode, (2, 1), clear)
+    image.putpixel((1, 0), opaque)
+    assert np.asarray(decode(encoded(image), LIMITS)).tolist() == [[list(WHITE), [0, 0, 0]]]
+
+
+def test_half_transparent_black_on_white_is_grey() -> None:
+    image = decode(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128))), LIMITS)
+    assert image.getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255])])
+def test_a_palette_with_transparency_is_put_on_white(transparency: int | bytes) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.putpixel((1, 0), 1)
+    found = decode(encoded(image, transparency=transparency), LIMITS)
+    assert np.asarray(found).tolist() == [[list(WHITE), [200, 0, 0]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_images_without_three_channels_become_rgb(mode: str) -> None:
+    image = Image.new("L", (2, 1), 0)
+    image.putpixel((1, 0), 255)
+    found = decode(encoded(image.convert(mode)), LIMITS)
+    assert np.asarray(found).tolist() == [[[0, 0, 0], list(WHITE)]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    """Stored so that it must be turned to stand upright: red, blue / green, white."""
+    upright = np.array(
+        [[(255, 0, 0), (0, 0, 255)], [(0, 160, 0), WHITE]], np.uint8
+    ).repeat(16, 0).repeat(24, 1)  # fmt: skip
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encoded(Image.fromarray(stored.copy()), kind, exif=exif), LIMITS)
+    assert found.size == (48, 32)
+    assert np.abs(np.asarray(found, int) - upright).mean() < 12
+
+
+def test_threads_decode_side_by_side() -> None:
+    good = [encoded(picture(), kind) for kind in FORMATS]
+    bad = encoded(picture())[:60]
+    start = threading.Barrier(4)
+
+    def work(_: int) -> int:
+        start.wait()
+        sizes = [decode(data, LIMITS).size for data in good * 5]
+        assert reason(bad) is Reason.TRUNCATED_IMAGE
+        return sizes.count((24, 16))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [30] * 4
+
+
+@pytest.mark.parametrize("pixels", [0, MOST_PIXELS + 1])
+def test_limits_that_cannot_hold_are_a_misconfiguration(pixels: int) -> None:
+    with pytest.raises(Misconfigured, match="max_pixels"):
+        ImageLimits(max_pixels=pixels)
+
+
+def test_a_limit_of_no_bytes_is_a_misconfiguration() -> None:
+    with pytest.raises(Misconfigured, match="max_bytes"):
+        ImageLimits(max_bytes=0)
+
+
+VALID = [
+    *(encoded(picture(), kind) for kind in FORMATS),
+    encoded(picture(), "JPEG", progressive=True, exif=b"Exif\0\0II*\0\1\0\x12\1\3\0\1\0\0\0\6\0"),
+    encoded(picture().convert("P"), "PNG", transparency=0),
+    encoded(picture(), "TIFF", compression="tiff_lzw"),
+    encoded(picture(), "TIFF", compression="tiff_adobe_deflate"),
+    encoded(picture().convert("RGBA"), "WEBP", save_all=True, append_images=[picture()]),
+    encoded(picture(), "GIF", save_all=True, append_images=[picture().convert("L")]),
+    encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 999), "PNG"),
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.sampled_from(VALID),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), max_size=8),
+    st.floats(0, 1),
+    st.booleans(),
+)
+def test_a_mutated_file_is_an_image_or_rejected(
+    data: bytes, edits: list[tuple[float, bytes]], cut: float, cuts: bool
+) -> None:
+    mutated = bytearray(data)
+    for place, patch in edits:
+        at = int(place * (len(data) - 1))
+        mutated[at : at + len(patch)] = patch
+    if cuts:
+        del mutated[int(cut * len(mutated)) :]
+    # A small limit: mutated sizes may be anything, and the machine is shared.
+    try:
+        assert decode(bytes(mutated), ImageLimits(max_pixels=1_000_000)).mode == "RGB"
+    except Rejected as rejected:
+        assert rejected.detail
