@@ -32,6 +32,7 @@ class Running:
 
     settings: Settings
     folder: Path
+    ports: dict[str, int] = field(default_factory=dict)
     clients: list[MemoryClient] = field(default_factory=list)
     stores: list[redis.Redis] = field(default_factory=list)
 
@@ -116,8 +117,11 @@ def running(
         "PYTHONPATH": str(ROOT),
     }
 
+    found = Running(made, folder)
+
     def spec(role: str, number: int) -> ChildSpec:
         port = free_port()
+        found.ports.setdefault(role, port)
         return ChildSpec(
             role if number == 0 else f"{role}-{number}",
             (sys.executable, *entry, role),
@@ -146,7 +150,6 @@ def running(
 
     thread = threading.Thread(target=run, name="workers")
     thread.start()
-    found = Running(made, folder)
     try:
         up.wait()
         if failure:
