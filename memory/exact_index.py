@@ -84,9 +84,8 @@ class ExactIndex:
         trace = put.trace
         if trace is None:
             return put
-        law.check_trace(trace, self._embedder, self._dim)
-        vector = trace.vector.astype(self._dtype).astype(np.float32)
-        return replace(put, trace=replace(trace, vector=vector))
+        vector = law.stored_vector(trace, self._embedder, self._dim, self._dtype)
+        return replace(put, trace=replace(trace, vector=vector.astype(np.float32)))
 
     def fence(self, selector: str, until: int) -> None:
         law.fence(self.state, selector, until)

@@ -12,6 +12,14 @@
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
 local VERSION = 1
+local AT_ONCE = 4000
+
+-- An image can have more events than Lua can pass as arguments (8,000).
+local function call_with_all(command, key, list)
+  for i = 1, #list, AT_ONCE do
+    redis.call(command, key, unpack(list, i, math.min(i + AT_ONCE - 1, #list)))
+  end
+end
 
 local function greater(a, b)
   if (a or '') > (b or '') then return a or '' end
@@ -112,23 +120,27 @@ local function put(keys, args)
   end
   local dead = {}
   if barrier ~= old_barrier then dead = dead_addresses(key, barrier) end
+  local sent = {}
   for _, name in ipairs(dead) do
     drop[#drop + 1] = name
-    redis.call('SADD', outbox, string.sub(name, 2))
+    sent[#sent + 1] = string.sub(name, 2)
   end
-  if address ~= '' and string.sub(address, 1, 16) <= barrier then
-    redis.call('SADD', outbox, address)
+  if address ~= '' and string.sub(address, 1, 16) <= barrier then sent[#sent + 1] = address end
+  call_with_all('SADD', outbox, sent)
+  if correction_dies and held[6] and (visible or not was_visible) then
+    -- The rest of the hash lives on; `shred` does this where it does not.
+    redis.call('HSET', key, 'corrected', string.rep('x', string.len(held[6])))
   end
 
   if was_visible == visible then
     -- One HSET: every command that touches the hash makes the index read it again.
-    if #set > 0 then redis.call('HSET', key, unpack(set)) end
-    if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
+    call_with_all('HSET', key, set)
+    call_with_all('HDEL', key, drop)
   elseif visible then
-    for i, name in ipairs(drop) do redis.call('HDEL', wait, name) end
+    call_with_all('HDEL', wait, drop)
     local moved = redis.call('HGETALL', wait)
     for i = 1, #set do moved[#moved + 1] = set[i] end
-    redis.call('HSET', item, unpack(moved))
+    call_with_all('HSET', item, moved)
     redis.call('DEL', wait)
   else
     local kept = {'b', barrier, 'sel', selectors}
@@ -147,7 +159,7 @@ local function put(keys, args)
       end
     end
     shred(item)
-    redis.call('HSET', wait, unpack(kept))
+    call_with_all('HSET', wait, kept)
   end
   return {barrier, stands and 1 or 0, (trace_dies or correction_dies) and 1 or 0,
           visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
@@ -185,22 +197,52 @@ end
 -- KEYS: request. ARGS: time. The earliest time seen stays. Returns time, closed.
 local function open_request(keys, args)
   local held = redis.call('HGET', keys[1], 'time')
-  if not held or args[1] < held then redis.call('HSET', keys[1], 'time', args[1]) end
-  return {(not held or args[1] < held) and args[1] or held,
-          redis.call('HGET', keys[1], 'closed') or '0'}
+  if not held or args[1] < held then
+    redis.call('HSET', keys[1], 'time', args[1])
+    held = args[1]
+  end
+  return {held, redis.call('HGET', keys[1], 'closed') or '0'}
+end
+
+-- KEYS: request, expansion. ARGS: time of a request that was never opened here.
+local function close_request(keys, args)
+  redis.call('HSETNX', keys[1], 'time', args[1])
+  redis.call('HSET', keys[1], 'closed', '1')
+  redis.call('DEL', keys[2])
+  return 'OK'
+end
+
+-- KEYS: set. ARGS: members. Sets only grow here.
+local function grow(keys, args)
+  call_with_all('SADD', keys[1], args)
+  return 'OK'
+end
+
+-- KEYS: meta. ARGS: field, value, ... Whoever is first decides all fields at once, or two
+-- workers that start together could each decide some and both refuse for ever.
+local function claim(keys, args)
+  for i = 1, #args, 2 do redis.call('HSETNX', keys[1], args[i], args[i + 1]) end
+  return redis.call('HGETALL', keys[1])
 end
 
 local function version() return VERSION end
 
-redis.register_function('vm1_put', put)
--- A full Redis must still forget and note how far it came.
-redis.register_function{function_name = 'vm1_erase', callback = put, flags = {'allow-oom'}}
-redis.register_function('vm1_enlist', enlist)
-redis.register_function{function_name = 'vm1_barrier', callback = barrier,
-                        flags = {'no-writes', 'allow-oom'}}
-redis.register_function{function_name = 'vm1_fence', callback = fence, flags = {'allow-oom'}}
-redis.register_function{function_name = 'vm1_advance', callback = advance, flags = {'allow-oom'}}
-redis.register_function{function_name = 'vm1_open_request', callback = open_request,
-                        flags = {'allow-oom'}}
-redis.register_function{function_name = 'vm1_version', callback = version,
-                        flags = {'no-writes', 'allow-oom'}}
+-- A full Redis must still forget, note how far it came, and let a worker start that does so.
+local IN_A_FULL_REDIS = {'allow-oom'}
+local READING = {'no-writes', 'allow-oom'}
+local function register(name, callback, flags)
+  redis.register_function{function_name = name, callback = callback, flags = flags}
+end
+
+register('vm1_put', put, {})
+register('vm1_erase', put, IN_A_FULL_REDIS)
+register('vm1_enlist', enlist, {})
+register('vm1_relist', enlist, IN_A_FULL_REDIS)
+register('vm1_barrier', barrier, READING)
+register('vm1_fence', fence, IN_A_FULL_REDIS)
+register('vm1_advance', advance, IN_A_FULL_REDIS)
+register('vm1_open_request', open_request, IN_A_FULL_REDIS)
+register('vm1_close_request', close_request, IN_A_FULL_REDIS)
+register('vm1_grow', grow, IN_A_FULL_REDIS)
+register('vm1_claim', claim, IN_A_FULL_REDIS)
+register('vm1_version', version, READING)

@@ -8,10 +8,12 @@ law as Redis functions; tests hold the two together, event by event.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from memory.errors import Reason, Rejected
 from memory.model import (
@@ -119,47 +121,73 @@ class Admitted:
 
 
 def rebuild(events: Iterable[Admitted], keys: Keys, trace_of: Callable[[Ingest], Trace]) -> State:
-    """The state of a set of admitted events, computed in one batch."""
+    """The state of a set of admitted events, straight from its definition.
+
+    Shares nothing with `put`, `enlist` and `fence`, so that a mistake in them shows. `trace_of`
+    makes what an ingest leaves in the memory.
+    """
     state = State()
+    ingests: dict[str, list[Ingest]] = {}
+    corrections: dict[str, list[Correction]] = {}
+    bore: dict[str, set[str]] = {}
+    forgets: list[Admitted] = []
     for admitted in events:
-        event = admitted.event
-        if isinstance(event, Ingest):
-            image = keys.image(event.image_id)
-            selectors = tuple(map(keys.selector, event.selectors))
-            barrier = max(enlist(state, selector, image) for selector in selectors)
-            put(
-                state,
-                Put(image, barrier, event.address, selectors, event.stamp, trace_of(event)),
-            )
-        elif isinstance(event, Correction):
-            put(
-                state,
-                Put(
-                    keys.image(event.image_id),
-                    address=event.address,
-                    stamp=event.stamp,
-                    correction=True,
-                    corrected=event.label,
-                ),
-            )
-        else:
-            for image in forgotten_images(state, admitted, keys):
-                put(state, Put(image, barrier=admitted.until))
+        match admitted.event:
+            case Ingest() as event:
+                image = keys.image(event.image_id)
+                ingests.setdefault(image, []).append(event)
+                for selector in map(keys.selector, event.selectors):
+                    bore.setdefault(image, set()).add(selector)
+                    state.postings.setdefault(selector, set()).add(image)
+            case Correction() as event:
+                corrections.setdefault(keys.image(event.image_id), []).append(event)
+            case _:
+                forgets.append(admitted)
+    barriers = _barriers(state, forgets, keys)
+    for image in ingests.keys() | corrections.keys() | barriers.keys():
+        barrier = barriers.get(image, NEVER)
+        seen = ingests.get(image, ())
+        said = corrections.get(image, ())
+        addresses = frozenset(event.address for event in (*seen, *said) if event.address)
+        trace = max((e for e in seen if e.time > barrier), key=_stamp, default=None)
+        corrected = max((e for e in said if e.time > barrier), key=_stamp, default=None)
+        state.items[image] = Item(
+            barrier=barrier,
+            trace_stamp=trace.stamp if trace else "",
+            trace=trace_of(trace) if trace else None,
+            corrected_stamp=corrected.stamp if corrected else "",
+            corrected=corrected.label if corrected else None,
+            selectors=frozenset(bore.get(image, ())),
+            log=frozenset(address for address in addresses if address.time > barrier),
+            outbox=frozenset(address for address in addresses if address.time <= barrier),
+        )
     return state
 
 
-def forgotten_images(state: State, admitted: Admitted, keys: Keys) -> Sequence[str]:
-    """Images that a forget reaches now, its fence raised first."""
-    if not isinstance(admitted.event, Forget):
-        raise TypeError("only a forget reaches images")
-    selector = admitted.event.selector
-    if selector.kind is SelectorKind.IMAGE:
-        return [keys.image(selector.value)]
-    if selector.kind is SelectorKind.LABEL:
-        return sorted(admitted.expansion)
-    key = keys.selector(selector)
-    fence(state, key, admitted.until)
-    return sorted(state.postings.get(key, ()))
+def _stamp(event: Ingest | Correction) -> Stamp:
+    return event.stamp
+
+
+def _barriers(state: State, forgets: Iterable[Admitted], keys: Keys) -> dict[str, int]:
+    """Up to when each image is dead. Enters the fences into `state`."""
+    reached: list[tuple[Iterable[str], int]] = []
+    for admitted in forgets:
+        if not isinstance(admitted.event, Forget):
+            raise TypeError("only a forget reaches images")
+        selector, until = admitted.event.selector, admitted.until
+        if selector.kind is SelectorKind.IMAGE:
+            reached.append(([keys.image(selector.value)], until))
+        elif selector.kind is SelectorKind.LABEL:
+            reached.append((admitted.expansion, until))
+        else:
+            fenced = keys.selector(selector)
+            state.fences[fenced] = max(state.fences.get(fenced, NEVER), until)
+    reached += [(state.postings.get(fenced, ()), until) for fenced, until in state.fences.items()]
+    barriers: dict[str, int] = {}
+    for images, until in reached:
+        for image in images:
+            barriers[image] = max(barriers.get(image, NEVER), until)
+    return barriers
 
 
 def until_of(request: Forget, first_seen: int, clock_skew: int) -> int:
@@ -197,13 +225,21 @@ def _sha256(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def check_trace(trace: Trace, embedder: str, dim: int) -> None:
-    """Refuse a vector that this memory must not hold."""
+def stored_vector(
+    trace: Trace, embedder: str, dim: int, dtype: npt.DTypeLike
+) -> npt.NDArray[np.floating[Any]]:
+    """The trace's vector in the element type a memory stores, shape (dim,).
+
+    Raises `Rejected` for what a memory must not hold: its distances would mean nothing.
+    """
     if trace.embedder != embedder:
         raise Rejected(Reason.OTHER_EMBEDDER, f"this memory's vectors come from {embedder}")
     if trace.vector.shape != (dim,):
         raise Rejected(Reason.WRONG_DIMENSION, f"this memory's vectors have {dim} elements")
-    if not np.isfinite(trace.vector).all():
+    with np.errstate(over="ignore"):  # refused by the next line, if the vector is not of length 1
+        stored: npt.NDArray[np.floating[Any]] = trace.vector.astype(dtype)
+    if not np.isfinite(stored).all():
         raise Rejected(Reason.NOT_FINITE, "the vector has NaN or infinite elements")
-    if not trace.vector.any():
+    if not stored.any():
         raise Rejected(Reason.ZERO_VECTOR, "the vector is zero; it has no direction")
+    return stored

@@ -38,14 +38,18 @@ class Schema:
     def exact(self) -> bool:
         return self.algorithm == "FLAT" or self.exact_hnsw
 
+    @property
+    def element(self) -> np.dtype[np.floating[Any]]:
+        """Stored vectors' element type, little-endian."""
+        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
+
     def quantised(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
-        """The vector in the index's element type, little-endian."""
-        return vector.astype(np.dtype(DTYPES[self.dtype]).newbyteorder("<"))
+        """The vector in the index's element type."""
+        return vector.astype(self.element)
 
     def decoded(self, blob: bytes) -> Vector:
         """A stored vector as float32, shape (dim,)."""
-        stored = np.frombuffer(blob, np.dtype(DTYPES[self.dtype]).newbyteorder("<"))
-        return stored.astype(np.float32)
+        return np.frombuffer(blob, self.element).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +108,21 @@ class Search:
 
     def count(self) -> int:
         """Searchable items."""
-        return int(
-            self._client.execute_command(
-                "FT.SEARCH", self._index, "*", "LIMIT", "0", "0", "DIALECT", "2"
-            )[0]
-        )
+        with mapped_errors():
+            return self._complete(self._client.execute_command("FT.INFO", self._index))
+
+    @staticmethod
+    def _complete(reply: Sequence[Any]) -> int:
+        """Items the index covers, from FT.INFO; `Unavailable` while it is being built.
+
+        An index made over existing data (a restored Redis, an index dropped by hand) answers
+        from the part it has read so far, as if that were all. Counting by FT.SEARCH would visit
+        every item.
+        """
+        info = dict(zip(reply[::2], reply[1::2], strict=True))
+        if int(info[b"indexing"]):
+            raise Unavailable("Redis: the search index is being built")
+        return int(info[b"num_docs"])
 
     def nearest(
         self, vectors: Sequence[Vector], ks: Sequence[int], excluded: Sequence[str | None]
@@ -134,8 +148,7 @@ class Search:
         self, vectors: Sequence[Vector], asked: Mapping[int, int], excluded: Sequence[str | None]
     ) -> dict[int, _Candidates]:
         pipeline = self._client.pipeline(transaction=False)
-        count = ("FT.SEARCH", self._index, "*", "LIMIT", "0", "0", "DIALECT", "2")
-        pipeline.execute_command(*count)
+        pipeline.execute_command("FT.INFO", self._index)
         # An HNSW index searches exactly behind a filter; this one lets everything pass, since
         # no id has a control character.
         everything = "(-@id:{$nobody})" if self._schema.exact_hnsw else "(*)"
@@ -150,13 +163,14 @@ class Search:
                 *("RETURN", "4", "distance", "id", "label", "vector"),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
-        pipeline.execute_command(*count)
+        pipeline.execute_command("FT.INFO", self._index)
         with mapped_errors():
-            (before, *_), *replies, (after, *_) = pipeline.execute()
+            first, *replies, last = pipeline.execute()
+        at_least = min(self._complete(first), self._complete(last))
         found = {}
         for (i, size), (_, *rows) in zip(asked.items(), replies, strict=True):
             fields = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows[1::2]]
-            if self._schema.exact and len(fields) < min(size, before, after):
+            if self._schema.exact and len(fields) < min(size, at_least):
                 raise Unavailable("Redis: the search was cut short")
             found[i] = self._measured(vectors[i], fields, size, excluded[i])
         return found
@@ -175,8 +189,7 @@ class Search:
             nothing = np.empty(0)
             return _Candidates([], nothing, nothing, complete)
         blobs = b"".join(f[b"vector"] for f in rows)
-        dtype = np.dtype(DTYPES[self._schema.dtype]).newbyteorder("<")
-        stored = np.frombuffer(blobs, dtype).reshape(len(rows), -1)
+        stored = np.frombuffer(blobs, self._schema.element).reshape(len(rows), -1)
         distances = cosine_distances(query, stored)
         hits = [
             Hit(f[b"id"].decode(), f[b"label"].decode(), float(d))

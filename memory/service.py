@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
+from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.images import ImageLimits, decode
 from memory.model import (
@@ -82,18 +83,6 @@ class NoFenceLog:
         """Keep nothing."""
 
 
-class _NoEmbedder:
-    """Stands for the embedder the index was made for, where images need not be embedded."""
-
-    def __init__(self, index: MemoryIndex) -> None:
-        self.name = "none"
-        self.digest = index.embedder
-        self.dim = index.dim
-
-    def embed(self, images: Sequence[Image]) -> Vector:
-        raise Rejected(Reason.NO_EMBEDDER, "this memory takes ready vectors only")
-
-
 class VisualMemory:
     """A living visual memory over an index and an embedder.
 
@@ -114,7 +103,7 @@ class VisualMemory:
         observe: Observe = lambda _stage, _seconds: None,
     ) -> None:
         self.index = index
-        self._embedder = embedder or _NoEmbedder(index)
+        self._embedder: Embedder = embedder or VectorsOnly(index.embedder, index.dim)
         self._fence_log: FenceLog = fence_log or NoFenceLog()
         self._limits = limits or ImageLimits()
         self._clock_skew = clock_skew

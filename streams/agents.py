@@ -41,7 +41,8 @@ def _decoded(
     role: str, records: Sequence[Record], decode: Callable[[Record], T | Marker]
 ) -> tuple[list[tuple[Record, T]], list[OutgoingRecord]]:
     """Events of the records, and rejections of those that cannot be read."""
-    events, outgoing = [], []
+    events: list[tuple[Record, T]] = []
+    outgoing: list[OutgoingRecord] = []
     for record in records:
         try:
             event = decode(record)
@@ -65,8 +66,8 @@ class WritingAgent(Generic[E]):
         merge: Callable[[Sequence[E]], list[Outcome]],
     ) -> None:
         self._role = role
-        self._decode = decode
-        self._merge = merge
+        self._decode: Callable[[Record], E | Marker] = decode
+        self._merge: Callable[[Sequence[E]], list[Outcome]] = merge
 
     def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
         started = time.perf_counter()
@@ -246,8 +247,8 @@ class Watch:
         self._waiting: list[tuple[tuple[Position, ...], asyncio.Future[bool]]] = []
         self._polling: asyncio.Task[None] | None = None
 
-    async def reached(self, after: tuple[Position, ...], timeout: float) -> bool:
-        """Whether every record at `after` is merged, within `timeout` seconds."""
+    async def reached(self, after: tuple[Position, ...], within: float) -> bool:
+        """Whether every record at `after` is merged `within` so many seconds."""
         if not after:
             return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -255,7 +256,7 @@ class Watch:
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         try:
-            return await asyncio.wait_for(future, timeout)
+            return await asyncio.wait_for(future, within)
         except TimeoutError:
             return False
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
@@ -222,9 +223,12 @@ class Delivery:
         for event in events:
             place = (self._source.topic_id, event.message.partition)
             ends[place] = max(ends.get(place, 0), event.message.offset + 1)
-        await self._retried(lambda: self.in_thread(self._ledger.advance, ends))
+        await self._advance(ends)
         for event in events:
             event.ack()
+
+    async def _advance(self, ends: Mapping[tuple[str, int], int]) -> None:
+        await self._retried(lambda: self.in_thread(self._ledger.advance, ends))
 
     async def _pump_tasks(self, answer: Answer, at_most: int) -> None:
         places = asyncio.Semaphore(at_most)
@@ -245,9 +249,9 @@ class Delivery:
         async def note_positions() -> None:
             while True:
                 await asyncio.sleep(1)
-                ends = {(self._source.topic_id, p): o for p, o in offsets.moved().items()}
-                if ends:
-                    await self._retried(lambda: self.in_thread(self._ledger.advance, ends))
+                moved = offsets.moved()
+                if moved:
+                    await self._advance({(self._source.topic_id, p): o for p, o in moved.items()})
 
         notes = asyncio.create_task(self._guarded(note_positions)())
         try:
@@ -266,34 +270,33 @@ class Delivery:
 
         async def send_all() -> None:
             producer = await self._app.maybe_start_producer()
-            sent = [
-                await producer.send(
-                    self._full_name(record.topic),
-                    key=record.key,
-                    value=record.value,
-                    partition=record.partition,
-                    timestamp=None,
-                    headers=list(record.headers),
-                )
-                for record in outgoing
-            ]
-            for acknowledgement in sent:
-                await acknowledgement
+            try:
+                sent = [
+                    await producer.send(
+                        self._full_name(record.topic),
+                        key=record.key,
+                        value=record.value,
+                        partition=record.partition,
+                        timestamp=None,
+                        headers=list(record.headers),
+                    )
+                    for record in outgoing
+                ]
+                for acknowledgement in sent:
+                    await acknowledgement
+            except (ProducerSendError, KafkaError) as error:
+                raise Unavailable(f"Kafka: {type(error).__name__}") from error
 
         if outgoing:
-            await self._retried(send_all, also=(ProducerSendError,))
+            await self._retried(send_all)
 
-    async def _retried(
-        self,
-        step: Callable[[], Awaitable[T]],
-        also: tuple[type[Exception], ...] = (),
-    ) -> T:
+    async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
         """Run a step, again and again with back-off while a server is away."""
         delay = 0.1
         while True:
             try:
                 result = await step()
-            except (Unavailable, *also) as error:
+            except Unavailable as error:
                 RETRIES.labels(self._source.role).inc()
                 log.warning("%s: %s; trying again", self._source.role, type(error).__name__)
                 self.health.waiting_for = str(error) or type(error).__name__
@@ -381,11 +384,9 @@ class _Transport(driver.Transport):
     def __init__(self, app: faust.App, seek_offsets: Seek) -> None:
         super().__init__(app.conf.broker_consumer, app)
 
-        class Consumer(_Consumer):
-            pass
-
-        Consumer.seek_offsets = staticmethod(seek_offsets)  # type: ignore[assignment]  # unbound on purpose
-        self.Consumer = Consumer  # the driver's own extension point
+        consumer: Any = type("Consumer", (_Consumer,), {"seek_offsets": staticmethod(seek_offsets)})
+        # The driver's own extension point, declared for classes only.
+        self.Consumer = consumer  # type: ignore[misc]
 
 
 def make_app(

@@ -48,9 +48,11 @@ def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
 def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
     """A running stack, in a folder to keep or in one thrown away afterwards."""
     if data_dir is None:
-        with tempfile.TemporaryDirectory(prefix="visual-memory-") as folder:
-            with _stack(Path(folder), console) as kept:
-                yield kept
+        with (
+            tempfile.TemporaryDirectory(prefix="visual-memory-") as folder,
+            _stack(Path(folder), console) as kept,
+        ):
+            yield kept
         return
     console.print("Starting Kafka, Redis with search, and four Faust workers ...")
     started = time.monotonic()

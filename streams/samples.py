@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 VERSION = "16.0.0"
 VENDORS = ("google", "twitter")
@@ -83,6 +84,7 @@ def _packages(cache: Path) -> Path:
 def _npm(*arguments: str) -> None:
     command = [*arguments, "--no-audit", "--no-fund", "--loglevel", "error"]
     try:
+        done: subprocess.CompletedProcess[Any]
         if system := shutil.which("npm"):
             done = subprocess.run([system, *command], capture_output=True, text=True, check=False)
         else:
@@ -99,5 +101,5 @@ def _npm(*arguments: str) -> None:
     if done.returncode != 0:
         raise SamplesError(
             f"npm could not fetch the sample images; check that it reaches its registry. It said:"
-            f"\n{done.stderr[-2000:]}"
+            f"\n{str(done.stderr)[-2000:]}"
         )

@@ -89,7 +89,7 @@ def load(**overrides: object) -> Settings:
     read: Any = Settings  # where it reads from is no declared argument
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return cast(Settings, read(_secrets_dir=secrets, **given))
+        return cast("Settings", read(_secrets_dir=secrets, **given))
     except ValidationError as error:
         # Only names and reasons: the values may be secrets.
         faults = "; ".join(
@@ -102,7 +102,7 @@ def load(**overrides: object) -> Settings:
 def child_environment(
     *, kafka: str, redis: str, instance: str, web_port: str, secrets_dir: str, metrics_dir: str
 ) -> dict[str, str]:
-    """This process's environment with the settings that a local stack's worker needs."""
+    """The present environment with the settings that a local stack's worker needs."""
     return {
         **os.environ,
         ENVIRONMENT_PREFIX + "KAFKA": kafka,

@@ -87,8 +87,8 @@ def up(
     kafka: str | None = None,
     redis: str | None = None,
     workers: Mapping[str, int] | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    ready: Callable[[Addresses], None] = lambda addresses: None,
+    say: Callable[[str], None] = lambda _line: None,
+    ready: Callable[[Addresses], None] = lambda _addresses: None,
 ) -> None:
     """Run the stack in this process until SIGTERM or SIGINT; `ready` is told the addresses.
 
@@ -168,9 +168,11 @@ def _supervisor(
             address=f"127.0.0.1:{port}",
         )
 
-    for role in WORKERS:
-        for n in range(workers.get(role, 1)):
-            processes.append(worker(f"{role}-{n}" if n else role, role, free_port()))
+    processes += [
+        worker(f"{role}-{n}" if n else role, role, free_port())
+        for role in WORKERS
+        for n in range(workers.get(role, 1))
+    ]
     processes.append(worker("monitor", "monitor", monitor_port))
 
     def announce() -> None:

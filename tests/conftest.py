@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "integration")]
-
-import servers
-
 from memory.redis_index import connect
+from tests import servers
 
 
 @pytest.fixture(scope="session")

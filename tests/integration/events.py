@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -25,7 +26,7 @@ from streams import codec
 from streams.bootstrap import full_name
 from streams.events import Marker, Record, Topic
 from streams.fences import decode_fact
-from running import Running
+from tests.integration.running import Running
 
 DIM = 24
 EMBEDDER = f"vectors:test:{DIM}"
@@ -55,34 +56,43 @@ def read_all(running: Running, topic: Topic) -> list[Record]:
     return records
 
 
+def _events(running: Running, skew: int) -> Iterator[Ingest | Correction | Forget]:
+    """What the writing topics hold, as the roles would admit it."""
+    ids = running.topic_ids()
+    ingest, correct = (
+        ids[full_name(running.settings, topic)]
+        for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
+    )
+    decoders: dict[Topic, Callable[[Record], Ingest | Correction | Forget | Marker]] = {
+        Topic.IMAGE_INGEST: lambda r: codec.decode_ingest(r, ingest, clock_skew=skew),
+        Topic.LABEL_CORRECTION: lambda r: codec.decode_correction(r, correct, clock_skew=skew),
+        Topic.FORGET_REQUEST: lambda r: codec.decode_forget(r, clock_skew=skew),
+    }
+    for topic, decode in decoders.items():
+        for record in read_all(running, topic):
+            try:
+                event = decode(record)
+            except Rejected:
+                continue
+            if not isinstance(event, Marker):
+                yield event
+
+
 def rebuilt_digests(running: Running) -> Digests:
     """The digest of a batch rebuild by the pure law from what the topics hold."""
     skew = round(running.settings.clock_skew * 1_000_000)
-    ids = running.topic_ids()
     index = running.index()
     oracle = ExactIndex(
         embedder=index.embedder, dim=index.dim, hmac_key=running.settings.secret_key()
     )
     admitted: list[law.Admitted] = []
     first_seen: dict[str, Forget] = {}
-    for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST):
-        topic_id = ids[full_name(running.settings, topic)]
-        for record in read_all(running, topic):
-            try:
-                event: Ingest | Correction | Forget | Marker
-                if topic is Topic.IMAGE_INGEST:
-                    event = codec.decode_ingest(record, topic_id, clock_skew=skew)
-                elif topic is Topic.LABEL_CORRECTION:
-                    event = codec.decode_correction(record, topic_id, clock_skew=skew)
-                else:
-                    event = codec.decode_forget(record, clock_skew=skew)
-            except Rejected:
-                continue
-            if isinstance(event, Forget):
-                known = first_seen.get(event.request_id, event)
-                first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
-            elif not isinstance(event, Marker):
-                admitted.append(law.Admitted(event))
+    for event in _events(running, skew):
+        if isinstance(event, Forget):
+            known = first_seen.get(event.request_id, event)
+            first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
+        else:
+            admitted.append(law.Admitted(event))
     barriers: dict[int, set[str]] = {}
     for record in read_all(running, Topic.FENCES):
         fact = decode_fact(record)

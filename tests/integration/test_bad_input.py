@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from events import DIM, EMBEDDER, rejected, unit
 from kafka import KafkaProducer
 from PIL import Image
-from running import Running, running
 
 from memory.errors import Reason, Rejected
 from memory.model import ImagePayload, Query, Selector, SelectorKind, VectorPayload
 from streams import codec
 from streams.bootstrap import full_name
 from streams.events import HEARTBEAT, OutgoingRecord, Topic, record_key
+from tests.integration.events import DIM, EMBEDDER, rejected, unit
+from tests.integration.running import Running, running
 
 NOW = time.time_ns() // 1000
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
@@ -232,7 +232,7 @@ def reasons(memory: Running) -> dict[str, list[dict[str, object]]]:
     found: dict[str, list[dict[str, object]]] = {name: [] for name in BAD}
     for rejection in rejected(memory):
         place = (rejection["topic"], rejection["partition"], rejection["offset"])
-        found[places[place]].append(rejection)  # type: ignore[index]  # read from JSON
+        found[places[place]].append(rejection)
     return found
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from events import EMBEDDER, rebuilt_digests, rejected, unit
-from running import running
+
+from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
+from tests.integration.running import running
 
 IMAGES = 400
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from events import EMBEDDER, rebuilt_digests, rejected, unit
 from kafka import KafkaProducer
-from running import running
 
 from memory.model import Selector, SelectorKind, VectorPayload
 from streams import codec
 from streams.bootstrap import full_name
 from streams.events import OutgoingRecord
+from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
+from tests.integration.running import running
 
 EVENTS = 20_000
 REPEATED = 0.2

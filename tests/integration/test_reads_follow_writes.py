@@ -6,11 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from events import EMBEDDER, unit
-from running import running
-
 from streams.client import MemoryClient
 from streams.events import Answer
+from tests.integration.events import EMBEDDER, unit
+from tests.integration.running import running
 
 ROUNDS = 1_000
 ASKERS = 8

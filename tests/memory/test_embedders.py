@@ -30,6 +30,7 @@ from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 ROOT = Path(__file__).parents[2]
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+hf: Any = transformers  # typed in part only
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -55,15 +56,15 @@ def save(folder: Path, model: Any, processor: Any) -> Path:
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = transformers.ViTModel(transformers.ViTConfig(**SMALL))
-    return save(tmp_path_factory.mktemp("vit"), model, transformers.ViTImageProcessor())
+    model = hf.ViTModel(hf.ViTConfig(**SMALL))
+    return save(tmp_path_factory.mktemp("vit"), model, hf.ViTImageProcessor())
 
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = transformers.Dinov2Model(transformers.Dinov2Config(**SMALL))
-    processor = transformers.BitImageProcessor(
+    model = hf.Dinov2Model(hf.Dinov2Config(**SMALL))
+    processor = hf.BitImageProcessor(
         size={"shortest_edge": 256},
         crop_size={"height": 224, "width": 224},
         resample=3,
@@ -78,11 +79,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     text = {"vocab_size": 50, "bos_token_id": 48, "eos_token_id": 49, "pad_token_id": 0}
     sizes = {key: SMALL[key] for key in SMALL if not key.endswith(("patch_size", "image_size"))}
-    config = transformers.CLIPConfig(
-        text_config={**sizes, **text}, vision_config=SMALL, projection_dim=16
-    )
-    processor = transformers.CLIPImageProcessor()
-    return save(tmp_path_factory.mktemp("clip"), transformers.CLIPModel(config), processor)
+    config = hf.CLIPConfig(text_config={**sizes, **text}, vision_config=SMALL, projection_dim=16)
+    processor = hf.CLIPImageProcessor()
+    return save(tmp_path_factory.mktemp("clip"), hf.CLIPModel(config), processor)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,7 @@ def test_a_line_of_pixels_does_not_take_all_memory(dinov2: Path) -> None:
 
 def test_dinov2s_embedding_is_the_normalised_class_token(dinov2: Path) -> None:
     embedder = TransformersEmbedder(str(dinov2))
-    model = transformers.Dinov2Model.from_pretrained(dinov2).eval()
+    model = hf.Dinov2Model.from_pretrained(dinov2).eval()
     image = scene(3)
     with torch.no_grad():
         output = model(pixel_values=pixels_of(embedder, image)[None])
@@ -153,7 +152,7 @@ def test_dinov2s_embedding_is_the_normalised_class_token(dinov2: Path) -> None:
 
 def test_clips_embedding_is_the_projected_image_feature(clip: Path) -> None:
     embedder = TransformersEmbedder(str(clip))
-    model = transformers.CLIPModel.from_pretrained(clip).eval()
+    model = hf.CLIPModel.from_pretrained(clip).eval()
     image = scene(3)
     with torch.no_grad():
         seen = model.vision_model(pixel_values=pixels_of(embedder, image)[None])
@@ -166,8 +165,8 @@ def test_clips_embedding_is_the_projected_image_feature(clip: Path) -> None:
 def test_a_vit_from_a_classifiers_checkpoint_needs_no_pooler(vit: Path, tmp_path: Path) -> None:
     """Classifiers are saved without it; a random one would give another embedding each time."""
     torch.manual_seed(0)
-    model = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL))
-    save(tmp_path, model, transformers.ViTImageProcessor())
+    model = hf.ViTForImageClassification(hf.ViTConfig(**SMALL))
+    save(tmp_path, model, hf.ViTImageProcessor())
     first, second = TransformersEmbedder(str(tmp_path)), TransformersEmbedder(str(tmp_path))
     assert first.digest == second.digest
     assert (first.embed([scene(1)]) == second.embed([scene(1)])).all()
@@ -175,8 +174,8 @@ def test_a_vit_from_a_classifiers_checkpoint_needs_no_pooler(vit: Path, tmp_path
 
 def test_a_convolutional_models_embedding_is_pooled(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
-    save(tmp_path, transformers.ConvNextModel(config), transformers.ConvNextImageProcessor())
+    config = hf.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)
+    save(tmp_path, hf.ConvNextModel(config), hf.ConvNextImageProcessor())
     assert TransformersEmbedder(str(tmp_path)).embed([scene(1)]).shape == (1, 16)
 
 
@@ -220,7 +219,7 @@ def change_json(file: Path, **changes: Any) -> None:
 
 
 def change_weight(folder: Path) -> None:
-    model = transformers.Dinov2Model.from_pretrained(folder)
+    model = hf.Dinov2Model.from_pretrained(folder)
     with torch.no_grad():
         model.layernorm.bias[0] += 1e-3
     model.save_pretrained(folder)
@@ -450,9 +449,7 @@ def test_a_missing_folder_is_named() -> None:
 
 def test_a_model_without_safetensors_is_not_loaded(vit: Path, tmp_path: Path) -> None:
     pickled = shutil.copytree(vit, tmp_path / "pickled")
-    torch.save(
-        transformers.ViTModel.from_pretrained(vit).state_dict(), pickled / "pytorch_model.bin"
-    )
+    torch.save(hf.ViTModel.from_pretrained(vit).state_dict(), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     with pytest.raises(Misconfigured, match=r"model\.safetensors"):
         TransformersEmbedder(str(pickled))
@@ -474,8 +471,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(dinov2: Path, tmp_path: Path
 
 def test_a_model_that_is_random_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL))
-    save(tmp_path, model, transformers.ViTImageProcessor())
+    model = hf.ViTMAEModel(hf.ViTMAEConfig(**SMALL))
+    save(tmp_path, model, hf.ViTImageProcessor())
     with pytest.raises(Misconfigured, match="each time"):
         TransformersEmbedder(str(tmp_path))
 

@@ -131,7 +131,8 @@ from memory.errors import Rejected
 from memory.images import ImageLimits, decode
 data = sys.stdin.buffer.read()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, -1))
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, hard))
 try:
     decode(data, ImageLimits())
 except Rejected as rejected:
