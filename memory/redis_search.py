@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from memory.redis_errors import mapped_errors
 MAX_CANDIDATES = 4096
 MARGIN = 8
 TIMEOUT_MS = 10_000
+BUILD_SECONDS = 10.0
 SLACK_FLOOR = 1e-6
 HNSW = {"M": "16", "EF_CONSTRUCTION": "200", "EF_RUNTIME": "200"}
 DTYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
-LABEL_PAGE = 10_000
+PAGE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,11 @@ class Search:
         self._schema = schema
 
     def create(self) -> None:
-        """Make the index if it is not there, and make a cut search an error."""
+        """Make the index if it is not there, and make a cut search an error.
+
+        Waits a little while the index is being built, since a new one first scans all keys of
+        the server; searches refuse as long as it takes.
+        """
         try:
             self._client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "FAIL")
         except redis.ResponseError as error:
@@ -85,8 +91,18 @@ class Search:
                     "this Redis has no search module; use redis:8 or redis-stack"
                 ) from None
             raise
-        if self._index.encode() in self._client.execute_command("FT._LIST"):
-            return
+        if self._index.encode() not in self._client.execute_command("FT._LIST"):
+            self._create()
+        deadline = time.monotonic() + BUILD_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self.count()
+            except Unavailable:
+                time.sleep(0.01)
+            else:
+                return
+
+    def _create(self) -> None:
         options = {
             "TYPE": self._schema.dtype,
             "DIM": str(self._schema.dim),
@@ -200,46 +216,44 @@ class Search:
 
     def labelled(self, label: str) -> list[str]:
         """Image keys of the items with this label."""
-        keys: list[str] = []
-        with mapped_errors():
-            reply = self._client.execute_command(
-                *("FT.AGGREGATE", self._index, "@label:{$label}", "PARAMS", "2", "label", label),
-                *("LOAD", "1", "@__key", "WITHCURSOR", "COUNT", str(LABEL_PAGE), "DIALECT", "2"),
-            )
-            while True:
-                (_, *rows), cursor = reply
-                keys += [row[1].decode().rpartition("{")[2].rstrip("}") for row in rows]
-                if cursor == 0:
-                    return keys
-                reply = self._client.execute_command("FT.CURSOR", "READ", self._index, cursor)
+        rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", "PARAMS", "2", "label", label)
+        return [key.decode().rpartition("{")[2].rstrip("}") for _, key in rows]
 
     def label_counts(self, labels: Sequence[str] | None) -> Mapping[str, int]:
         """See `memory.ports.MemoryIndex.label_counts`."""
-        with mapped_errors():
-            if labels is not None:
-                pipeline = self._client.pipeline(transaction=False)
-                for label in labels:
-                    pipeline.execute_command(
-                        *("FT.SEARCH", self._index, "@label:{$label}"),
-                        *("PARAMS", "2", "label", label, "LIMIT", "0", "0", "DIALECT", "2"),
-                    )
-                return {
-                    label: int(reply[0])
-                    for label, reply in zip(labels, pipeline.execute(), strict=True)
-                }
-            counts = {}
-            reply = self._client.execute_command(
-                *("FT.AGGREGATE", self._index, "*", "GROUPBY", "1", "@label"),
-                *("REDUCE", "COUNT", "0", "AS", "n"),
-                *("WITHCURSOR", "COUNT", str(LABEL_PAGE), "DIALECT", "2"),
+        if labels is None:
+            rows = self._rows("*", *("GROUPBY", "1", "@label", "REDUCE", "COUNT", "0", "AS", "n"))
+            return {label.decode(): int(count) for _, label, _, count in rows}
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("FT.INFO", self._index)
+        for label in labels:
+            pipeline.execute_command(
+                *("FT.SEARCH", self._index, "@label:{$label}"),
+                *("PARAMS", "2", "label", label, "LIMIT", "0", "0"),
+                *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
-            while True:
-                (_, *rows), cursor = reply
-                for _, label, _, n in rows:
-                    counts[label.decode()] = int(n)
-                if cursor == 0:
-                    return counts
-                reply = self._client.execute_command("FT.CURSOR", "READ", self._index, cursor)
+        with mapped_errors():
+            info, *replies = pipeline.execute()
+            self._complete(info)
+        return {label: int(reply[0]) for label, reply in zip(labels, replies, strict=True)}
+
+    def _rows(self, query: str, *steps: str) -> Iterator[Sequence[bytes]]:
+        """The rows of an aggregation, all of them: from a part of a label's images a request
+        to forget would be closed for ever.
+        """
+        with mapped_errors():
+            self._complete(self._client.execute_command("FT.INFO", self._index))
+            (_, *rows), cursor = self._client.execute_command(
+                *("FT.AGGREGATE", self._index, query, *steps),
+                *("WITHCURSOR", "COUNT", str(PAGE), "TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
+            )
+        yield from rows
+        while cursor:
+            with mapped_errors():
+                (_, *rows), cursor = self._client.execute_command(
+                    "FT.CURSOR", "READ", self._index, cursor
+                )
+            yield from rows
 
 
 def cosine_distances(

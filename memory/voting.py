@@ -1,4 +1,8 @@
-"""Neighbours vote (paper, section 3.2 and appendix)."""
+"""Neighbours vote: each has a weight, weights are summed by class (paper, section 3).
+
+The rules are the paper's four: plurality, distance, softmax (DINO's temperature) and its own,
+rank, which is the default.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +30,33 @@ def vote(hits: Sequence[Hit], rule: Rule, *, k: int, excluded: Collection[str] =
     exclusion is off. On a tie the class that first reached the maximum, reading from the
     nearest, wins. Nobody to vote gives a vote without a label.
     """
-    voters = [hit for hit in hits if hit.image_id not in excluded] or list(hits)
+    voters = [hit for hit in hits if hit.image_id not in excluded] or hits
     neighbors = tuple(
         Neighbor(hit.image_id, hit.label, hit.distance, rank, WEIGHTS[rule](rank, hit.distance))
         for rank, hit in enumerate(voters[:k])
     )
+    summands = _summands(neighbors, rule)
     sums: dict[str, float] = {}
-    for neighbor in neighbors:
-        sums[neighbor.label] = sums.get(neighbor.label, 0.0) + neighbor.weight
+    label, maximum = None, 0.0
+    for neighbor, summand in zip(neighbors, summands, strict=True):
+        reached = sums.get(neighbor.label, 0) + summand
+        sums[neighbor.label] = reached
+        if reached > maximum:
+            label, maximum = neighbor.label, reached
     total = sum(sums.values())
     return Vote(
-        label=_winner(neighbors, sums),
-        shares={label: weight / total for label, weight in sums.items()},
+        label=label,
+        shares={label: reached / total for label, reached in sums.items()},
         neighbors=neighbors,
     )
 
 
-def _winner(neighbors: Sequence[Neighbor], sums: Mapping[str, float]) -> str | None:
-    """The class whose sum first reached the greatest sum of all."""
-    maximum = max(sums.values(), default=0.0)
-    running: dict[str, float] = {}
-    for neighbor in neighbors:
-        running[neighbor.label] = running.get(neighbor.label, 0.0) + neighbor.weight
-        if running[neighbor.label] == maximum:
-            return neighbor.label
-    return None
+def _summands(neighbors: Sequence[Neighbor], rule: Rule) -> Sequence[float]:
+    """The weights, or whole multiples of them where floats would round ties away.
+
+    1/2 against 1/4 + 1/6 + 1/12 is a tie; summed as floats it is none.
+    """
+    if rule is not Rule.RANK:
+        return [neighbor.weight for neighbor in neighbors]
+    unit = math.lcm(*range(RANK_OFFSET, RANK_OFFSET + len(neighbors)))
+    return [unit // (RANK_OFFSET + neighbor.rank) for neighbor in neighbors]

@@ -25,7 +25,7 @@ from streams.fences import KafkaFenceLog, replay
 from streams.ledger import RedisLedger
 from streams.metrics import observe_stage
 from streams.monitor import Monitor
-from streams.settings import Settings
+from streams.settings import Settings, prepare_process
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ def _given_up(role: str, record: Record) -> list[OutgoingRecord]:
 
 def run_worker(settings: Settings, role: str) -> NoReturn:
     """Run one role until a signal ends it."""
+    prepare_process()
     delivery.run(worker(settings, role), settings.log_level)
 
 

@@ -112,3 +112,11 @@ def child_environment(
         ENVIRONMENT_PREFIX + "SECRETS_DIR": secrets_dir,
         "PROMETHEUS_MULTIPROC_DIR": metrics_dir,
     }
+
+
+def prepare_process() -> None:
+    """Set what native libraries read when they load; call it before torch is imported."""
+    # Threads of OpenMP that spin while they wait starve the other workers of a machine: with
+    # both cores busy, images a second went from under 1 to 30 without it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -96,6 +96,12 @@ def test_a_wrong_checksum_is_a_broken_image() -> None:
     assert reason(bytes(data)) is Reason.TRUNCATED_IMAGE
 
 
+def test_a_png_whose_header_chunk_is_empty_is_a_broken_image() -> None:
+    """Pillow raises a plain ValueError for it, not the OSError of most broken files."""
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"") + chunk(b"IEND", b"")
+    assert reason(data) is Reason.TRUNCATED_IMAGE
+
+
 def test_pillow_is_never_told_to_load_truncated_images() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
@@ -114,13 +120,14 @@ def test_more_pixels_than_the_limit_are_too_large(kind: str) -> None:
 
 
 def vast(kind: str) -> bytes:
-    """A picture of at least 16,000 x 16,000 pixels in at most 60,000 bytes."""
+    """A picture of at least 12,000 x 12,000 pixels in at most 60,000 bytes."""
     if kind == "PNG":
         return png(20_000, 20_000, 1, 0, bytes(2501) * 20_000)
     if kind == "GIF":
         data = encoded(picture(), "GIF")
         return data[:6] + struct.pack("<HH", 20_000, 20_000) + data[10:]
-    canvas = (16_382).to_bytes(3, "little") * 2
+    # Pillow itself refuses no canvas below 13,377 x 13,377 before it allocates.
+    canvas = (11_999).to_bytes(3, "little") * 2
     data = encoded(picture(), "WEBP", save_all=True, append_images=[Image.new("RGB", (24, 16))])
     return data[:24] + canvas + data[30:]
 
