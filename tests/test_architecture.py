@@ -1,0 +1,265 @@
+"""Which module may know what, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("memory", "streams")
+LINES = 350
+
+KAFKA = {"faust", "mode", "aiokafka", "kafka"}
+ADAPTERS = {
+    "RedisIndex",
+    "KafkaFenceLog",
+    "RedisLedger",
+    "MemoryClient",
+    "VisualMemory",
+    "Monitor",
+    "Delivery",
+    "load_embedder",
+}
+ACKS = {"ack", "noack", "noack_take", "take", "seek_to_committed", "enable_acks"}
+"""What of Faust decides when an event counts as done."""
+
+MAY_READ_THE_ENVIRONMENT = {
+    "streams/settings.py": "it is the reader",
+    "streams/local.py": "JAVA_HOME and the cache; it imports nothing of the project",
+    "streams/stack.py": "whether a setting is given at all, which one with a default cannot tell",
+    "streams/web.py": "prometheus_client's own variable, by which it finds the other processes",
+}
+LONGER = {
+    "memory/model.py": 425,
+    "memory/service.py": 400,
+    "streams/cli.py": 425,
+    "streams/client.py": 450,
+    "streams/codec.py": 475,
+    "streams/delivery.py": 450,
+    "streams/local.py": 575,
+    "streams/supervisor.py": 625,
+}
+"""Modules still too long for one sitting, and what they may not grow beyond."""
+
+HEAVY = ("torch", "torchvision", "transformers", "efficientnet_lite_pytorch")
+DEFINITIONS = (
+    ast.Import,
+    ast.ImportFrom,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.Assign,
+    ast.AnnAssign,
+)
+
+
+def sources(*packages: str) -> dict[str, ast.Module]:
+    """Syntax trees by path, as in ``memory/law.py``."""
+    found = {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+        for package in packages
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+    assert found, f"no source in {packages}"
+    return found
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module imported anywhere in a source, also inside functions and for types alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction"
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def packages_of(tree: ast.Module) -> set[str]:
+    return {name.partition(".")[0] for name in imported(tree)}
+
+
+def called(tree: ast.Module) -> set[str]:
+    """Names that are called, or whose attribute is: ``RedisIndex(...)``, ``RedisIndex.open(...)``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            names |= {part.id for part in ast.walk(node.func) if isinstance(part, ast.Name)}
+            names |= {part.attr for part in ast.walk(node.func) if isinstance(part, ast.Attribute)}
+    return names
+
+
+def attributes(tree: ast.Module) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def reads_the_environment(tree: ast.Module) -> bool:
+    names = {"environ", "environb", "getenv", "getenvb"}
+    return bool(attributes(tree) & names) or any(
+        f"os.{name}" in set(imported(tree)) for name in names
+    )
+
+
+def test_memory_knows_neither_kafka_nor_the_delivery() -> None:
+    for path, tree in sources("memory").items():
+        assert not packages_of(tree) & (KAFKA | {"streams"}), path
+
+
+def test_no_product_module_imports_tests_or_benchmarks() -> None:
+    for path, tree in sources(*PACKAGES).items():
+        assert not packages_of(tree) & {"tests", "benchmarks", "pytest", "hypothesis"}, path
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """Exceptions have a reason, and one that is no longer needed must go."""
+    readers = {path for path, tree in sources(*PACKAGES).items() if reads_the_environment(tree)}
+    assert readers == set(MAY_READ_THE_ENVIRONMENT)
+
+
+def test_adapters_are_built_in_the_composition_root_alone() -> None:
+    everywhere = sources(*PACKAGES)
+    assert called(everywhere.pop("streams/bootstrap.py")) >= ADAPTERS, "a name is out of date"
+    for path, tree in everywhere.items():
+        assert not called(tree) & ADAPTERS, path
+
+
+def test_only_delivery_knows_when_faust_counts_an_event_as_done() -> None:
+    everywhere = sources("streams")
+    assert attributes(everywhere.pop("streams/delivery.py")) & ACKS, "a name is out of date"
+    for path, tree in everywhere.items():
+        assert not attributes(tree) & ACKS, path
+
+
+def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
+    users = {
+        path
+        for path, tree in sources("streams").items()
+        if packages_of(tree) & {"faust", "mode", "aiokafka"}
+    }
+    assert users <= {"streams/delivery.py", "streams/bootstrap.py"}
+
+
+@pytest.mark.parametrize(
+    ("path", "neighbours"),
+    [("streams/supervisor.py", set()), ("streams/local.py", {"streams.supervisor"})],
+)
+def test_the_local_servers_know_nothing_of_the_project(path: str, neighbours: set[str]) -> None:
+    """local.py may use the supervisor beside it, which knows nothing either."""
+    modules = {
+        name for name in imported(sources("streams")[path]) if name.split(".")[0] in PACKAGES
+    }
+    outside = {
+        name for name in modules if not any(f"{name}.".startswith(f"{n}.") for n in neighbours)
+    }
+    assert not outside
+
+
+def test_a_module_stays_readable_in_one_sitting() -> None:
+    """A module that is no longer too long leaves the list of those that are."""
+    lengths = {
+        path: len((ROOT / path).read_text("utf-8").splitlines()) for path in sources(*PACKAGES)
+    }
+    assert {path for path, length in lengths.items() if length > LINES} == set(LONGER)
+    for path, most in LONGER.items():
+        assert lengths[path] <= most, path
+
+
+def is_definition(node: ast.stmt) -> bool:
+    """Imports, functions, classes, constants and documentation: what a module may consist of."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.If):
+        test = ast.unparse(node.test)
+        return test in {"TYPE_CHECKING", "__name__ == '__main__'"}
+    return isinstance(node, DEFINITIONS)
+
+
+def test_modules_consist_of_definitions() -> None:
+    for path, tree in sources(*PACKAGES).items():
+        loose = [ast.unparse(node) for node in tree.body if not is_definition(node)]
+        assert not loose, path
+
+
+IMPORTING = """
+import importlib, json, logging, os, signal, sys, threading
+
+modules, others, heavy = (json.loads(argument) for argument in sys.argv[1:])
+for statement in others:
+    exec(statement, {})
+
+done = []
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
+ACTIONS = ("socket.", "subprocess.", "os.", "shutil.", "tempfile.", "signal.", "urllib.")
+READING = ("os.listdir", "os.scandir", "os.walk")
+
+def watch(event, arguments):
+    wrote = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+    if wrote or (event.startswith(ACTIONS) and event not in READING):
+        done.append(f"{event} {arguments[:1]}")
+
+def world():
+    return {
+        "environment": dict(os.environ),
+        "threads": threading.active_count(),
+        "handlers": len(logging.getLogger().handlers),
+        "level": logging.getLogger().level,
+        "SIGTERM": str(signal.getsignal(signal.SIGTERM)),
+        "SIGINT": str(signal.getsignal(signal.SIGINT)),
+        "folder": os.getcwd(),
+    }
+
+before = world()
+sys.addaudithook(watch)
+for name in modules:
+    importlib.import_module(name)
+changed = {key: value for key, value in world().items() if value != before[key]}
+print(json.dumps({"done": done, "changed": changed, "heavy": [h for h in heavy if h in sys.modules]}))
+"""
+
+
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_importing_any_module_does_nothing() -> None:
+    """No file written, no socket, no process, no thread; and no torch, which takes seconds."""
+    everywhere = sources(*PACKAGES)
+    # Others' modules come first: what importing them does is not ours to judge.
+    others = {
+        ast.unparse(node)
+        for tree in everywhere.values()
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and not packages_of(ast.Module([node], [])) & {*PACKAGES, "__future__"}
+    }
+    arguments = [
+        json.dumps(sorted(value)) for value in (map(module_name, everywhere), others, HEAVY)
+    ]
+    completed = subprocess.run(
+        [sys.executable, "-B", "-c", IMPORTING, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout) == {"done": [], "changed": {}, "heavy": []}
+
+
+def test_upstream_applications_load_no_worker() -> None:
+    """The client runs in others' processes: no Faust, no Redis, no torch there."""
+    unwanted = ["faust", "aiokafka", "redis", "PIL", *HEAVY]
+    script = (
+        f"import sys, streams.client; print([name for name in {unwanted} if name in sys.modules])"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.strip() == "[]"
