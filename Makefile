@@ -1,21 +1,20 @@
 # Everything runs in .venv, made from constraints.txt. PYTHON names the Python to make it with.
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 ARGS ?=
+VENV = .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
 
-.DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench clean
 
 help:  ## show this
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## make .venv with everything this project needs
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,samples,dev]'
 	touch $@
@@ -23,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## watch a memory learn, recognise, be corrected and forget (ARGS=--all: all emoji)
 	$(BIN)/visual-memory demo $(ARGS)
 
-test: check  ## check, then all tests on real servers
+test: check  ## check, then all tests on real servers (ARGS='-k fence': some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)  ## lint, formatting and types

@@ -18,8 +18,8 @@ from rich.table import Table
 from memory.errors import Misconfigured, Rejected, Unavailable
 from memory.model import Rule
 from streams import stack
+from streams.process import LocalServerError
 from streams.settings import DATA_HOME, Settings
-from streams.supervisor import LocalServerError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

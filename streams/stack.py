@@ -16,16 +16,9 @@ from pathlib import Path
 
 from memory.errors import Misconfigured
 from streams.local import KafkaServer, RedisServer, free_port
+from streams.process import ChildSpec, LocalServerError, Process, write_atomically
 from streams.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
-from streams.supervisor import (
-    ChildSpec,
-    LocalServerError,
-    Process,
-    Supervisor,
-    detach,
-    read_state,
-    write_atomically,
-)
+from streams.supervisor import Supervisor, detach, read_state
 
 WORKERS = ("ingest", "correct", "forget", "query")
 ADDRESSES_FILE = "addresses.json"

@@ -1,9 +1,7 @@
-"""Child processes that start in order, are restarted, and never outlive this one.
+"""Child processes that start in order and are restarted, for one folder.
 
-Knows nothing of the project: the standard library on Linux only.
-
-`Process` runs one command and tells when it is ready. `Supervisor` runs an ordered list of
-them and writes `stack.json`, which `read_state` gives to other processes. `detach` starts a
+Knows nothing of the project but its neighbour `process`. `Supervisor` runs an ordered list of
+processes and writes `stack.json`, which `read_state` gives to others. `detach` starts a
 supervisor that outlives the terminal.
 """
 
@@ -16,46 +14,26 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Self
+from types import FrameType
+from typing import Any
 
-Log = Callable[[str], None]
-
-
-def silent(_line: str) -> None:
-    """A log for those who want none."""
-
+from streams.process import (
+    POLL,
+    ChildSpec,
+    LocalServerError,
+    Log,
+    Process,
+    silent,
+    write_atomically,
+)
 
 STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
-POLL = 0.05
-"""Seconds between two looks at a child."""
-
-_LOG_LIMIT = 8 * 2**20
-_TAIL_LINES = 40
-_TAIL_BYTES = 16_384
-_KILL_WAIT = 10.0
-
-# The kernel clears the parent-death signal on fork, not on exec, so a small process sets it
-# and becomes the command. A preexec_fn would run Python between fork and exec of a process
-# with threads, which can deadlock. The parent may be dead before prctl: hence the second look.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-    raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the supervising process is gone")
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 # The second fork makes init the parent, so no zombie waits for whoever called detach.
 _DETACHER = """
@@ -68,275 +46,6 @@ if pid:
 os.dup2(2, 1)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-
-
-class LocalServerError(RuntimeError):
-    """A local server or supervised process cannot do what was asked; the text says why."""
-
-
-@dataclass(frozen=True)
-class ChildSpec:
-    """What to run.
-
-    env is the whole environment of the child (None: this process's own). A function is asked
-    at every start, so it can hand on addresses that are known only once other children run.
-    ready is polled until it returns True; an OSError counts as "not yet", any other exception
-    is a defect and propagates. Without ready a child is ready as soon as it runs. Timeouts are
-    in seconds.
-    """
-
-    name: str
-    argv: Sequence[str]
-    log: Path
-    env: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
-    ready: Callable[[], bool] | None = None
-    ready_timeout: float = 30.0
-    stop_timeout: float = 10.0
-    cwd: Path | None = None
-    address: str | None = None
-
-
-class Process:
-    """One child process: its own session, output in a file, killed if this process dies.
-
-    The spec is fixed; subclasses override `command` to decide argv and environment at each
-    start. Methods may be called from any thread.
-    """
-
-    def __init__(self, spec: ChildSpec) -> None:
-        self._spec = spec
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._lock = threading.RLock()
-        self._log_start = 0
-
-    @property
-    def name(self) -> str:
-        return self._spec.name
-
-    @property
-    def log(self) -> Path:
-        """The file with the child's output."""
-        return self._spec.log
-
-    @property
-    def address(self) -> str | None:
-        """Where the child is reached, without secrets; None if nowhere or not known yet."""
-        return self._spec.address
-
-    @property
-    def ready_timeout(self) -> float:
-        """Seconds the child may take until it is ready."""
-        return self._spec.ready_timeout
-
-    @property
-    def stop_timeout(self) -> float:
-        """Seconds between SIGTERM and SIGKILL."""
-        return self._spec.stop_timeout
-
-    @property
-    def pid(self) -> int | None:
-        """Process id while the child is alive, else None."""
-        with self._lock:
-            return self._popen.pid if self._popen is not None and self.alive else None
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit status of the last run, negative for a signal; None while alive or never run."""
-        with self._lock:
-            return None if self.alive or self._popen is None else self._popen.returncode
-
-    @property
-    def alive(self) -> bool:
-        with self._lock:
-            popen = self._popen
-            if popen is None or popen.returncode is not None:
-                return False
-            # Looking without reaping keeps the pid ours until its group is killed.
-            with contextlib.suppress(ChildProcessError):  # reaped by somebody else
-                if os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                    return True
-                self._signal_group(popen.pid)
-            popen.wait()
-            return False
-
-    def command(self) -> tuple[Sequence[str], Mapping[str, str] | None]:
-        """Arguments and environment of the next run; called by `spawn`."""
-        env = self._spec.env
-        return self._spec.argv, env() if callable(env) else env
-
-    def ready(self) -> bool:
-        """True when the child is alive and serves."""
-        if not self.alive:
-            return False
-        try:
-            return self._spec.ready is None or self._spec.ready()
-        except OSError:
-            return False
-
-    def spawn(self) -> None:
-        """Start the child without waiting for it.
-
-        Raises LocalServerError when it runs already or cannot be started.
-        """
-        with self._lock:
-            if self.alive:
-                raise LocalServerError(f"{self.name} runs already (pid {self.pid})")
-            try:
-                argv, env = self.command()
-                with self._open_log() as output:
-                    self._popen = _spawner.popen(
-                        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=env,
-                        cwd=self._spec.cwd,
-                        start_new_session=True,
-                    )
-            except OSError as error:
-                raise LocalServerError(f"{self.name} cannot be started: {error}") from error
-
-    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Start the child and wait until it is ready, or until cancelled() is true.
-
-        Raises LocalServerError with the end of the log when it dies first or takes longer than
-        ready_timeout; it has been killed then.
-        """
-        self.spawn()
-        try:
-            self._wait_until_ready(cancelled)
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self, timeout: float | None = None) -> None:
-        """SIGTERM, then after timeout seconds (None: stop_timeout) SIGKILL to its group.
-
-        Returns when the child has ended; a child that does not run is no error. Raises
-        LocalServerError when it outlives even SIGKILL.
-        """
-        with self._lock:
-            if self._popen is None or not self.alive:
-                return
-            os.kill(self._popen.pid, signal.SIGTERM)
-        if not self._wait(self.stop_timeout if timeout is None else timeout):
-            self.kill()
-
-    def kill(self) -> None:
-        """SIGKILL to the child and what it started in its session. Raises as `stop`."""
-        with self._lock:
-            if self._popen is None or not self.alive:
-                return
-            pid = self._popen.pid
-            self._signal_group(pid)
-        if not self._wait(_KILL_WAIT):
-            raise LocalServerError(f"{self.name} (pid {pid}) does not end after SIGKILL")
-
-    def tail(self) -> str:
-        """The last lines the present or last run wrote."""
-        try:
-            with self.log.open("rb") as lines:
-                size = lines.seek(0, os.SEEK_END)
-                lines.seek(max(min(self._log_start, size), size - _TAIL_BYTES))
-                text = lines.read().decode(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-_TAIL_LINES:])
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def _open_log(self) -> BinaryIO:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > _LOG_LIMIT:
-            self.log.replace(self.log.with_name(self.log.name + ".1"))
-        output = self.log.open("ab")
-        self._log_start = output.seek(0, os.SEEK_END)
-        return output
-
-    def _wait_until_ready(self, cancelled: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + self.ready_timeout
-        while not (cancelled() or self.ready()):
-            if not self.alive:
-                trouble = f"ended with status {self.returncode} before it was ready"
-            elif time.monotonic() > deadline:
-                trouble = f"was not ready within {self.ready_timeout:g} s"
-            else:
-                time.sleep(POLL)
-                continue
-            end = self.tail() or "(nothing was written)"
-            raise LocalServerError(f"{self.name} {trouble}; its log {self.log} ends:\n{end}")
-
-    def _wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while self.alive:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL / 2)
-        return True
-
-    @staticmethod
-    def _signal_group(pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-class _Spawner:
-    """Runs every Popen in one thread that lives as long as the process.
-
-    The parent-death signal fires when the *thread* that forked ends, so a child started from
-    a short-lived thread would be killed at once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: SimpleQueue[Callable[[], None]] | None = None
-        os.register_at_fork(after_in_child=self._forget)
-
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        done = threading.Event()
-        outcome: list[subprocess.Popen[bytes] | Exception] = []
-
-        def request() -> None:
-            try:
-                outcome.append(subprocess.Popen(argv, **options))
-            except Exception as error:  # noqa: BLE001  raised in the caller's thread
-                outcome.append(error)
-            done.set()
-
-        with self._lock:
-            if self._requests is None:
-                self._requests = SimpleQueue()
-                threading.Thread(
-                    target=self._serve, args=(self._requests,), name="spawner", daemon=True
-                ).start()
-            self._requests.put(request)
-        done.wait()
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
-
-    def _forget(self) -> None:
-        # Threads do not survive a fork.
-        self._lock = threading.Lock()
-        self._requests = None
-
-    @staticmethod
-    def _serve(requests: SimpleQueue[Callable[[], None]]) -> None:
-        while True:
-            requests.get()()
-
-
-_spawner = _Spawner()
 
 
 @dataclass
@@ -577,21 +286,6 @@ def detach(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None)
     if done.returncode != 0:
         raise LocalServerError(f"{argv[0]} cannot be started; see {log}")
     return int(done.stdout)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, readable by its owner only, so that no reader sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", encoding="utf-8", delete=False
-    ) as file:
-        unfinished = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink()
-            raise
 
 
 def _start_ticks(pid: int) -> int | None:

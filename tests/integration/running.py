@@ -18,9 +18,10 @@ from streams import bootstrap
 from streams.client import MemoryClient
 from streams.local import free_port
 from streams.monitor import Monitor
+from streams.process import ChildSpec
 from streams.settings import ENVIRONMENT_PREFIX, Settings, load
 from streams.stack import answers
-from streams.supervisor import ChildSpec, Supervisor, read_state
+from streams.supervisor import Supervisor, read_state
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32)).hex()

@@ -67,8 +67,7 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
     source = draw(st.sampled_from(SOURCES))
     subjects = tuple(draw(st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)))
     content = draw(st.integers(0, 2))
-    vector = np.full(DIM, 0.1, np.float32)
-    vector[content] = 1
+    vector = np.eye(DIM, dtype=np.float32)[content]
     stamp = make_stamp(time, source, image, label, *subjects, str(content))
     return law.Admitted(
         Ingest(
@@ -104,7 +103,8 @@ def forgets(draw: st.DrawFn) -> law.Admitted:
             ]
         )
     )
-    request = Forget("request", selector, draw(times), permanent=draw(st.integers(0, 9)) == 9)
+    time, permanent = draw(times), draw(st.integers(0, 9)) == 9
+    request = Forget(f"{selector} {time} {permanent}", selector, time, permanent)
     until = law.until_of(request, request.time, clock_skew=0)
     expansion: frozenset[str] = frozenset()
     if selector.kind is SelectorKind.LABEL:
@@ -251,6 +251,7 @@ def property_of(
     *,
     examples: int,
     steps: Steps | None = None,
+    keep: Callable[[law.Admitted], bool] = lambda _event: True,
     search_only: bool = False,
 ) -> Callable[[], None]:
     """The law, as a test: whatever the schedule, a history ends in the batch rebuild of it.
@@ -270,6 +271,7 @@ def property_of(
     )
     @given(histories, schedules)
     def ends_in_the_batch_rebuild(history: History, schedule: bytes) -> None:
+        history = list(filter(keep, history))
         indexes = open_indexes()
         carry(history, schedule, indexes, steps or Steps())
         state = rebuilt(history)

@@ -315,7 +315,7 @@ def test_a_memory_refuses_another_embedder_key_or_shape(
         ({"algorithm": "HNSW"}, "algorithm"),
     ):
         with pytest.raises(Misconfigured, match=what):
-            opened(**wrong)  # type: ignore[arg-type]  # one at a time
+            opened(**wrong)
 
 
 def test_nothing_personal_stands_in_a_key(

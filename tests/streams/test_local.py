@@ -17,8 +17,9 @@ import pytest
 import redis
 from redis.commands.search.query import Query
 
-from streams import local
-from streams.local import KafkaServer, LocalServerError, RedisServer, free_port
+from streams import installation, local
+from streams.local import KafkaServer, RedisServer, free_port
+from streams.process import LocalServerError
 from streams.supervisor import detach, read_state
 
 # kafka-python reads its schemas with a function that Python 3.11 deprecates.
@@ -299,7 +300,7 @@ def test_a_supervised_stack_restarts_on_its_ports_and_dies_with_its_supervisor(
 def test_two_processes_may_install_at_once_and_one_does(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path; from streams.local import install_redis\n"
+        "from pathlib import Path; from streams.installation import install_redis\n"
         f"print(install_redis(Path({str(tmp_path)!r}), print))"
     )
     both = [
@@ -317,10 +318,10 @@ def test_two_processes_may_install_at_once_and_one_does(tmp_path: Path) -> None:
 
 def test_what_is_installed_is_not_installed_again() -> None:
     said: list[str] = []
-    installation = local.install()
-    assert local.install(log=said.append) == installation
+    installed = installation.install()
+    assert installation.install(log=said.append) == installed
     assert said == []
-    assert (installation.kafka_jars / f"kafka_2.13-{local.KAFKA_VERSION}.jar").is_file()
+    assert (installed.kafka_jars / f"kafka_2.13-{installation.KAFKA_VERSION}.jar").is_file()
 
 
 def test_a_failed_installation_names_the_cure_and_leaves_nothing(
@@ -328,7 +329,7 @@ def test_a_failed_installation_names_the_cure_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(LocalServerError, match="check that `/bin/false -m pip` works"):
-        local.install_redis(tmp_path)
+        installation.install_redis(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -337,7 +338,7 @@ def test_an_unreachable_maven_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(jgo, "build", lambda *_, **__: 1 / 0)
     with pytest.raises(LocalServerError, match="cannot be got from Maven: division by zero"):
-        local.install_kafka(tmp_path)
+        installation.install_kafka(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -346,9 +347,9 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
     old.chmod(0o755)
-    system = local.find_java()
+    system = installation.find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert local.find_java() == system
+    assert installation.find_java() == system
 
 
 @pytest.mark.parametrize(("given", "expected"), [("/x", "/x"), ("x", "~/.cache"), ("", "~/.cache")])
@@ -356,4 +357,4 @@ def test_the_cache_is_where_the_desktop_specification_puts_it(
     monkeypatch: pytest.MonkeyPatch, given: str, expected: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", given)
-    assert local.default_cache() == Path(expected).expanduser() / "visual-memory"
+    assert installation.default_cache() == Path(expected).expanduser() / "visual-memory"
