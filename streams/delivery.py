@@ -30,6 +30,7 @@ from faust.types import TP, EventT
 
 from memory.errors import Unavailable
 from streams.events import OutgoingRecord, Record, Topic
+from streams.garbled import tolerate_garbled_headers
 from streams.metrics import ASSIGNED, RETRIES
 
 log = logging.getLogger(__name__)
@@ -397,6 +398,7 @@ def make_app(
     A worker that comes back under the same `instance` gets its partitions at once; without one
     they stand still until the session of the dead worker has timed out.
     """
+    tolerate_garbled_headers()
     brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
     return faust.App(
         group,

@@ -124,6 +124,15 @@ def unkeyed() -> OutgoingRecord:
     return replace(good(), key=b"another key")
 
 
+class GarbledName(str):
+    """A header's name that goes into the log as bytes that are not UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        return b"\xff\xfe"
+
+
 BAD: dict[str, tuple[Callable[[], OutgoingRecord], Reason]] = {
     "not an image": (lambda: image(b"<html></html>"), Reason.NOT_AN_IMAGE),
     "truncated": (lambda: image(png()[:200]), Reason.TRUNCATED_IMAGE),
@@ -170,6 +179,10 @@ BAD: dict[str, tuple[Callable[[], OutgoingRecord], Reason]] = {
     "another key": (unkeyed, Reason.WRONG_KEY),
     "garbage without headers": (
         lambda: OutgoingRecord(Topic.IMAGE_INGEST, b"k", bytes(range(256)), ()),
+        Reason.MISSING_HEADER,
+    ),
+    "a header's name that is not UTF-8": (
+        lambda: OutgoingRecord(Topic.IMAGE_INGEST, b"k", b"v", ((GarbledName("x"), b"y"),)),
         Reason.MISSING_HEADER,
     ),
     "garbage in a correction": (lambda: correction(b"\x00\xff"), Reason.INVALID_PAYLOAD),
