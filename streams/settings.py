@@ -14,9 +14,10 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory.errors import Misconfigured
+from streams.cache import default_cache
 
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visual-memory"
+CACHE = default_cache()
 DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 

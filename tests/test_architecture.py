@@ -31,7 +31,8 @@ ACKS = {"ack", "noack", "noack_take", "take", "seek_to_committed", "enable_acks"
 
 MAY_READ_THE_ENVIRONMENT = {
     "streams/settings.py": "it is the reader",
-    "streams/installation.py": "JAVA_HOME and the cache; it knows nothing of the project",
+    "streams/cache.py": "the user's cache folder; it knows nothing of the project",
+    "streams/installation.py": "JAVA_HOME; it knows nothing of the project",
     "streams/stack.py": "whether a setting is given at all, which one with a default cannot tell",
     "streams/web.py": "prometheus_client's own variable, by which it finds the other processes",
 }
@@ -141,7 +142,7 @@ def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
         for path, tree in sources("streams").items()
         if packages_of(tree) & {"faust", "mode", "aiokafka"}
     }
-    assert users <= {"streams/delivery.py", "streams/bootstrap.py"}
+    assert users <= {"streams/delivery.py", "streams/garbled.py", "streams/bootstrap.py"}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,8 @@ def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
     [
         ("streams/process.py", set()),
         ("streams/supervisor.py", {"streams.process"}),
-        ("streams/installation.py", {"streams.process"}),
+        ("streams/cache.py", {"streams.process"}),
+        ("streams/installation.py", {"streams.process", "streams.cache"}),
         ("streams/local.py", {"streams.process", "streams.installation"}),
     ],
 )

