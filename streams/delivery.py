@@ -39,7 +39,9 @@ T = TypeVar("T")
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 SHUTDOWN_SECONDS = 12.0
-STARTS_BEFORE_CAUTION = 3
+STARTS_BEFORE_CAUTION = 2
+ATTEMPTS_ALONE = 2
+"""Rebalances count as starts too, so a record must itself end a worker twice to be rejected."""
 MAX_BATCH_BYTES = 32 << 20
 
 
@@ -200,7 +202,10 @@ class Delivery:
         place = (self._source.topic_id, message.partition, message.offset)
         if not self._is_cautious([event]):
             await self._process(handle, [event])
-        elif await self._retried(lambda: self.in_thread(self._ledger.attempt, *place)) > 1:
+        elif (
+            await self._retried(lambda: self.in_thread(self._ledger.attempt, *place))
+            > ATTEMPTS_ALONE
+        ):
             log.error("%s %s[%d]@%d ended a worker again: rejected", *self._named(message))
             await self._finish([event], self._reject(to_record(event)))
         else:
