@@ -207,10 +207,10 @@ def wire(
 
     async def ready() -> list[str]:
         reasons = []
-        if not carrier.health.assigned:
+        if not carrier.assigned():
             reasons.append("the consumer group has given this worker no partition")
-        if carrier.health.waiting_for:
-            reasons.append(f"waiting for {carrier.health.waiting_for}")
+        if carrier.waiting_for:
+            reasons.append(f"waiting for {carrier.waiting_for}")
         try:
             await asyncio.to_thread(memory.index.ping)
         except Unavailable:

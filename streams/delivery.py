@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
 from aiokafka.errors import KafkaError
-from faust.exceptions import ProducerSendError
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
 
@@ -84,14 +84,6 @@ class Source:
     batch: int
 
 
-@dataclass(slots=True)
-class Health:
-    """What the probes look at."""
-
-    assigned: int = 0
-    waiting_for: str = ""
-
-
 def die(what: str, error: BaseException) -> NoReturn:
     """End the process now: carrying on past what was not done would lose it.
 
@@ -141,7 +133,8 @@ class Delivery:
         self._queue: asyncio.Queue[EventT[Any]] = asyncio.Queue(2 * source.batch)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=source.role)
         self._cautious: dict[int, int] = {}
-        self.health = Health()
+        self.waiting_for = ""
+        """Which server is away, as long as one is."""
         app.transport = _Transport(app, self._seek_offsets)
         topic = app.topic(source.topic, key_type=bytes, value_type=bytes)
         app.agent(topic, name=source.role)(self._receive)
@@ -153,6 +146,13 @@ class Delivery:
     def in_tasks(self, answer: Answer, at_most: int) -> None:
         """Give the handler records as they come, `at_most` unfinished at a time."""
         self._app.task(self._guarded(lambda: self._pump_tasks(answer, at_most)))
+
+    def assigned(self) -> int:
+        """Partitions the consumer group gives this worker now."""
+        try:
+            return len(self._app.consumer.assignment())
+        except ConsumerNotStarted:
+            return 0
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Run what blocks off the event loop."""
@@ -305,16 +305,15 @@ class Delivery:
             except Unavailable as error:
                 RETRIES.labels(self._source.role).inc()
                 log.warning("%s: %s; trying again", self._source.role, type(error).__name__)
-                self.health.waiting_for = str(error) or type(error).__name__
+                self.waiting_for = str(error) or type(error).__name__
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 delay = min(2 * delay, 5.0)
             else:
-                self.health.waiting_for = ""
+                self.waiting_for = ""
                 return result
 
     async def _seek_offsets(self, assigned: set[TP]) -> dict[TP, int]:
         """Where to read on: what Redis holds, or the start of the log."""
-        self.health.assigned = len(assigned)
         ASSIGNED.labels(self._source.role).set(len(assigned))
         self._cautious.clear()
 
@@ -440,7 +439,6 @@ def run(app: faust.App, log_level: str) -> NoReturn:
 __all__ = [
     "BoundedWorker",
     "Delivery",
-    "Health",
     "Ledger",
     "Offsets",
     "Source",
