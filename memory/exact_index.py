@@ -71,8 +71,10 @@ class ExactIndex:
     def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
         return [
             max(
-                self.state.items.get(image, law.EMPTY).barrier,
-                *(law.enlist(self.state, selector, image) for selector in selectors),
+                (
+                    self.state.items.get(image, law.EMPTY).barrier,
+                    *(law.enlist(self.state, selector, image) for selector in selectors),
+                )
             )
             for selectors, image in listings
         ]

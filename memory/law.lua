@@ -6,7 +6,8 @@
 --
 -- An image's hash is `item` while it has a live trace (the search index covers that prefix) and
 -- `wait` while it has none, never both: a document without a vector would still be counted.
---   b barrier   ts cs stamps of trace and correction   corrected   sel selectors, space-separated
+--   b barrier   ts cs stamps of trace and correction   corrected ('' withdrawn)
+--   sel selectors, space-separated   label the one that counts
 --   id image label asserted source subjects attributes embedder vector: the trace
 --   >address    an event's place in the log
 
@@ -69,7 +70,7 @@ local function shred(key)
 end
 
 -- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c' or ''), stamp,
--- then for 't' the values of TRACE, for 'c' '1' and the label or '0'.
+-- then for 't' the values of TRACE, for 'c' the label ('' withdraws).
 -- Returns barrier, won, erased, visible, selectors, size of the outbox.
 local function put(keys, args)
   local item, wait, outbox = keys[1], keys[2], keys[3]
@@ -79,7 +80,7 @@ local function put(keys, args)
   local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected')
   local old_barrier = held[1] or ''
   local barrier = greater(args[1], old_barrier)
-  local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6]
+  local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6] or ''
   local had_trace, had_correction = ts ~= '', cs ~= ''
   local set, drop = {}, {}
   local function assign(name, value) set[#set + 1] = name; set[#set + 1] = value end
@@ -89,11 +90,11 @@ local function put(keys, args)
   local stands = register == 't' and (new_trace or stamp == ts)
     or register == 'c' and (new_correction or stamp == cs)
   if new_trace then ts = stamp; asserted = args[8] end
-  if new_correction then cs = stamp; corrected = args[6] == '1' and args[7] or false end
+  if new_correction then cs = stamp; corrected = args[6] end
   local trace_dies = had_trace and is_dead(ts, barrier)
   local correction_dies = had_correction and is_dead(cs, barrier)
   if trace_dies then ts = '' end
-  if correction_dies then cs = ''; corrected = false end
+  if correction_dies then cs = ''; corrected = '' end
   local visible = ts ~= ''
 
   local selectors, more_selectors = union(held[4] or '', given)
@@ -105,14 +106,13 @@ local function put(keys, args)
   end
   if new_correction then
     assign('cs', cs)
-    if corrected then assign('corrected', corrected)
-    elseif held[6] then drop[#drop + 1] = 'corrected' end
+    assign('corrected', corrected)
   elseif correction_dies then
     drop[#drop + 1] = 'cs'
     drop[#drop + 1] = 'corrected'
   end
   if visible and (new_trace or new_correction or correction_dies) then
-    assign('label', corrected or asserted)
+    assign('label', corrected ~= '' and corrected or asserted)
   end
   if address ~= '' and string.sub(address, 1, 16) > barrier
       and redis.call('HEXISTS', key, '>' .. address) == 0 then
@@ -145,8 +145,7 @@ local function put(keys, args)
   else
     local kept = {'b', barrier, 'sel', selectors}
     if cs ~= '' then
-      kept[#kept + 1] = 'cs'; kept[#kept + 1] = cs
-      if corrected then kept[#kept + 1] = 'corrected'; kept[#kept + 1] = corrected end
+      for _, part in ipairs({'cs', cs, 'corrected', corrected}) do kept[#kept + 1] = part end
     end
     for _, name in ipairs(redis.call('HKEYS', item)) do
       if string.sub(name, 1, 1) == '>' and string.sub(name, 2, 17) > barrier then

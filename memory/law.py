@@ -120,11 +120,14 @@ class Admitted:
     expansion: frozenset[str] = frozenset()
 
 
-def rebuild(events: Iterable[Admitted], keys: Keys, trace_of: Callable[[Ingest], Trace]) -> State:
+def rebuild(
+    events: Iterable[Admitted], keys: Keys, trace_of: Callable[[Ingest], Trace | None]
+) -> State:
     """The state of a set of admitted events, straight from its definition.
 
     Shares nothing with `put`, `enlist` and `fence`, so that a mistake in them shows. `trace_of`
-    makes what an ingest leaves in the memory.
+    makes what an ingest leaves in the memory, or None of a payload that no memory takes: its image
+    bore the selectors all the same, since a forget that comes first never looks at the payload.
     """
     state = State()
     ingests: dict[str, list[Ingest]] = {}
@@ -149,12 +152,13 @@ def rebuild(events: Iterable[Admitted], keys: Keys, trace_of: Callable[[Ingest],
         seen = ingests.get(image, ())
         said = corrections.get(image, ())
         addresses = frozenset(event.address for event in (*seen, *said) if event.address)
-        trace = max((e for e in seen if e.time > barrier), key=_stamp, default=None)
-        corrected = max((e for e in said if e.time > barrier), key=_stamp, default=None)
+        traces = {e.stamp: trace for e in seen if e.time > barrier and (trace := trace_of(e))}
+        trace_stamp = max(traces, default=Stamp(""))
+        corrected = max((e for e in said if e.time > barrier), key=lambda c: c.stamp, default=None)
         state.items[image] = Item(
             barrier=barrier,
-            trace_stamp=trace.stamp if trace else "",
-            trace=trace_of(trace) if trace else None,
+            trace_stamp=trace_stamp,
+            trace=traces.get(trace_stamp),
             corrected_stamp=corrected.stamp if corrected else "",
             corrected=corrected.label if corrected else None,
             selectors=frozenset(bore.get(image, ())),
@@ -162,10 +166,6 @@ def rebuild(events: Iterable[Admitted], keys: Keys, trace_of: Callable[[Ingest],
             outbox=frozenset(address for address in addresses if address.time <= barrier),
         )
     return state
-
-
-def _stamp(event: Ingest | Correction) -> Stamp:
-    return event.stamp
 
 
 def _barriers(state: State, forgets: Iterable[Admitted], keys: Keys) -> dict[str, int]:

@@ -29,8 +29,7 @@ def encode_put(put: Put, schema: Schema) -> list[str | bytes]:
     if put.trace is not None:
         register = ["t", str(put.stamp), *_encode_trace(put.trace, schema)]
     elif put.correction:
-        corrected = put.corrected
-        register = ["c", str(put.stamp), "0" if corrected is None else "1", corrected or ""]
+        register = ["c", str(put.stamp), put.corrected or ""]
     return [
         encode_time(put.barrier),
         put.address.encode() if put.address else "",
@@ -76,7 +75,7 @@ def decode_item(fields: Mapping[bytes, bytes], outbox: Iterable[bytes], schema: 
         trace_stamp=text(b"ts"),
         trace=trace,
         corrected_stamp=text(b"cs"),
-        corrected=text(b"corrected") if b"corrected" in fields else None,
+        corrected=text(b"corrected") or None,
         selectors=frozenset(text(b"sel").split()),
         log=frozenset(
             LogAddress.decode(name[1:].decode()) for name in fields if name.startswith(b">")

@@ -17,6 +17,7 @@ from memory.errors import Reason, Rejected
 from memory.images import ImageLimits, decode
 from memory.model import (
     FOREVER,
+    NEVER,
     Correction,
     Forget,
     Ingest,
@@ -25,6 +26,7 @@ from memory.model import (
     Position,
     Prediction,
     Put,
+    PutResult,
     Query,
     SelectorKind,
     Trace,
@@ -76,6 +78,14 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
+def _facts(image: str, result: PutResult) -> list[FenceFact]:
+    """What a rebuilt memory must know of an image of which something was erased."""
+    postings = [FenceFact("posting", selector=s, image=image) for s in sorted(result.selectors)]
+    if result.barrier == NEVER:
+        return postings
+    return [FenceFact("barrier", image=image, until=result.barrier), *postings]
+
+
 class NoFenceLog:
     """For a memory without a log: Redis alone keeps the fences."""
 
@@ -104,7 +114,7 @@ class VisualMemory:
     ) -> None:
         self.index = index
         self._embedder: Embedder = embedder or VectorsOnly(index.embedder, index.dim)
-        self._fence_log: FenceLog = fence_log or NoFenceLog()
+        self._fence_log: FenceLog = NoFenceLog() if fence_log is None else fence_log
         self._limits = limits or ImageLimits()
         self._clock_skew = clock_skew
         self._logs = dict(logs or {})
@@ -124,11 +134,12 @@ class VisualMemory:
         puts: list[tuple[int, Put]] = []
         for i, event in enumerate(events):
             vector = vectors.get(i)
-            if isinstance(vector, Rejected):
-                outcomes[i] = vector
-                continue
             trace = None
-            if vector is not None:
+            if isinstance(vector, Rejected):
+                # Its image is listed by now, and a forget that comes first never looks at the
+                # payload: either way the image bore these selectors.
+                outcomes[i] = vector
+            elif vector is not None:
                 trace = Trace(
                     image_id=event.image_id,
                     image_digest=event.payload_digest,
@@ -148,18 +159,17 @@ class VisualMemory:
                 trace=trace,
             )
             puts.append((i, put))
-        outcomes.update(self._merge(events, puts))
-        # A rebuilt memory never sees the refused event, but must list its image as this one
-        # does: a later forget by another of its selectors would miss the image otherwise.
+        merged, results = self._merge(events, puts)
+        outcomes = merged | outcomes
+        # A rebuilt memory sees neither the refused event nor what its barrier erased of the same
+        # image, but must list the image as this one does: a later forget by another of its
+        # selectors would miss it otherwise.
         self._fence_log.append(
             [
                 fact
-                for i, outcome in sorted(outcomes.items())
-                if isinstance(outcome, Refused)
-                for fact in (
-                    FenceFact("barrier", image=images[i], until=outcome.admitted_after),
-                    *(FenceFact("posting", selector=s, image=images[i]) for s in selectors[i]),
-                )
+                for (i, _), result in zip(puts, results, strict=True)
+                if result.outbox or not isinstance(outcomes[i], Merged)
+                for fact in _facts(images[i], result)
             ]
         )
         return [outcomes[i] for i in range(len(events))]
@@ -176,21 +186,22 @@ class VisualMemory:
             )
             for event in events
         ]
-        outcomes = self._merge(events, list(enumerate(puts)))
+        outcomes, _ = self._merge(events, list(enumerate(puts)))
         return [outcomes[i] for i in range(len(events))]
 
     def _merge(
         self, events: Sequence[Ingest | Correction], puts: Sequence[tuple[int, Put]]
-    ) -> dict[int, Outcome]:
+    ) -> tuple[dict[int, Outcome], list[PutResult]]:
         started = time.perf_counter()
         results = self.index.put([put for _, put in puts])
         self._observe("merge", time.perf_counter() - started)
-        return {
+        outcomes: dict[int, Outcome] = {
             i: Refused(result.barrier)
             if events[i].time <= result.barrier
             else Merged(won=result.won)
             for (i, _), result in zip(puts, results, strict=True)
         }
+        return outcomes, results
 
     def forget(self, request: Forget) -> Forgotten:
         """Carry out a request: when this returns, no answer rests on what it names.

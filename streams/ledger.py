@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import redis
 
-from memory.redis_index import mapped_errors
+from memory.errors import Unavailable
+from memory.redis_errors import mapped_errors
 
 
 class Positions(Protocol):
@@ -42,8 +44,10 @@ class RedisLedger:
         place = f"{topic_id}:{partition}"
         with mapped_errors():
             before = self._client.hget(self._starts, place)
-            last, starts = (int(n) for n in before.split(b":")) if before else (-1, 0)
-            starts = starts + 1 if last == offset else 1
+        last, starts = (int(n) for n in before.split(b":")) if before else (-1, 0)
+        starts = starts + 1 if last == offset else 1
+        # A full Redis refuses to count, but must not keep a worker from forgetting.
+        with contextlib.suppress(Unavailable), mapped_errors():
             self._client.hset(self._starts, place, f"{offset}:{starts}")
         return starts
 

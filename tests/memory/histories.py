@@ -47,6 +47,9 @@ LABELS = ("cat", "Cat", "a,b {|}", "猫")
 WORKERS = 3
 CRASHES = 4
 
+CONTENTS = DIM
+"""Different pictures of an image. One more has a payload that no memory takes."""
+
 times = st.integers(1, LAST)
 
 
@@ -66,8 +69,8 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
     time, image, label = draw(times), draw(st.sampled_from(IMAGES)), draw(st.sampled_from(LABELS))
     source = draw(st.sampled_from(SOURCES))
     subjects = tuple(draw(st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)))
-    content = draw(st.integers(0, 2))
-    vector = np.eye(DIM, dtype=np.float32)[content]
+    content = draw(st.integers(0, CONTENTS))
+    vector = np.eye(CONTENTS + 1, DIM, dtype=np.float32)[content]  # the last one is zero
     stamp = make_stamp(time, source, image, label, *subjects, str(content))
     return law.Admitted(
         Ingest(
@@ -125,9 +128,11 @@ The least size matters: without one hypothesis draws five choices on average.
 """
 
 
-def trace_of(event: Ingest) -> Trace:
-    """What an ingest leaves, as a memory of half precision holds it."""
+def trace_of(event: Ingest) -> Trace | None:
+    """What an ingest leaves, as a memory of half precision holds it; None if that is refused."""
     assert isinstance(event.payload, VectorPayload)
+    if not event.payload.vector.any():
+        return None
     return Trace(
         image_id=event.image_id,
         image_digest=event.payload_digest,
@@ -157,9 +162,14 @@ class Steps:
         selectors = tuple(map(index.selector_key, event.selectors))
         (barrier,) = index.enlist([(selectors, image)])
         yield
-        put = Put(image, barrier, event.address, selectors)
-        if event.time > barrier:
-            put = replace(put, stamp=event.stamp, trace=trace_of(event))
+        yield from self.merge(index, event, barrier)
+
+    def merge(self, index: MemoryIndex, event: Ingest, barrier: int) -> Iterator[None]:
+        selectors = tuple(map(index.selector_key, event.selectors))
+        put = Put(index.image_key(event.image_id), barrier, event.address, selectors)
+        trace = trace_of(event) if event.time > barrier else None
+        if trace:
+            put = replace(put, stamp=event.stamp, trace=trace)
         index.put([put])
         yield
 
@@ -286,11 +296,9 @@ class EnlistAfterPut(Steps):
     """A mistake: a fence raised and scanned between the two is seen by neither."""
 
     def ingest(self, index: MemoryIndex, event: Ingest) -> Iterator[None]:
-        image = index.image_key(event.image_id)
+        yield from self.merge(index, event, NEVER)
         selectors = tuple(map(index.selector_key, event.selectors))
-        index.put([Put(image, NEVER, event.address, selectors, event.stamp, trace_of(event))])
-        yield
-        index.enlist([(selectors, image)])
+        index.enlist([(selectors, index.image_key(event.image_id))])
         yield
 
 
@@ -316,14 +324,9 @@ class ScanBeforeFence(Steps):
 class RefusedIsForgotten(Steps):
     """A mistake: what a refused event bore is not kept, so a later forget misses its image."""
 
-    def ingest(self, index: MemoryIndex, event: Ingest) -> Iterator[None]:
-        image = index.image_key(event.image_id)
-        selectors = tuple(map(index.selector_key, event.selectors))
-        (barrier,) = index.enlist([(selectors, image)])
-        yield
+    def merge(self, index: MemoryIndex, event: Ingest, barrier: int) -> Iterator[None]:
         if event.time > barrier:
-            index.put([Put(image, barrier, event.address, selectors, event.stamp, trace_of(event))])
-            yield
+            yield from super().merge(index, event, barrier)
 
 
 WRONG_STEPS = [EnlistAfterPut, ScanBeforeFence, RefusedIsForgotten]

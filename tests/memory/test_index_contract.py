@@ -109,6 +109,21 @@ def test_search_returns_exactly_k_sorted_hits_with_the_cosine_distance(index: Me
     assert abs(distances[0] - best) < 2e-3
 
 
+def test_distances_are_those_of_the_stored_vectors_in_double_precision(index: MemoryIndex) -> None:
+    ids = [f"i{n}" for n in range(40)]
+    for image_id in ids:
+        remember(index, image_id)
+    stored = {i: v for i, v in zip(ids, index.vectors_of(ids), strict=True) if v is not None}
+    query = unit(1000)
+    (result,) = index.search([query], [10])
+    exact = {
+        i: 1 - np.dot(v.astype(float), query.astype(float)) / np.linalg.norm(v.astype(float))
+        for i, v in stored.items()
+    }
+    assert [hit.image_id for hit in result.hits] == sorted(exact, key=exact.__getitem__)[:10]
+    assert all(abs(hit.distance - exact[hit.image_id]) < 1e-6 for hit in result.hits)
+
+
 def test_many_questions_at_once_are_answered_each_with_its_own_k(index: MemoryIndex) -> None:
     for n in range(12):
         remember(index, f"i{n}")

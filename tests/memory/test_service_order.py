@@ -164,7 +164,7 @@ def test_interleaved_workers_of_the_service_end_in_the_batch_rebuild() -> None:
 def test_a_service_that_fences_too_late_is_caught() -> None:
     with pytest.raises(AssertionError):
         property_of(
-            lambda: [exact()], examples=400, steps=FencesTooLate(), keep=by_id, search_only=True
+            lambda: [exact()], examples=3000, steps=FencesTooLate(), keep=by_id, search_only=True
         )()
 
 

@@ -1,0 +1,76 @@
+"""Every error of redis-py is one of ours at the edge, and none tells what a command carried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from memory.errors import Misconfigured, Unavailable
+from memory.redis_errors import PASSING, mapped_errors
+from memory.redis_index import connect
+
+
+def kinds(of: type[redis.RedisError]) -> Iterator[type[redis.RedisError]]:
+    yield of
+    for kind in of.__subclasses__():
+        yield from kinds(kind)
+
+
+def an(kind: type[redis.RedisError]) -> redis.RedisError:
+    """One of its kind: some parse what a cluster says, some take a status as well."""
+    for arguments in (("ERR no",), ("1 127.0.0.1:1",), ("no", "ASK 1 127.0.0.1:1")):
+        try:
+            return kind(*arguments)
+        except (TypeError, ValueError, IndexError):
+            continue
+    raise AssertionError(f"{kind} cannot be made")
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(set(kinds(redis.RedisError)), key=str), ids=lambda kind: kind.__name__
+)
+def test_no_error_of_the_library_gets_through(kind: type[redis.RedisError]) -> None:
+    with pytest.raises((Unavailable, Misconfigured)), mapped_errors():
+        raise an(kind)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ConnectionError(),
+        redis.TimeoutError(),
+        redis.BusyLoadingError(),
+        redis.ReadOnlyError(),
+        redis.exceptions.OutOfMemoryError(),
+        ConnectionResetError(),
+        *(redis.ResponseError(f"{kind} and why") for kind in PASSING),
+        redis.ResponseError("Command # 1 (FCALL x) of pipeline caused error: OOM command not"),
+    ],
+    ids=str,
+)
+def test_a_passing_state_is_unavailable(error: Exception) -> None:
+    with pytest.raises(Unavailable), mapped_errors():
+        raise error
+
+
+def test_a_mistake_of_our_own_is_not_dressed_up() -> None:
+    with pytest.raises(KeyError), mapped_errors():
+        raise KeyError("x")
+
+
+def test_nobody_there_is_unavailable() -> None:
+    client = connect("redis://127.0.0.1:1/0")
+    with pytest.raises(Unavailable), mapped_errors():
+        client.ping()
+
+
+def test_what_a_command_carried_is_not_in_the_message(redis_client: redis.Redis) -> None:
+    pipeline: Any = redis_client.pipeline(transaction=False)
+    pipeline.execute_command("FCALL", "nothing", "0", "a secret")
+    pipeline.execute_command("HSET", "a-key", "a secret")
+    with pytest.raises(Misconfigured) as caught, mapped_errors():
+        pipeline.execute()
+    assert "secret" not in str(caught.value)
