@@ -170,7 +170,7 @@ def wire(
     topic = full_name(settings, ROLES[role])
     topic_id = topic_ids[topic]
     skew = round(settings.clock_skew * 1_000_000)
-    batch = settings.image_batch if role == "ingest" else settings.batch
+    batch = settings.batch_of(role)
     app = delivery.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         settings.kafka,

@@ -56,7 +56,9 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(1 << 20, ge=1, description="larger images are rejected")
     max_image_pixels: int = Field(50_000_000, ge=1, description="larger images are rejected")
     batch: int = Field(256, ge=1, description="records merged together by the writing roles")
-    image_batch: int = Field(32, ge=1, description="records merged together by the ingest role")
+    image_batch: int = Field(
+        32, ge=1, description="records merged together by the ingest role where it embeds"
+    )
     questions_in_flight: int = Field(64, ge=1, description="questions answered at a time")
 
     instance: str | None = Field(
@@ -68,6 +70,11 @@ class Settings(BaseSettings):
         (), description="labels (classes) whose items are counted in metrics, separated by commas"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    def batch_of(self, role: str) -> int:
+        """How many records a role merges together: fewer where each costs an embedding."""
+        embeds = role == "ingest" and not self.embedder.startswith("vectors:")
+        return self.image_batch if embeds else self.batch
 
     def secret_key(self) -> bytes:
         """The HMAC key's 32 bytes; `Misconfigured` when it is absent or malformed."""
@@ -104,15 +111,17 @@ def child_environment(
     *, kafka: str, redis: str, instance: str, web_port: str, secrets_dir: str, metrics_dir: str
 ) -> dict[str, str]:
     """The present environment with the settings that a local stack's worker needs."""
-    return {
-        **os.environ,
-        ENVIRONMENT_PREFIX + "KAFKA": kafka,
-        ENVIRONMENT_PREFIX + "REDIS": redis,
-        ENVIRONMENT_PREFIX + "INSTANCE": instance,
-        ENVIRONMENT_PREFIX + "WEB_PORT": web_port,
-        ENVIRONMENT_PREFIX + "SECRETS_DIR": secrets_dir,
-        "PROMETHEUS_MULTIPROC_DIR": metrics_dir,
-    }
+    shared = {"PROMETHEUS_MULTIPROC_DIR": metrics_dir}
+    settings = worker_environment(
+        kafka=kafka, redis=redis, instance=instance, web_port=web_port, secrets_dir=secrets_dir
+    )
+    return settings | shared
+
+
+def worker_environment(**values: object) -> dict[str, str]:
+    """The present environment with these settings, for a worker as a child process."""
+    given = {f"{ENVIRONMENT_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+    return {**os.environ, **given}
 
 
 def prepare_process() -> None:

@@ -1,0 +1,191 @@
+"""Throughput and latency on this machine, each beside its floor of the same run.
+
+python -m benchmarks [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import service
+from benchmarks.service import DIM, vectors
+from memory.model import Put, Trace, make_stamp
+from streams import bootstrap
+from streams.samples import emoji
+
+PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "redis", "torch", "numpy")
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """p50 and p99 in milliseconds."""
+    return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 99)}
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    started = time.perf_counter()
+    yield lambda: time.perf_counter() - started
+
+
+def traces(count: int, embedder: str) -> list[Put]:
+    return [
+        Put(
+            image=f"{n:032x}",
+            stamp=make_stamp(1, str(n)),
+            trace=Trace(f"i{n}", "0" * 64, f"l{n % 100}", "bench", (), {}, embedder, v),
+        )
+        for n, v in enumerate(vectors(count))
+    ]
+
+
+def ingest_of_vectors(servers: service.Servers, count: int, algorithm: str) -> dict[str, float]:
+    """Ready vectors: bare HSETs, the law's puts, and the whole way through Kafka."""
+    found: dict[str, float] = {}
+    with service.running(servers, f"v{algorithm}", ("ingest",), algorithm=algorithm) as memory:
+        client = bootstrap.redis_client(memory.settings)
+        client.execute_command(  # type: ignore[no-untyped-call]  # redis-py
+            *f"FT.CREATE bare{algorithm} ON HASH PREFIX 1 bare{algorithm}: SCHEMA vector VECTOR "
+            f"{algorithm} 6 TYPE FLOAT16 DIM {DIM} DISTANCE_METRIC COSINE".split()
+        )
+        blobs = [v.astype(np.float16).tobytes() for v in vectors(count)]
+        with timed() as elapsed:
+            for start in range(0, count, 250):
+                pipeline = client.pipeline(transaction=False)
+                for n in range(start, min(start + 250, count)):
+                    pipeline.hset(
+                        f"bare{algorithm}:{n}", mapping={"vector": blobs[n], "label": "x"}
+                    )
+                pipeline.execute()
+            found["direct_hset_per_s"] = round(count / elapsed(), 1)
+        index = bootstrap.open_index(memory.settings, client)
+        puts = traces(count, index.embedder)
+        with timed() as elapsed:
+            for start in range(0, count, 250):
+                index.put(puts[start : start + 250])
+            found["law_puts_per_s"] = round(count / elapsed(), 1)
+        client.close()
+        with timed() as elapsed:
+            memory.teach(vectors(count))
+            found["service_per_s"] = round(count / elapsed(), 1)
+    found["service_of_direct"] = round(found["service_per_s"] / found["direct_hset_per_s"], 3)
+    return found
+
+
+def ingest_of_images(servers: service.Servers, count: int) -> dict[str, float]:
+    """PNGs of 64 x 64 through lite0: the bare embedder, and the service."""
+    from memory.embedders import load_embedder
+    from memory.images import ImageLimits, decode
+
+    paths = [sample.path for sample in emoji("google")][:count]
+    embedder = load_embedder("lite0")
+    images = [decode(path.read_bytes(), ImageLimits()) for path in paths]
+    embedder.embed(images[:32])
+    with timed() as elapsed:
+        embedder.embed(images)
+        bare = count / elapsed()
+    with service.running(servers, "images", ("ingest",), embedder="lite0") as memory:
+        memory.teach(paths[:32])
+        with timed() as elapsed:
+            memory.teach(paths)
+            through = count / elapsed()
+    return {
+        "embedder_per_s": round(bare, 1),
+        "service_per_s": round(through, 1),
+        "service_of_embedder": round(through / bare, 3),
+    }
+
+
+def queries(servers: service.Servers, items: int, asked: int) -> dict[str, Any]:
+    """Questions with ready vectors over `items` items, beside the search and the log alone."""
+    found: dict[str, Any] = {}
+    with service.running(servers, "q", ("ingest", "query")) as memory:
+        memory.teach(vectors(items))
+        index = bootstrap.open_index(memory.settings, bootstrap.redis_client(memory.settings))
+        questions = vectors(asked, seed=1)
+        for k in (10, 100):
+            alone, answered = [], []
+            for question in questions:
+                with timed() as elapsed:
+                    index.search([question], [k])
+                    alone.append(elapsed())
+                with timed() as elapsed:
+                    memory.ask(question, k)
+                    answered.append(elapsed())
+            with ThreadPoolExecutor(32) as askers, timed() as elapsed:
+                list(askers.map(lambda q, k=k: memory.ask(q, k), questions * 2))
+                rate = 2 * asked / elapsed()
+            found[f"k{k}"] = {
+                "search_alone": percentiles(alone),
+                "service_1_asker": percentiles(answered),
+                "service_32_askers_per_s": round(rate, 1),
+            }
+        found["log_round_trip"] = percentiles(service.round_trips(memory, asked))
+        found["freshness"] = percentiles(memory.freshness(min(asked, 200)))
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    options = parser.parse_args()
+    scale = 10 if options.quick else 1
+    results: dict[str, Any] = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as folder, service.servers(Path(folder)) as servers:
+        for name, measure in (
+            (
+                "ingest of vectors, FLAT",
+                lambda: ingest_of_vectors(servers, 50_000 // scale, "FLAT"),
+            ),
+            (
+                "ingest of vectors, HNSW",
+                lambda: ingest_of_vectors(servers, 10_000 // scale, "HNSW"),
+            ),
+            ("ingest of images", lambda: ingest_of_images(servers, 1_600 // scale)),
+            ("queries", lambda: queries(servers, 20_000 // scale, 1_000 // scale)),
+        ):
+            results[name] = measure()
+            print(f"{name}: {json.dumps(results[name])}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Real servers and workers for the measurements, and what is done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from memory.model import Position, Vector
+from streams import bootstrap
+from streams.client import MemoryClient
+from streams.events import Topic
+from streams.local import KafkaServer, RedisServer, free_port
+from streams.process import ChildSpec
+from streams.settings import CACHE, Settings, load, worker_environment
+from streams.stack import answers
+from streams.supervisor import Supervisor
+
+DIM = 384
+EMBEDDER = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """One Kafka and one Redis for all measurements."""
+
+    folder: Path
+    kafka: str
+    redis: str
+
+
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[Servers]:
+    with (
+        KafkaServer(folder / "kafka", CACHE) as kafka,
+        RedisServer(folder / "redis", CACHE) as store,
+    ):
+        yield Servers(folder, kafka.bootstrap, store.url)
+
+
+def vectors(count: int, seed: int = 0) -> list[Vector]:
+    """Unit vectors, float32, shape (384,) each."""
+    drawn = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    return list(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A memory with workers up."""
+
+    settings: Settings
+    client: MemoryClient
+
+    def teach(self, images: Sequence[Vector | Path]) -> None:
+        """Send images and return when all are merged."""
+        pending = [
+            self.client.ingest(image, id=f"s{n}", label=f"l{n % 100}", embedder=EMBEDDER)
+            for n, image in enumerate(images)
+        ]
+        last: dict[tuple[str, int], Position] = {}
+        for one in pending:
+            position = one.position(120)
+            last[position.topic_id, position.partition] = position
+        store = bootstrap.redis_client(self.settings)
+        index = bootstrap.open_index(self.settings, store)
+        while any(index.positions().get(at, 0) <= last[at].offset for at in last):
+            time.sleep(0.005)
+        store.close()
+
+    def ask(self, vector: Vector, k: int) -> None:
+        answer = self.client.query(vector, embedder=EMBEDDER, k=k)
+        if answer.status != "answered":
+            raise RuntimeError(f"the memory answered {answer.status}")
+
+    def freshness(self, rounds: int) -> list[float]:
+        """Seconds from sending an event to an answer that has seen it, one at a time."""
+        found = []
+        for vector in vectors(rounds, seed=2):
+            started = time.perf_counter()
+            written = self.client.ingest(vector, id="fresh", label="fresh", embedder=EMBEDDER)
+            self.client.query(vector, embedder=EMBEDDER, k=1, after=[written.position()])
+            found.append(time.perf_counter() - started)
+        return found
+
+
+@contextlib.contextmanager
+def running(
+    at: Servers,
+    name: str,
+    roles: Sequence[str],
+    *,
+    embedder: str = f"vectors:{EMBEDDER}:{DIM}",
+    algorithm: str = "FLAT",
+) -> Iterator[Service]:
+    """Workers of the roles, one each, on topics and keys of their own."""
+    values: dict[str, Any] = {
+        "kafka": at.kafka,
+        "redis": at.redis,
+        "topic_prefix": f"{name}-",
+        "namespace": name,
+        "hmac_key": secrets.token_hex(32),
+        "embedder": embedder,
+        "index_algorithm": algorithm,
+    }
+    settings = load(**values)
+    bootstrap.create_topics(settings)
+    folder = at.folder / name
+
+    def spec(role: str) -> ChildSpec:
+        port = free_port()
+        return ChildSpec(
+            role,
+            (sys.executable, "-m", "streams.cli", "worker", role),
+            folder / f"{role}.log",
+            env=worker_environment(web_port=port, instance=role, **values),
+            ready=lambda: answers(port),
+            ready_timeout=90,
+            stop_timeout=20,
+        )
+
+    up = threading.Event()
+    supervisor = Supervisor(folder, [spec(role) for role in roles], on_running=up.set)
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    try:
+        while not up.wait(0.1):
+            if not thread.is_alive():
+                raise RuntimeError(f"the workers did not start; see {folder}")
+        with bootstrap.client(settings, "bench") as client:
+            yield Service(settings, client)
+    finally:
+        supervisor.stop(60)
+        thread.join()
+
+
+def round_trips(service: Service, count: int) -> list[float]:
+    """Seconds for a small record to the log and back, with nothing in between."""
+    topic = bootstrap.full_name(service.settings, Topic.REJECTED)
+    producer = KafkaProducer(bootstrap_servers=service.settings.kafka, linger_ms=0, acks="all")
+    consumer = KafkaConsumer(bootstrap_servers=service.settings.kafka, enable_auto_commit=False)
+    tp = TopicPartition(topic, 0)
+    consumer.assign([tp])
+    consumer.seek_to_end(tp)
+    consumer.position(tp)
+    found = []
+    for _ in range(count):
+        started = time.perf_counter()
+        producer.send(topic, b"x", partition=0)
+        while not consumer.poll(timeout_ms=1000):
+            pass
+        found.append(time.perf_counter() - started)
+    producer.close()
+    consumer.close()
+    return found
