@@ -226,7 +226,10 @@ class KafkaServer(_Server):
         unfinished = self._dir / "unformatted"
         shutil.rmtree(unfinished, ignore_errors=True)
         _write_properties(config, {**settings, "log.dirs": str(unfinished)})
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka's tool takes an id that begins with a dash for an option.
+        cluster = "-"
+        while cluster.startswith("-"):
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster]
         done = subprocess.run(
             [*java, *tool, "--config", str(config)],
