@@ -61,6 +61,8 @@ def checked_text(value: str, *, what: str, reason: Reason, limit: int) -> str:
         raise Rejected(reason, f"{what} has {len(value)} characters; at most {limit} are allowed")
     if value != value.strip():
         raise Rejected(reason, f"{what} has white space around it; strip it")
+    if value.isprintable():
+        return value
     for position, character in enumerate(value):
         if unicodedata.category(character) in ("Cc", "Cs"):
             raise Rejected(

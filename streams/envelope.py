@@ -93,21 +93,25 @@ def _texts(record: Record) -> dict[str, str]:
     for name, value in record.headers:
         if not name.startswith(PREFIX) and name != Header.CONTENT_TYPE:
             continue
-        shown = f"the header {name}" if name in set(Header) else "a ce_ header"
         if name.startswith(PREFIX) and not is_name(name.removeprefix(PREFIX)):
             raise Rejected(
                 Reason.INVALID_HEADER,
                 "the name of a ce_ header has more than lower-case letters and digits after ce_",
             )
         if name in texts:
-            raise Rejected(Reason.REPEATED_HEADER, f"{shown} is there more than once")
+            raise Rejected(Reason.REPEATED_HEADER, f"{_shown(name)} is there more than once")
         try:
             texts[name] = (value or b"").decode()
         except UnicodeDecodeError:
-            raise Rejected(Reason.INVALID_HEADER, f"{shown} is not UTF-8") from None
+            raise Rejected(Reason.INVALID_HEADER, f"{_shown(name)} is not UTF-8") from None
         if value is None:
-            raise Rejected(Reason.INVALID_HEADER, f"{shown} has no value")
+            raise Rejected(Reason.INVALID_HEADER, f"{_shown(name)} has no value")
     return texts
+
+
+def _shown(name: str) -> str:
+    """A header's name, if it is one of the contract's: a stranger's may hold anything."""
+    return f"the header {name}" if name in set(Header) else "a ce_ header"
 
 
 def is_name(name: str) -> bool:
