@@ -1,0 +1,212 @@
+"""The local stack as a user meets it: up, killed, interrupted, down, and up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from streams import bootstrap, stack
+from streams.cli import cli
+from streams.client import MemoryClient
+from streams.supervisor import read_state
+from tests.integration.events import EMBEDDER, unit
+from tests.integration.running import ROOT
+
+ENVIRONMENT = {"VISUAL_MEMORY_EMBEDDER": EMBEDDER, "PYTHONPATH": str(ROOT)}
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streams.cli", *words],
+        env={**os.environ, **ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def children(folder: Path) -> Mapping[str, Any]:
+    state = read_state(folder)
+    assert state is not None
+    found: Mapping[str, Any] = state["children"]
+    return found
+
+
+def runs(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def client_of(folder: Path) -> MemoryClient:
+    settings = stack.settings_for(folder, default=folder, kafka=None, redis=None)
+    return bootstrap.client(settings, "test")
+
+
+def status(folder: Path) -> dict[str, Any]:
+    done = command("status", "--data-dir", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stack that is up and was taught twenty vectors; each test leaves it so."""
+    folder = tmp_path_factory.mktemp("stack")
+    done = command("up", "--data-dir", str(folder), "--detach", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"kafka", "redis", "metrics"}
+    with client_of(folder) as client:
+        written = [
+            client.ingest(unit(n), id=f"i{n}", label="a", embedder="test") for n in range(20)
+        ]
+        positions = [pending.position() for pending in written]
+        assert client.query(unit(1), embedder="test", after=positions).status == "answered"
+    yield folder
+    stack.down(folder)
+
+
+def test_a_second_stack_on_the_same_folder_is_refused_naming_the_first(folder: Path) -> None:
+    state = read_state(folder)
+    assert state is not None
+    done = command("up", "--data-dir", str(folder))
+    assert done.returncode == 2
+    assert str(state["pid"]) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["ingest", "query", "redis", "kafka"])
+def test_what_is_killed_comes_back_and_the_memory_is_the_same(folder: Path, name: str) -> None:
+    before = status(folder)["digest"]
+    killed = children(folder)[name]
+    os.kill(killed["pid"], signal.SIGKILL)
+    eventually(lambda: children(folder)[name]["restarts"] > killed["restarts"])
+    eventually(lambda: all(child["ready"] for child in children(folder).values()))
+    assert children(folder)[name]["address"] == killed["address"]
+    with client_of(folder) as client:
+        answer = client.query(unit(3), embedder="test", k=1)
+    assert answer.neighbors[0].image_id == "i3"
+    assert status(folder)["digest"] == before
+
+
+def test_the_stack_ends_without_orphans_and_finds_its_memory_again(folder: Path) -> None:
+    before = status(folder)
+    pids = [child["pid"] for child in children(folder).values()]
+    assert command("down", "--data-dir", str(folder)).returncode == 0
+    assert not [pid for pid in pids if runs(pid)]
+    done = command("status", "--data-dir", str(folder))
+    assert done.returncode == 2
+    assert "visual-memory up" in done.stderr.replace("\n", " ")
+    done = command("up", "--data-dir", str(folder), "--detach")
+    assert done.returncode == 0, done.stderr
+    after = status(folder)
+    assert after["items"] == 20
+    assert after["digest"] == before["digest"]
+
+
+def test_a_supervisor_that_is_killed_leaves_no_orphans(folder: Path) -> None:
+    state = read_state(folder)
+    assert state is not None
+    pids = [child["pid"] for child in state["children"].values()]
+    os.kill(state["pid"], signal.SIGKILL)
+    eventually(lambda: not [pid for pid in pids if runs(pid)])
+    assert read_state(folder) is None
+    done = command("up", "--data-dir", str(folder), "--detach")
+    assert done.returncode == 0, done.stderr
+    assert status(folder)["items"] == 20
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stack_in_the_foreground_ends_at_a_signal(
+    how: signal.Signals,
+    kafka_bootstrap: str,
+    redis_url: str,
+    tmp_path: Path,
+    unique: Callable[[str], str],
+) -> None:
+    """On servers of somebody else, which it does not start and does not end."""
+    words = ["up", "--data-dir", str(tmp_path), "--kafka", kafka_bootstrap, "--redis", redis_url]
+    name = unique("foreground")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streams.cli", *words],
+        env={
+            **os.environ,
+            **ENVIRONMENT,
+            "VISUAL_MEMORY_TOPIC_PREFIX": name,
+            "VISUAL_MEMORY_NAMESPACE": name,
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: (read_state(tmp_path) or {}).get("status") == "running", 120)
+        running = children(tmp_path)
+        assert set(running) == {"ingest", "correct", "forget", "query", "monitor"}
+        process.send_signal(how)
+        assert process.wait(60) == 0
+        assert not [child for child in running.values() if runs(child["pid"])]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_hmac_key_refuses_to_start(folder: Path) -> None:
+    found = stack.addresses(folder)
+    done = command(
+        *("worker", "correct", "--kafka", found.kafka, "--redis", found.redis),
+        VISUAL_MEMORY_HMAC_KEY="ab" * 32,
+    )
+    assert done.returncode == 2
+    assert "hmac_key_id" in done.stderr
+    assert "ab" * 32 not in done.stderr
+
+
+def test_a_worker_refuses_to_start_without_its_topics_naming_them(folder: Path) -> None:
+    found = stack.addresses(folder)
+    done = command(
+        *("worker", "ingest", "--kafka", found.kafka, "--redis", found.redis),
+        VISUAL_MEMORY_HMAC_KEY="ab" * 32,
+        VISUAL_MEMORY_TOPIC_PREFIX="nowhere-",
+    )
+    assert done.returncode == 2
+    assert "nowhere-image-ingest" in done.stderr
+
+
+def test_no_log_names_an_image(folder: Path) -> None:
+    logs = list((folder / "logs").glob("*.log"))
+    assert logs
+    for log in logs:
+        assert '"i3"' not in log.read_text()
+        assert "'i3'" not in log.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_and_option_has_a_help_text(name: str) -> None:
+    found = cli.commands[name]
+    assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+    assert found.help
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
