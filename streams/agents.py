@@ -225,12 +225,13 @@ class Batcher(Generic[T, R]):
                 batch = [self._waiting.popleft() for _ in range(size)]
                 try:
                     results = await self._run([item for item, _ in batch])
+                    told = list(zip(batch, results, strict=True))
                 except Exception as error:  # noqa: BLE001 - handed to those who wait for it
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                 else:
-                    for (_, future), result in zip(batch, results, strict=True):
+                    for (_, future), result in told:
                         if not future.done():
                             future.set_result(result)
         finally:
@@ -267,6 +268,9 @@ class Watch:
                     merged = await self._positions()
                 except Unavailable:
                     merged = {}
+                except Exception as error:  # noqa: BLE001 - handed to those who wait for it
+                    self._fail(error)
+                    continue
                 still = []
                 for after, future in self._waiting:
                     if future.done():
@@ -279,3 +283,9 @@ class Watch:
                 await asyncio.sleep(self.INTERVAL)
         finally:
             self._polling = None
+
+    def _fail(self, error: Exception) -> None:
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting = []

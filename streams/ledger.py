@@ -53,8 +53,13 @@ class RedisLedger:
 
     def attempt(self, topic_id: str, partition: int, offset: int) -> int:
         """Attempts to process this record alone, this one included."""
+        place = f"{topic_id}:{partition}:{offset}"
         with mapped_errors():
-            return int(self._client.hincrby(self._attempts, f"{topic_id}:{partition}:{offset}", 1))
+            attempts = int(self._client.hget(self._attempts, place) or 0) + 1
+        # As above: starts at the same offset add up wherever a topic is quiet for long.
+        with contextlib.suppress(Unavailable), mapped_errors():
+            self._client.hincrby(self._attempts, place, 1)
+        return attempts
 
     def succeeded(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed."""

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     image_batch: int = Field(
         32, ge=1, description="records merged together by the ingest role where it embeds"
     )
-    questions_in_flight: int = Field(64, ge=1, description="questions answered at a time")
+    questions_in_flight: int = Field(
+        512, ge=1, description="questions a worker holds, those that wait for `after` included"
+    )
 
     instance: str | None = Field(
         None, description="name of this worker, unique in its role: a quick return after a crash"

@@ -1,0 +1,759 @@
+"""The memory as a library, over the exact index and with embedders made for the purpose."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from memory.embedders import VectorsOnly
+from memory.errors import Reason, Rejected
+from memory.exact_index import ExactIndex
+from memory.images import ImageLimits
+from memory.model import (
+    FOREVER,
+    Correction,
+    Forget,
+    ImagePayload,
+    Ingest,
+    Item,
+    ItemRef,
+    LogAddress,
+    Payload,
+    Position,
+    Prediction,
+    Put,
+    Query,
+    SearchResult,
+    Selector,
+    SelectorKind,
+    Vector,
+    VectorPayload,
+    make_stamp,
+)
+from memory.ports import FenceFact, MemoryIndex
+from memory.service import Forgotten, Merged, Refused, VisualMemory
+
+DIM = 3
+SKEW = 10
+FORGOTTEN_AT = 100
+UNTIL = FORGOTTEN_AT + SKEW
+
+Colour = tuple[int, int, int]
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+
+
+class Colours:
+    """An embedder of an image's mean colour, which refuses what is black."""
+
+    name = "colours"
+    digest = "colours-1"
+    dim = DIM
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        self.batches.append(len(images))
+        rows = np.array([np.asarray(i.convert("RGB"), float).mean((0, 1)) for i in images])
+        if not rows.any(axis=1).all():
+            raise Rejected(Reason.IMAGE_TOO_LARGE, "an image of this batch is refused")
+        found: npt.NDArray[np.float32] = (
+            rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        ).astype(np.float32)
+        return found
+
+
+class Journaled:
+    """An index that writes the names of its calls to a journal and may be interrupted."""
+
+    def __init__(self, index: MemoryIndex, journal: list[Any]) -> None:
+        self._index = index
+        self._journal = journal
+        self.before: dict[str, Callable[[], object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._index, name)
+        if not callable(found) or name.endswith("_key"):
+            return found
+
+        def journaled(*args: Any) -> Any:
+            if name in self.before:
+                self.before.pop(name)()
+            self._journal.append((name, *args))
+            return found(*args)
+
+        return journaled
+
+
+class Facts:
+    """A fence log in a list, with a line in the journal for each fact."""
+
+    def __init__(self, journal: list[Any] | None = None) -> None:
+        self.all: list[FenceFact] = []
+        self._journal = [] if journal is None else journal
+
+    def append(self, facts: Sequence[FenceFact]) -> None:
+        self.all.extend(facts)
+        self._journal.extend(facts)
+
+
+class Crash(Exception):
+    """The worker ends here."""
+
+
+def exact() -> ExactIndex:
+    return ExactIndex(embedder=Colours.digest, dim=DIM)
+
+
+def png(colour: Colour, mode: str = "RGB", **saved: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).convert(mode).save(buffer, "PNG", **saved)
+    return buffer.getvalue()
+
+
+def ingest(
+    image_id: str,
+    *,
+    time: int = 50,
+    label: str = "cat",
+    source: str = "camera",
+    subjects: tuple[str, ...] = (),
+    payload: Payload | None = None,
+) -> Ingest:
+    stamp = make_stamp(time, source, image_id, label, *subjects)
+    return Ingest(
+        stamp=stamp,
+        image_id=image_id,
+        label=label,
+        source=source,
+        payload=payload or ImagePayload(png(RED)),
+        payload_digest=f"digest of {image_id}",
+        subjects=subjects,
+        address=LogAddress(time, "ingest-topic", 0, stamp),
+    )
+
+
+def correction(image_id: str, label: str | None, *, time: int = 60) -> Correction:
+    stamp = make_stamp(time, "reviewer", image_id, label)
+    return Correction(stamp, image_id, label, LogAddress(time, "correct-topic", 0, stamp))
+
+
+def forget(kind: str, value: str, *, time: int = FORGOTTEN_AT, permanent: bool = False) -> Forget:
+    return Forget(f"{kind} {value} {time}", Selector(SelectorKind(kind), value), time, permanent)
+
+
+def visible(memory: VisualMemory) -> dict[str, str]:
+    """Labels of all that answers can rest on, by image id."""
+    (found,) = memory.index.search([np.ones(DIM, np.float32)], [100])
+    return {hit.image_id: hit.label for hit in found.hits}
+
+
+def stored(memory: VisualMemory, image_id: str) -> Vector:
+    (vector,) = memory.index.vectors_of([image_id])
+    assert vector is not None
+    return vector
+
+
+def held(memory: VisualMemory, image_id: str) -> Item:
+    item = memory.index.item(memory.index.image_key(image_id))
+    assert item is not None
+    return item
+
+
+def of(journal: Sequence[Any], *names: str) -> list[Any]:
+    """Lines of a journal: those of the facts, and of the calls with these names."""
+    return [line for line in journal if isinstance(line, FenceFact) or line[0] in names]
+
+
+@pytest.fixture
+def facts() -> Facts:
+    return Facts()
+
+
+@pytest.fixture
+def memory(facts: Facts) -> VisualMemory:
+    return VisualMemory(exact(), Colours(), fence_log=facts, clock_skew=SKEW)
+
+
+# Remembering and correcting
+
+
+def test_what_is_remembered_is_merged_and_found(memory: VisualMemory) -> None:
+    assert memory.remember([ingest("i0"), ingest("i1", label="dog")]) == [Merged(won=True)] * 2
+    assert visible(memory) == {"i0": "cat", "i1": "dog"}
+
+
+def test_nothing_to_remember_is_no_fault(memory: VisualMemory) -> None:
+    assert memory.remember([]) == []
+    assert memory.correct([]) == []
+    assert memory.recall([]) == []
+
+
+def test_an_older_event_of_an_image_is_merged_and_does_not_win(memory: VisualMemory) -> None:
+    memory.remember([ingest("i0", time=50, label="new")])
+    assert memory.remember([ingest("i0", time=40, label="old")]) == [Merged(won=False)]
+    assert visible(memory) == {"i0": "new"}
+
+
+def test_an_event_that_comes_again_wins_again(memory: VisualMemory) -> None:
+    """It stands in the memory; the worker that died before it said so is not told otherwise."""
+    assert memory.remember([ingest("i0")] * 2) == [Merged(won=True)] * 2
+
+
+def test_a_correction_counts_before_and_after_its_image_and_can_be_withdrawn(
+    memory: VisualMemory,
+) -> None:
+    assert memory.correct([correction("i0", "dog", time=60)]) == [Merged(won=True)]
+    assert visible(memory) == {}
+    memory.remember([ingest("i0", time=70)])
+    assert visible(memory) == {"i0": "dog"}
+    assert memory.correct([correction("i0", "late", time=55)]) == [Merged(won=False)]
+    memory.correct([correction("i0", None, time=80)])
+    assert visible(memory) == {"i0": "cat"}
+
+
+def test_one_image_that_the_embedder_refuses_is_rejected_alone(memory: VisualMemory) -> None:
+    bad = ingest("bad", payload=ImagePayload(png(BLACK)))
+    first, second, third = memory.remember([ingest("i0"), bad, ingest("i1")])
+    assert (first, third) == (Merged(won=True), Merged(won=True))
+    assert isinstance(second, Rejected)
+    assert visible(memory) == {"i0": "cat", "i1": "cat"}
+
+
+def test_one_image_that_cannot_be_decoded_is_rejected_alone(memory: VisualMemory) -> None:
+    first, second, third = memory.remember(
+        [
+            ingest("i0"),
+            ingest("bad", payload=ImagePayload(png(RED)[:40])),
+            ingest("large", payload=ImagePayload(b"x" * (ImageLimits().max_bytes + 1))),
+        ]
+    )
+    assert first == Merged(won=True)
+    assert isinstance(second, Rejected)
+    assert isinstance(third, Rejected)
+    assert (second.reason, third.reason) == (Reason.TRUNCATED_IMAGE, Reason.IMAGE_TOO_LARGE)
+    assert visible(memory) == {"i0": "cat"}
+
+
+def test_a_rejected_image_is_still_found_by_a_later_forget(memory: VisualMemory) -> None:
+    """Its correction must go with it."""
+    memory.remember([ingest("bad", subjects=("ada",), payload=ImagePayload(b"no image"))])
+    memory.correct([correction("bad", "ada's cat")])
+    assert memory.forget(forget("subject", "ada")).images == 1
+    assert held(memory, "bad").corrected is None
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _odd_images() -> dict[str, bytes]:
+    red = Image.new("RGB", (4, 4), RED)
+    palette = red.convert("P", palette=Image.Palette.ADAPTIVE)
+    return {
+        "cmyk": _saved(red.convert("CMYK"), "JPEG"),
+        "palette with transparency": _saved(palette, "PNG", transparency=200),
+        "animation": _saved(palette, "GIF", save_all=True, append_images=[palette.copy()]),
+        "grey and alpha": _saved(Image.new("LA", (4, 4), (90, 255)), "PNG"),
+        "16 bits": _saved(Image.new("I;16", (4, 4), 40_000), "PNG"),
+        "one bit": _saved(Image.new("1", (4, 4), 1), "PNG"),
+        "floats": _saved(Image.fromarray(np.eye(4, dtype=np.float32)), "TIFF"),
+        "webp with alpha": _saved(red.convert("RGBA"), "WEBP", lossless=True),
+        "one pixel": _saved(Image.new("RGB", (1, 1), RED), "BMP"),
+    }
+
+
+@pytest.mark.parametrize("kind", _odd_images())
+def test_odd_images_are_embedded(memory: VisualMemory, kind: str) -> None:
+    payload = ImagePayload(_odd_images()[kind])
+    assert memory.remember([ingest("i0", payload=payload)]) == [Merged(won=True)]
+    assert np.linalg.norm(stored(memory, "i0")) == pytest.approx(1, abs=1e-3)
+
+
+def test_images_of_a_batch_are_embedded_together() -> None:
+    embedder = Colours()
+    memory = VisualMemory(exact(), embedder)
+    memory.remember([ingest(f"i{n}") for n in range(5)])
+    assert embedder.batches == [5]
+
+
+# Ready vectors
+
+
+def vector(*elements: float, embedder: str = Colours.digest) -> VectorPayload:
+    return VectorPayload(np.array(elements, np.float32), embedder)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-20, 1.0, 1e20, 1e38])
+def test_a_ready_vector_is_normalised(memory: VisualMemory, scale: float) -> None:
+    assert memory.remember([ingest("i0", payload=vector(3 * scale, 0, 0))]) == [Merged(won=True)]
+    assert stored(memory, "i0") == pytest.approx([1, 0, 0])
+
+
+def test_a_ready_vector_is_not_changed_in_place(memory: VisualMemory) -> None:
+    given = vector(3, 4, 0)
+    memory.remember([ingest("i0", payload=given)])
+    assert given.vector.tolist() == [3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (vector(1, 0, 0, embedder="another"), Reason.OTHER_EMBEDDER),
+        (vector(1, 0), Reason.WRONG_DIMENSION),
+        (vector(1, 0, 0, 0), Reason.WRONG_DIMENSION),
+        (vector(1, float("nan"), 0), Reason.NOT_FINITE),
+        (vector(1, float("-inf"), 0), Reason.NOT_FINITE),
+        (vector(0, 0, 0), Reason.ZERO_VECTOR),
+        (vector(0, -0.0, 0), Reason.ZERO_VECTOR),
+    ],
+)
+def test_a_vector_this_memory_cannot_take_is_rejected_alone(
+    memory: VisualMemory, payload: VectorPayload, reason: Reason
+) -> None:
+    good = vector(0, 1, 0)
+    first, second = memory.remember([ingest("bad", payload=payload), ingest("i0", payload=good)])
+    assert isinstance(first, Rejected)
+    assert first.reason is reason
+    assert second == Merged(won=True)
+    asked, answered = memory.recall([Query(payload), Query(good)])
+    assert isinstance(asked, Rejected)
+    assert asked.reason is reason
+    assert isinstance(answered, Prediction)
+    assert answered.vote.label == "cat"
+
+
+def test_a_memory_without_an_embedder_takes_vectors_and_rejects_images() -> None:
+    memory = VisualMemory(exact(), None)
+    image, ready = memory.remember([ingest("i0"), ingest("i1", payload=vector(1, 0, 0))])
+    assert isinstance(image, Rejected)
+    assert image.reason is Reason.NO_EMBEDDER
+    assert ready == Merged(won=True)
+
+
+# Forgetting
+
+
+@pytest.mark.parametrize(
+    "request_", [forget("image", "i0"), forget("subject", "ada"), forget("label", "cat")]
+)
+def test_a_forget_erases_what_it_names_and_nothing_else(
+    memory: VisualMemory, request_: Forget
+) -> None:
+    memory.remember([ingest("i0", subjects=("ada",)), ingest("i1", label="dog", source="archive")])
+    done = memory.forget(request_)
+    assert (done.first_seen, done.until, done.images) == (FORGOTTEN_AT, UNTIL, 1)
+    assert not done.repeated
+    assert visible(memory) == {"i1": "dog"}
+    assert held(memory, "i0").outbox == {ingest("i0", subjects=("ada",)).address}
+
+
+def test_a_source_is_forgotten_whole(memory: VisualMemory) -> None:
+    memory.remember([ingest(f"i{n}") for n in range(5)] + [ingest("other", source="archive")])
+    assert memory.forget(forget("source", "camera")).images == 5
+    assert visible(memory) == {"other": "cat"}
+
+
+def test_a_forget_names_its_stages_in_order(memory: VisualMemory) -> None:
+    done = memory.forget(forget("subject", "ada"))
+    assert done.first_seen < done.fenced <= done.erased
+
+
+def test_a_permanent_forget_is_for_ever(memory: VisualMemory) -> None:
+    done = memory.forget(forget("subject", "ada", permanent=True))
+    assert done.until == FOREVER
+    event = ingest("i0", subjects=("ada",), time=FOREVER - 1)
+    assert memory.remember([event]) == [Refused(FOREVER)]
+
+
+@pytest.mark.parametrize("kind", ["subject", "source", "image"])
+def test_what_comes_after_a_forget_is_refused_up_to_its_end_and_then_taken(
+    memory: VisualMemory, kind: str
+) -> None:
+    memory.forget(forget(kind, {"subject": "ada", "source": "camera", "image": "i0"}[kind]))
+    late, new = (ingest("i0", time=time, subjects=("ada",)) for time in (UNTIL, UNTIL + 1))
+    assert memory.remember([late]) == [Refused(UNTIL)]
+    assert visible(memory) == {}
+    assert memory.remember([new]) == [Merged(won=True)]
+    assert visible(memory) == {"i0": "cat"}
+
+
+def test_a_correction_of_a_forgotten_image_is_refused(memory: VisualMemory) -> None:
+    memory.forget(forget("image", "i0"))
+    assert memory.correct([correction("i0", "dog", time=UNTIL)]) == [Refused(UNTIL)]
+    assert memory.correct([correction("i0", "dog", time=UNTIL + 1)]) == [Merged(won=True)]
+
+
+def test_what_is_forgotten_costs_no_decoding_and_no_embedding(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Never(Colours):
+        def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+            pytest.fail("embedded")
+
+    def never(data: bytes, limits: ImageLimits) -> Image.Image:
+        pytest.fail("decoded")
+
+    monkeypatch.setattr("memory.service.decode", never)
+    memory = VisualMemory(exact(), Never(), fence_log=facts, clock_skew=SKEW)
+    memory.forget(forget("subject", "ada"))
+    memory.forget(forget("image", "i1"))
+    events = [ingest("i0", subjects=("ada",)), ingest("i1")]
+    assert memory.remember(events) == [Refused(UNTIL), Refused(UNTIL)]
+
+
+@pytest.mark.parametrize("kind", ["subject", "source", "image"])
+@pytest.mark.parametrize("interrupted", ["enlist", "put"])
+def test_a_forget_in_the_middle_of_an_ingest_ends_with_the_image_erased(
+    kind: str, interrupted: str
+) -> None:
+    index, facts = exact(), Facts()
+    journaled = Journaled(index, [])
+    forgetting = VisualMemory(index, None, fence_log=facts, clock_skew=SKEW)
+    request = forget(kind, {"subject": "ada", "source": "camera", "image": "i0"}[kind])
+    journaled.before[interrupted] = lambda: forgetting.forget(request)
+    memory = VisualMemory(cast("MemoryIndex", journaled), Colours(), fence_log=facts)
+    assert memory.remember([ingest("i0", subjects=("ada",))]) == [Refused(UNTIL)]
+    assert journaled.before == {}
+    assert visible(memory) == {}
+
+
+def test_an_ingest_in_the_middle_of_a_forget_ends_with_the_image_erased() -> None:
+    """Whatever step of the forget it comes before."""
+    for step in ("open_request", "fence", "listed", "close_request"):
+        index, facts = exact(), Facts()
+        journaled = Journaled(index, [])
+        ingesting = VisualMemory(index, Colours(), fence_log=facts, clock_skew=SKEW)
+        ingesting.remember([ingest("i0", subjects=("ada",))])
+        event = ingest("i1", subjects=("ada",))
+        journaled.before[step] = partial(ingesting.remember, [event])
+        memory = VisualMemory(
+            cast("MemoryIndex", journaled), None, fence_log=facts, clock_skew=SKEW
+        )
+        memory.forget(forget("subject", "ada"))
+        assert journaled.before == {}
+        assert visible(memory) == {}, step
+
+
+# Facts of forgetting
+
+
+def test_a_refused_event_leaves_its_postings_and_its_barrier_as_facts(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    memory.forget(forget("subject", "ada"))
+    facts.all.clear()
+    memory.remember([ingest("i0", subjects=("ada", "bob"))])
+    index = memory.index
+    image = index.image_key("i0")
+    selectors = [
+        index.selector_key(Selector(kind, value))
+        for kind, value in [
+            (SelectorKind.SUBJECT, "ada"),
+            (SelectorKind.SUBJECT, "bob"),
+            (SelectorKind.SOURCE, "camera"),
+        ]
+    ]
+    assert facts.all == [
+        FenceFact("barrier", image=image, until=UNTIL),
+        *(FenceFact("posting", selector=s, image=image) for s in sorted(selectors)),
+    ]
+
+
+def test_a_merged_event_leaves_no_fact(memory: VisualMemory, facts: Facts) -> None:
+    memory.remember([ingest("i0", subjects=("ada",))])
+    memory.correct([correction("i0", "dog")])
+    assert facts.all == []
+
+
+@pytest.mark.parametrize("kind", ["subject", "source", "image", "label"])
+def test_facts_are_in_the_log_before_anything_is_erased(kind: str) -> None:
+    """A crash between the two must leave a log from which a memory forgets as much."""
+    journal: list[Any] = []
+    index = Journaled(exact(), journal)
+    memory = VisualMemory(
+        cast("MemoryIndex", index), Colours(), fence_log=Facts(journal), clock_skew=SKEW
+    )
+    memory.remember([ingest(f"i{n}", subjects=("ada",)) for n in range(3)])
+    journal.clear()
+    value = {"subject": "ada", "source": "camera", "image": "i1", "label": "cat"}[kind]
+    memory.forget(forget(kind, value))
+    told: set[tuple[str, int]] = set()
+    erased: set[str] = set()
+    fenced = False
+    for line in of(journal, "put", "close_request"):
+        if isinstance(line, FenceFact):
+            fenced = fenced or line.kind == "fence"
+            told.add((line.image, line.until))
+            assert line.kind != "request" or erased, "told as closed before it was carried out"
+        elif line[0] == "put":
+            puts: Sequence[Put] = line[1]
+            assert {(put.image, put.barrier) for put in puts} <= told
+            assert fenced or kind in ("image", "label")
+            erased |= {put.image for put in puts}
+    assert len(erased) == (1 if kind == "image" else 3)
+    last_fact, closed = of(journal, "close_request")[-2:]
+    assert last_fact.kind == "request"
+    assert closed[0] == "close_request"
+
+
+def test_a_forget_whose_facts_cannot_be_kept_erases_nothing() -> None:
+    class Away(Facts):
+        def append(self, facts: Sequence[FenceFact]) -> None:
+            if facts:
+                raise Crash
+
+    memory = VisualMemory(exact(), Colours(), fence_log=Away(), clock_skew=SKEW)
+    memory.remember([ingest("i0", subjects=("ada",))])
+    for request in (forget("subject", "ada"), forget("image", "i0"), forget("label", "cat")):
+        with pytest.raises(Crash):
+            memory.forget(request)
+        assert visible(memory) == {"i0": "cat"}
+
+
+def test_a_new_memory_comes_to_the_same_state_from_the_facts_and_the_events(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    """Labels too, whose expansion lives in the facts alone; events may come in any order."""
+    ingests = [
+        ingest(f"i{n}", label=f"l{n % 3}", subjects=(f"s{n % 4}",), time=50 + n) for n in range(12)
+    ]
+    corrections = [correction(f"i{n}", "l1", time=70 + n) for n in (2, 3, 20)]
+    requests = [forget("label", "l1"), forget("subject", "s0"), forget("image", "i5", time=101)]
+    late = [ingest("late", subjects=("s0",), time=105), ingest("new", subjects=("s0",), time=200)]
+    memory.remember(ingests)
+    memory.correct(corrections)
+    for request in requests:
+        memory.forget(request)
+    memory.remember(late)
+    memory.forget(forget("subject", "s1", time=300, permanent=True))
+
+    again = VisualMemory(exact(), Colours(), clock_skew=SKEW)
+    again.apply(facts.all)
+    again.correct(corrections[::-1])
+    again.remember([*late, *ingests[::-1]])
+    assert again.index.digests() == memory.index.digests()
+    for request in requests:
+        assert again.forget(request).repeated
+    assert again.index.digests() == memory.index.digests()
+
+
+def test_facts_reach_what_an_older_memory_shows(memory: VisualMemory, facts: Facts) -> None:
+    """A memory restored from a backup holds what has been forgotten since."""
+    older = VisualMemory(exact(), Colours(), clock_skew=SKEW)
+    for held_by in (memory, older):
+        held_by.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
+    memory.forget(forget("subject", "ada"))
+    older.apply(facts.all)
+    assert visible(older) == {"i1": "cat"}
+    assert older.index.digests() == memory.index.digests()
+
+
+def test_a_fact_of_an_unknown_kind_is_not_passed_over(memory: VisualMemory) -> None:
+    with pytest.raises(ValueError, match="mystery"):
+        memory.apply([FenceFact("mystery")])
+
+
+# Requests that come again
+
+
+def _crash() -> None:
+    raise Crash
+
+
+def test_a_label_is_expanded_once_and_a_repeat_uses_all_that_was_found() -> None:
+    """A correction that relabels an image between a crash and the repeat saves it not."""
+    index, facts = exact(), Facts()
+    journaled = Journaled(index, [])
+    memory = VisualMemory(
+        cast("MemoryIndex", journaled), Colours(), fence_log=facts, clock_skew=SKEW
+    )
+    memory.remember([ingest("i0"), ingest("i1"), ingest("i2", label="dog")])
+    request = forget("label", "cat")
+    journaled.before["put"] = _crash
+    with pytest.raises(Crash):
+        memory.forget(request)
+    assert visible(memory) == {"i0": "cat", "i1": "cat", "i2": "dog"}
+    memory.correct([correction("i0", "dog"), correction("i2", "cat")])
+    done = memory.forget(request)
+    assert not done.repeated
+    assert visible(memory) == {}, "i0 bore the label when it was asked, i2 when it was asked again"
+
+
+def test_a_label_that_comes_back_is_kept_by_a_request_that_is_closed(memory: VisualMemory) -> None:
+    memory.remember([ingest("i0")])
+    request = forget("label", "cat")
+    first = memory.forget(request)
+    memory.remember([ingest("i1", time=60)])
+    again = memory.forget(request)
+    assert (first.images, again.images) == (1, 0)
+    assert again.repeated
+    assert again.until == first.until
+    assert visible(memory) == {"i1": "cat"}
+
+
+def test_a_repeat_at_a_later_time_keeps_the_first_ones_end(memory: VisualMemory) -> None:
+    """A request copied to another partition or sent again is the request it was."""
+    selector = Selector(SelectorKind.SUBJECT, "ada")
+    memory.forget(Forget("r", selector, FORGOTTEN_AT))
+    again = memory.forget(Forget("r", selector, FORGOTTEN_AT + 50))
+    assert (again.first_seen, again.until) == (FORGOTTEN_AT, UNTIL)
+    event = ingest("i0", subjects=("ada",), time=UNTIL + 1)
+    assert memory.remember([event]) == [Merged(won=True)]
+
+
+@pytest.mark.parametrize("step", ["fence", "listed", "put", "close_request"])
+def test_a_forget_that_crashed_is_finished_by_its_repeat(step: str) -> None:
+    index, facts = exact(), Facts()
+    journaled = Journaled(index, [])
+    memory = VisualMemory(
+        cast("MemoryIndex", journaled), Colours(), fence_log=facts, clock_skew=SKEW
+    )
+    memory.remember([ingest("i0", subjects=("ada",))])
+    journaled.before[step] = _crash
+    with pytest.raises(Crash):
+        memory.forget(forget("subject", "ada"))
+    assert index.open_requests() == 1
+    assert not memory.forget(forget("subject", "ada")).repeated
+    assert index.open_requests() == 0
+    assert visible(memory) == {}
+
+
+# Recalling
+
+
+def asked(memory: VisualMemory, *queries: Query) -> list[Prediction]:
+    answers = memory.recall(queries)
+    assert all(isinstance(answer, Prediction) for answer in answers), answers
+    return cast("list[Prediction]", answers)
+
+
+@pytest.fixture
+def colours(memory: VisualMemory) -> VisualMemory:
+    memory.remember(
+        [
+            ingest("red", label="red"),
+            ingest("green", label="green", payload=ImagePayload(png(GREEN))),
+            ingest("blue", label="blue", payload=ImagePayload(png(BLUE))),
+        ]
+    )
+    return memory
+
+
+def test_an_image_and_a_vector_are_answered_with_the_nearest(colours: VisualMemory) -> None:
+    image, ready = asked(
+        colours, Query(ImagePayload(png((250, 9, 0))), k=1), Query(vector(0, 0, 2), k=1)
+    )
+    assert (image.vote.label, ready.vote.label) == ("red", "blue")
+    assert [n.image_id for n in image.vote.neighbors] == ["red"]
+    assert image.embedder == Colours.digest
+
+
+def test_an_item_is_no_neighbour_of_itself(colours: VisualMemory) -> None:
+    (answer,) = asked(colours, Query(ItemRef("red"), k=3))
+    assert {n.image_id for n in answer.vote.neighbors} == {"green", "blue"}
+
+
+def test_an_item_that_is_unknown_or_forgotten_is_rejected_alone(colours: VisualMemory) -> None:
+    colours.forget(forget("image", "red"))
+    answers = colours.recall(
+        [Query(ItemRef(i)) for i in ("green", "nobody", "red")] + [Query(ImagePayload(png(BLUE)))]
+    )
+    assert [isinstance(a, Prediction) for a in answers] == [True, False, False, True]
+    reasons = [a.reason for a in answers if isinstance(a, Rejected)]
+    assert reasons == [Reason.UNKNOWN_ITEM] * 2
+
+
+def test_answers_come_in_the_order_of_the_questions(colours: VisualMemory) -> None:
+    answers = colours.recall(
+        [
+            Query(vector(0, 1, 0), k=1),
+            Query(ImagePayload(b"no image")),
+            Query(ItemRef("blue"), k=1),
+            Query(ImagePayload(png(RED)), k=2),
+        ]
+    )
+    green, rejected, _, red = answers
+    assert isinstance(green, Prediction)
+    assert isinstance(red, Prediction)
+    assert isinstance(rejected, Rejected)
+    assert (green.vote.label, green.k, red.vote.label, red.k) == ("green", 1, "red", 2)
+    assert len(red.vote.neighbors) == 2
+
+
+def test_an_empty_memory_answers_with_nothing(memory: VisualMemory) -> None:
+    (answer,) = asked(memory, Query(ImagePayload(png(RED))))
+    assert answer.empty
+    assert answer.vote.label is None
+    assert answer.vote.shares == {}
+
+
+def test_positions_are_read_before_the_search_and_named() -> None:
+    """Else an answer could claim to rest on what came after its search."""
+    journal: list[Any] = []
+    index = Journaled(exact(), journal)
+    index.before["search"] = lambda: index.advance({("ingest-topic", 0): 8})
+    memory = VisualMemory(
+        cast("MemoryIndex", index), Colours(), logs={"ingest-topic": "image-ingest"}
+    )
+    index.advance({("ingest-topic", 0): 7, ("another", 3): 1})
+    (answer,) = asked(memory, Query(ImagePayload(png(RED))))
+    assert answer.as_of == (Position("image-ingest", "ingest-topic", 0, 7),)
+    assert [line[0] for line in of(journal, "positions", "search")] == ["positions", "search"]
+
+
+@pytest.mark.parametrize("exact_", [True, False])
+def test_whether_a_search_was_exact_is_passed_on(colours: VisualMemory, *, exact_: bool) -> None:
+    class Estimate(Journaled):
+        def search(self, *args: Any) -> list[SearchResult]:
+            found = self._index.search(*args)
+            return [SearchResult(result.hits, exact=exact_) for result in found]
+
+    memory = VisualMemory(cast("MemoryIndex", Estimate(colours.index, [])), Colours())
+    (answer,) = asked(memory, Query(ItemRef("red")))
+    assert answer.exact is exact_
+
+
+def test_an_answer_tells_how_long_each_stage_took(colours: VisualMemory) -> None:
+    (answer,) = asked(colours, Query(ImagePayload(png(RED))))
+    assert set(answer.timings) == {"embed", "search", "vote"}
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+
+
+def test_stages_are_observed_where_they_happen() -> None:
+    stages: list[str] = []
+    memory = VisualMemory(exact(), Colours(), observe=lambda stage, _: stages.append(stage))
+    memory.remember([ingest("i0")])
+    assert stages == ["embed", "merge"]
+    stages.clear()
+    memory.recall([Query(ImagePayload(png(RED)))])
+    assert stages == ["embed", "search", "vote"]
+
+
+def test_a_memory_in_one_process_needs_no_server_and_no_log() -> None:
+    memory = VisualMemory(ExactIndex(embedder="mine", dim=2), VectorsOnly("mine", 2))
+    cat = VectorPayload(np.array([1, 0.1], np.float32), "mine")
+    memory.remember(
+        [
+            Ingest(make_stamp(1, "a"), "i0", "cat", "me", cat, "", subjects=("ada",)),
+            Ingest(make_stamp(2, "b"), "i1", "cat", "me", cat, ""),
+        ]
+    )
+    (answer,) = memory.recall([Query(cat)])
+    assert isinstance(answer, Prediction)
+    assert answer.vote.label == "cat"
+    assert answer.as_of == ()
+    done = memory.forget(Forget("r", Selector(SelectorKind.SUBJECT, "ada"), 3))
+    assert isinstance(done, Forgotten)
+    (answer,) = memory.recall([Query(cat)])
+    assert isinstance(answer, Prediction)
+    assert [n.image_id for n in answer.vote.neighbors] == ["i1"]
