@@ -328,7 +328,10 @@ class Delivery:
                     self._cautious[tp.partition] = offset + self._source.batch
             return offsets
 
-        return await self._retried(lambda: self.in_thread(read))
+        try:
+            return await self._retried(lambda: self.in_thread(read))
+        except Exception as error:  # noqa: BLE001 - Faust would end too, but tell the message
+            die(self._source.role, error)
 
 
 @dataclass(slots=True)

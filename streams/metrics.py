@@ -29,7 +29,7 @@ STAGE = Histogram(
 )
 QUERY = Histogram(
     "visual_memory_query_seconds",
-    "From a question's arrival at the worker to its answer's acknowledgement.",
+    "From a question's arrival at the worker to its answer, ready to be sent.",
     buckets=LATENCY,
 )
 FRESHNESS_SECONDS = Histogram(

@@ -19,7 +19,7 @@ every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: met
 
 def exported(metric: MetricWrapperBase) -> str:
     """The name under which the samples are found."""
-    return metric._name + ("_total" if isinstance(metric, Counter) else "")
+    return str(metric._name) + ("_total" if isinstance(metric, Counter) else "")
 
 
 @every_metric

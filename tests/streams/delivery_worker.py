@@ -1,0 +1,106 @@
+"""A worker of delivery alone, over files: a ledger, and a handler that does as it is told.
+
+Run as a program with a JSON object as its argument: bootstrap, topic, group, folder, way. In the
+folder are `positions` (offsets by partition), `calls` (a line a call of the handler: the offsets
+by partition) and `times` (how often the way's trouble is still to happen).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memory.errors import Unavailable
+from streams import delivery
+from streams.events import OutgoingRecord, Record
+
+TOPIC_ID = "topic-id"
+BATCH = 16
+SECRET = "what nobody may read"
+
+
+class UnexpectedError(Exception):
+    """No part of the error tree."""
+
+
+class FileLedger:
+    """Positions in a file, of one worker at a time."""
+
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self._positions = Path(told["folder"], "positions")
+        self._way = told["way"]
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        if self._way == "broken-ledger":
+            raise UnexpectedError(SECRET)
+        stored = json.loads(self._positions.read_text()) if self._positions.exists() else {}
+        return {(TOPIC_ID, int(partition)): offset for partition, offset in stored.items()}
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        after = {partition: offset for (_, partition), offset in self.positions().items()}
+        for (_, partition), offset in positions.items():
+            after[partition] = max(offset, after.get(partition, 0))
+        self._positions.write_text(json.dumps(after))
+
+    def started_at(self, topic_id: str, partition: int, offset: int) -> int:
+        return 1
+
+    def attempt(self, topic_id: str, partition: int, offset: int) -> int:
+        return 1
+
+    def succeeded(self, topic_id: str, partition: int, offset: int) -> None:
+        """Nothing is counted here."""
+
+
+class Handler:
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self._calls = Path(told["folder"], "calls")
+        self._times = Path(told["folder"], "times")
+        self._way = told["way"]
+
+    def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        offsets: dict[int, list[int]] = {}
+        for record in records:
+            offsets.setdefault(record.partition, []).append(record.offset)
+        with self._calls.open("a") as calls:
+            calls.write(json.dumps(offsets) + "\n")
+        if self._way == "stuck":
+            time.sleep(600)
+        elif self._is_due():
+            if self._way == "away":
+                raise Unavailable("away")
+            raise UnexpectedError(SECRET)
+        return []
+
+    def _is_due(self) -> bool:
+        left = int(self._times.read_text()) if self._times.exists() else 0
+        if left:
+            self._times.write_text(str(left - 1))
+        return left > 0
+
+
+def main(told: Mapping[str, Any]) -> None:
+    app = delivery.make_app(
+        told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, buffer=2 * BATCH
+    )
+    source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH)
+    carrier = delivery.Delivery(app, source, FileLedger(told), str, lambda _record: [])
+    handler = Handler(told)
+    delivery.SHUTDOWN_SECONDS = told.get("bound", delivery.SHUTDOWN_SECONDS)
+    if told.get("tasks"):
+
+        async def answer(record: Record) -> list[OutgoingRecord]:
+            return await carrier.in_thread(handler, [record])
+
+        carrier.in_tasks(answer, 4)
+    else:
+        carrier.in_batches(handler)
+    delivery.run(app, "INFO")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

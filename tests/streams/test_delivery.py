@@ -1,0 +1,347 @@
+"""Delivery: what is left undone is never passed, and no worker carries on past the unexpected."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from kafka.admin import NewTopic
+
+from streams import delivery, kafka_clients
+from streams.delivery import EXIT_UNEXPECTED, Offsets, to_record
+from streams.events import Record
+from tests.streams.delivery_worker import BATCH, SECRET
+
+ROOT = Path(__file__).parents[2]
+PARTITIONS = 2
+RECORDS = 120
+
+# Offsets
+
+
+class OffsetsOfTasks(RuleBasedStateMachine):
+    """Records start in the order of their partition and finish in any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = Offsets()
+        self.next = {0: 0, 1: 0}
+        self.open: set[tuple[int, int]] = set()
+        self.noted = {0: 0, 1: 0}
+
+    @rule(partition=st.integers(0, 1), gap=st.integers(0, 2))
+    def start(self, partition: int, gap: int) -> None:
+        """With gaps where compaction removed records."""
+        offset = self.next[partition] + gap
+        self.offsets.started(partition, offset)
+        self.open.add((partition, offset))
+        self.next[partition] = offset + 1
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(sorted(self.open)))
+        self.offsets.finished(*place)
+        self.open.remove(place)
+
+    @rule()
+    def note(self) -> None:
+        for partition, offset in self.offsets.moved().items():
+            assert offset > self.noted[partition], "only what grew is told"
+            self.noted[partition] = offset
+
+    @invariant()
+    def no_unfinished_record_is_passed(self) -> None:
+        for partition, offset in self.open:
+            assert self.noted[partition] <= offset
+
+    def teardown(self) -> None:
+        for place in list(self.open):
+            self.offsets.finished(*place)
+        self.open.clear()
+        self.note()
+        assert self.noted == self.next
+
+
+TestOffsets = OffsetsOfTasks.TestCase
+
+
+def test_an_offset_that_starts_again_is_unfinished_again() -> None:
+    """After a rebalance a partition may come back and be read from an older position."""
+    offsets = Offsets()
+    for offset in (5, 6):
+        offsets.started(0, offset)
+    offsets.finished(0, 6)
+    offsets.started(0, 6)
+    offsets.finished(0, 5)
+    assert offsets.moved() == {0: 6}
+
+
+# Records
+
+
+def event(**changed: Any) -> Any:
+    message = {
+        "topic": "p-image-ingest",
+        "partition": 3,
+        "offset": 7,
+        "key": b"k",
+        "value": b"v",
+        "headers": [("a", b"1"), ("a", None)],
+        "timestamp": 1_700_000_000.123,
+    }
+    return SimpleNamespace(message=SimpleNamespace(**message | changed))
+
+
+def test_a_record_keeps_repeated_headers_and_its_time_in_microseconds() -> None:
+    assert to_record(event()) == Record(
+        "p-image-ingest", 3, 7, b"k", b"v", (("a", b"1"), ("a", None)), 1_700_000_000_123_000
+    )
+
+
+@pytest.mark.parametrize("headers", [None, [], ()])
+def test_a_record_without_headers_has_none(headers: Any) -> None:
+    assert to_record(event(headers=headers, key=None, value=None)) == Record(
+        "p-image-ingest", 3, 7, None, None, (), 1_700_000_000_123_000
+    )
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 999, 1_700_000_000_001, 4_102_444_800_999])
+def test_no_millisecond_of_the_log_is_lost_in_floats(milliseconds: int) -> None:
+    assert to_record(event(timestamp=milliseconds / 1000)).timestamp == milliseconds * 1000
+
+
+# Ends of processes
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> None:
+    """The message may quote an event, and so may those of its causes."""
+    program = """
+        import logging
+        from streams.delivery import die
+        logging.basicConfig()
+        def fails():
+            try:
+                raise KeyError("what nobody may read")
+            except KeyError as cause:
+                raise ValueError("what nobody may read") from cause
+        try:
+            fails()
+        except ValueError as error:
+            try:
+                die("ingest", error)
+            finally:
+                print("carried on")
+    """
+    # Lines of a program that is no file are not shown by a traceback.
+    ended = python("\n".join(line[8:] for line in program.splitlines()))
+    assert ended.returncode == EXIT_UNEXPECTED == 70
+    assert "ingest: unexpected ValueError" in ended.stderr
+    assert "in fails" in ended.stderr
+    assert SECRET not in ended.stderr + ended.stdout
+    assert "carried on" not in ended.stdout
+
+
+def test_a_shutdown_that_hangs_is_ended() -> None:
+    """With a thread that never ends, as a Faust worker with events that are not acked."""
+    ended = python(
+        "import threading, time\n"
+        "from streams.delivery import end_within\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "end_within(0.2)\n"
+        "time.sleep(600)\n"
+    )
+    assert ended.returncode == 0
+
+
+def test_a_shutdown_that_does_not_hang_is_not_held_up() -> None:
+    ended = python("from streams.delivery import end_within\nend_within(600)\nprint('ended')\n")
+    assert (ended.returncode, ended.stdout) == (0, "ended\n")
+
+
+def test_the_bound_leaves_a_supervisor_time() -> None:
+    assert delivery.SHUTDOWN_SECONDS < 20
+
+
+# Workers on a real Kafka
+
+
+@dataclass
+class Workplace:
+    """A topic, a group and a folder with what its workers did."""
+
+    bootstrap: str
+    topic: str
+    folder: Path
+
+    def send(self, count: int = RECORDS) -> None:
+        producer = kafka_clients.producer(self.bootstrap, {})
+        for n in range(count):
+            producer.send(self.topic, b"v", partition=n % PARTITIONS)
+        producer.flush()
+        producer.close()
+
+    def calls(self) -> list[dict[int, list[int]]]:
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [{int(p): offsets for p, offsets in json.loads(line).items()} for line in lines]
+
+    def seen(self, since: int = 0) -> dict[int, list[int]]:
+        """Offsets handed to the handler by partition, in that order."""
+        found: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        for call in self.calls()[since:]:
+            for partition, offsets in call.items():
+                found[partition] += offsets
+        return found
+
+    def positions(self) -> Mapping[str, int]:
+        file = self.folder / "positions"
+        try:
+            return cast("Mapping[str, int]", json.loads(file.read_text()))
+        except (FileNotFoundError, ValueError):  # not there, or being written
+            return {}
+
+    def restore(self, positions: Mapping[str, int]) -> None:
+        (self.folder / "positions").write_text(json.dumps(positions))
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @contextmanager
+    def worker(self, way: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+        told = {
+            "bootstrap": self.bootstrap,
+            "topic": self.topic,
+            "group": f"{self.topic}-group",
+            "folder": str(self.folder),
+            "way": way,
+            **more,
+        }
+        with (
+            (self.folder / "log").open("ab") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.streams.delivery_worker", json.dumps(told)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def until(self, done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 60
+        while not done():
+            assert process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def all_done(self) -> bool:
+        return self.positions() == ENDS
+
+
+EACH = list(range(RECORDS // PARTITIONS))
+ENDS = {str(p): len(EACH) for p in range(PARTITIONS)}
+
+
+@pytest.fixture
+def place(kafka_bootstrap: str, unique: Callable[[str], str], tmp_path: Path) -> Workplace:
+    topic = unique("delivery") + "topic"
+    with kafka_clients.administration(kafka_bootstrap, {}) as admin:
+        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+        admin.wait_for_topics([topic])
+    found = Workplace(kafka_bootstrap, topic, tmp_path)
+    found.send()
+    return found
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Exit status after SIGTERM."""
+    process.terminate()
+    return process.wait(20)
+
+
+def test_a_worker_reads_on_from_the_ledger_whatever_the_group_committed(place: Workplace) -> None:
+    with place.worker("plain") as process:
+        place.until(place.all_done, process)
+        time.sleep(1.5)  # beyond the interval of commits
+        assert ended(process) == 0
+    assert place.seen() == dict.fromkeys(range(PARTITIONS), EACH)
+    before = len(place.calls())
+    place.restore({"0": 17, "1": 40})
+    with place.worker("plain") as process:
+        place.until(place.all_done, process)
+        assert ended(process) == 0
+    assert place.seen(since=before) == {0: EACH[17:], 1: EACH[40:]}
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_a_fresh_group_whose_first_batch_fails_loses_nothing(
+    place: Workplace, *, tasks: bool
+) -> None:
+    (place.folder / "times").write_text("1")
+    with place.worker("fails", tasks=tasks) as process:
+        assert process.wait(60) == EXIT_UNEXPECTED, place.log()
+    assert place.positions() == {}
+    assert "unexpected UnexpectedError" in place.log()
+    assert SECRET not in place.log()
+    before = len(place.calls())
+    with place.worker("fails", tasks=tasks) as process:
+        place.until(place.all_done, process)
+    after = place.seen(since=before)
+    assert {p: sorted(set(offsets)) for p, offsets in after.items()} == dict.fromkeys(
+        range(PARTITIONS), EACH
+    )
+
+
+def test_what_finds_the_store_away_is_tried_again_in_place_and_in_order(place: Workplace) -> None:
+    (place.folder / "times").write_text("3")
+    with place.worker("away") as process:
+        place.until(place.all_done, process)
+        assert ended(process) == 0
+    first, *again = place.calls()[:4]
+    assert again == [first] * 3
+    in_order = {p: EACH[: len(first.get(p, []))] * 3 + EACH for p in range(PARTITIONS)}
+    assert place.seen() == in_order
+    assert max(sum(map(len, call.values())) for call in place.calls()) <= BATCH
+
+
+@pytest.mark.parametrize(("tasks", "bound"), [(False, delivery.SHUTDOWN_SECONDS), (True, 2)])
+def test_a_worker_with_events_it_cannot_finish_ends_when_asked_to(
+    place: Workplace, *, tasks: bool, bound: float
+) -> None:
+    with place.worker("stuck", tasks=tasks, bound=bound) as process:
+        place.until(lambda: bool(place.calls()), process)
+        assert ended(process) == 0, place.log()
+    assert place.positions() == {}
+
+
+def test_a_ledger_that_fails_as_nobody_expects_ends_the_worker(place: Workplace) -> None:
+    with place.worker("broken-ledger") as process:
+        assert process.wait(60) == EXIT_UNEXPECTED, place.log()
+    assert place.calls() == []
+    assert SECRET not in place.log()
