@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory.errors import Misconfigured
@@ -19,6 +19,13 @@ from streams.cache import default_cache
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
 CACHE = default_cache()
 DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+def _parted(given: object) -> object:
+    """The parts of a text that commas separate; anything else as it is."""
+    if isinstance(given, str):
+        return tuple(part for piece in given.split(",") if (part := piece.strip()))
+    return given
 
 
 class Settings(BaseSettings):
@@ -68,7 +75,7 @@ class Settings(BaseSettings):
     )
     web_host: str = Field("127.0.0.1", description="where /metrics, /livez and /readyz listen")
     web_port: int = Field(0, ge=0, le=65535, description="their port; 0 takes a free one")
-    metric_labels: Annotated[tuple[str, ...], NoDecode] = Field(
+    metric_labels: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
         (), description="labels (classes) whose items are counted in metrics, separated by commas"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

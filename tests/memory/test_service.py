@@ -108,6 +108,10 @@ class Crash(Exception):
     """The worker ends here."""
 
 
+def _crash() -> None:
+    raise Crash
+
+
 def exact() -> ExactIndex:
     return ExactIndex(embedder=Colours.digest, dim=DIM)
 
@@ -363,6 +367,13 @@ def test_a_source_is_forgotten_whole(memory: VisualMemory) -> None:
     assert visible(memory) == {"other": "cat"}
 
 
+def test_only_images_that_showed_something_are_counted(memory: VisualMemory) -> None:
+    memory.remember([ingest(f"i{n}", subjects=("ada",)) for n in range(3)])
+    assert memory.forget(forget("image", "i1")).images == 1
+    assert memory.forget(forget("subject", "ada")).images == 2
+    assert memory.forget(forget("source", "camera")).images == 0
+
+
 def test_a_forget_names_its_stages_in_order(memory: VisualMemory) -> None:
     done = memory.forget(forget("subject", "ada"))
     assert done.first_seen < done.fenced <= done.erased
@@ -558,16 +569,41 @@ def test_facts_reach_what_an_older_memory_shows(memory: VisualMemory, facts: Fac
     assert older.index.digests() == memory.index.digests()
 
 
+def test_a_fence_alone_reaches_what_an_older_memory_lists(facts: Facts) -> None:
+    """The worker that raised it may have ended before it told of any image."""
+    index = exact()
+    journaled = Journaled(index, [])
+    memory = VisualMemory(cast("MemoryIndex", journaled), None, fence_log=facts, clock_skew=SKEW)
+    older = VisualMemory(exact(), Colours(), clock_skew=SKEW)
+    older.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
+    journaled.before["listed"] = _crash
+    with pytest.raises(Crash):
+        memory.forget(forget("subject", "ada"))
+    assert [fact.kind for fact in facts.all] == ["fence"]
+    older.apply(facts.all)
+    assert visible(older) == {"i1": "cat"}
+
+
+def test_a_rebuilt_memory_finds_an_image_by_what_only_a_refused_event_said(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    """The event itself is gone from the log by then; its image is not."""
+    memory.forget(forget("subject", "ada"))
+    memory.remember([ingest("i0", subjects=("ada", "bob"))])
+    again = VisualMemory(exact(), Colours(), clock_skew=SKEW)
+    again.apply(facts.all)
+    for rebuilt in (memory, again):
+        rebuilt.correct([correction("i0", "dog", time=UNTIL + 1)])
+        assert rebuilt.forget(forget("subject", "bob", time=UNTIL + 5)).images == 1
+    assert again.index.digests() == memory.index.digests()
+
+
 def test_a_fact_of_an_unknown_kind_is_not_passed_over(memory: VisualMemory) -> None:
     with pytest.raises(ValueError, match="mystery"):
         memory.apply([FenceFact("mystery")])
 
 
 # Requests that come again
-
-
-def _crash() -> None:
-    raise Crash
 
 
 def test_a_label_is_expanded_once_and_a_repeat_uses_all_that_was_found() -> None:
