@@ -437,16 +437,3 @@ def run(app: faust.App, log_level: str) -> NoReturn:
     """Run a worker until a signal or the unexpected ends it."""
     worker = BoundedWorker(app, loglevel=log_level, redirect_stdouts=False)
     worker.execute_from_commandline()
-
-
-__all__ = [
-    "BoundedWorker",
-    "Delivery",
-    "Ledger",
-    "Offsets",
-    "Source",
-    "die",
-    "end_within",
-    "make_app",
-    "run",
-]
