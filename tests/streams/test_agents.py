@@ -530,6 +530,7 @@ def test_a_wait_needs_every_position_it_names() -> None:
         return await Watch(positions).reached((AT, other), 30)
 
     assert asyncio.run(wait()) is True
+    assert list(seen) == []
 
 
 def test_one_who_waits_in_vain_ends_alone_and_polling_ends_with_the_last() -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kafka.admin import NewTopic
@@ -117,7 +118,8 @@ def test_a_record_without_headers_has_none(headers: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("milliseconds", [0, 1, 999, 1_700_000_000_001, 4_102_444_800_999])
+@given(st.integers(0, 9_999_999_999_999))
+@example(1001)
 def test_no_millisecond_of_the_log_is_lost_in_floats(milliseconds: int) -> None:
     assert to_record(event(timestamp=milliseconds / 1000)).timestamp == milliseconds * 1000
 
