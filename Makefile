@@ -6,10 +6,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test test-prometheus check format bench clean
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## make .venv with everything this project needs
 
@@ -24,6 +24,9 @@ demo: $(STAMP)  ## watch a memory learn, recognise, be corrected and forget (ARG
 
 test: check  ## check, then all tests on real servers (ARGS='-k fence': some)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs prometheus and promtool
+	$(BIN)/python -m pytest tests/prometheus/check_rules.py tests/prometheus/check_live.py $(ARGS)
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -1,0 +1,263 @@
+"""Every panel has data and every alert fires and clears, over real workers and a real Prometheus.
+
+Not in `make test`, for it needs Prometheus: `make test-prometheus`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from memory.model import Vector
+from streams.client import MemoryClient
+from streams.local import RedisServer
+from streams.settings import CACHE
+from streams.supervisor import read_state
+from tests.integration.running import Running, running
+from tests.integration.test_bad_input import png
+from tests.prometheus.files import Panel, alerts, panels
+from tests.prometheus.server import PrometheusServer
+
+ROLES = ("ingest", "correct", "forget", "query")
+PANELS = list(panels())
+PATIENCE = 90.0
+ROUNDS = 6
+
+MAY_BE_ZERO = {
+    "memory: Open forget-requests": "each is carried out between two looks of the monitor",
+    "workers: Lag": "the workers keep up with this small load",
+}
+
+
+@dataclass
+class Watched:
+    """A memory that a Prometheus watches."""
+
+    memory: Running
+    client: MemoryClient
+    prometheus: PrometheusServer
+    redis: RedisServer
+    embedder: str
+    dim: int
+
+    def vector(self, seed: int) -> Vector:
+        vector = np.random.default_rng(seed).normal(size=self.dim)
+        found: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return found
+
+    def learn(self, number: int, label: str = "cat") -> None:
+        self.client.ingest(
+            self.vector(number), id=f"image-{number}", label=label, embedder=self.embedder
+        ).position()
+
+    @contextmanager
+    def stopped(self, role: str) -> Iterator[None]:
+        """A worker that hangs."""
+        state = read_state(self.memory.folder)
+        assert state is not None
+        pid = state["children"][role]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def redis_away(self) -> Iterator[None]:
+        self.redis.stop()
+        try:
+            yield
+        finally:
+            self.redis.start()
+
+
+def live(watched: Watched) -> None:
+    """A little of everything that a memory meets, each more than once.
+
+    A rate needs two scrapes, and the second must have seen more than the first.
+    """
+    for number in range(ROUNDS):
+        one_round(watched, number)
+        time.sleep(1)
+    with watched.redis_away():
+        watched.client.ingest(watched.vector(0), id="away", label="dog", embedder=watched.embedder)
+        time.sleep(4)
+    watched.memory.wait_until_merged()
+
+
+def one_round(watched: Watched, number: int) -> None:
+    client, embedder = watched.client, watched.embedder
+    for image in range(3 * number, 3 * number + 3):
+        watched.learn(image, "cat" if image % 2 else "dog")
+    client.ingest(png(), id=f"drawing-{number}", label="cat").position()
+    client.ingest(b"no image", id="bad", label="cat").position()
+    client.correct(f"image-{3 * number}", "lynx").position()
+    client.correct(f"not-come-yet-{number}", "lynx").position()
+    forgotten, vector = f"image-{3 * number + 1}", watched.vector(3 * number + 1)
+    before = time.time_ns() // 1000
+    client.receipt(client.forget(image=forgotten))
+    client.ingest(vector, id=forgotten, label="cat", embedder=embedder, time=before).position()
+    client.query(vector, embedder=embedder, k=1)
+
+
+@pytest.fixture(scope="module")
+def watched(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    with (
+        RedisServer(folder / "redis", CACHE) as redis,
+        running(
+            folder / "workers",
+            kafka=kafka_bootstrap,
+            redis_url=redis.url,
+            name=f"watched-{time.time_ns()}-",
+            workers=dict.fromkeys((*ROLES, "monitor"), 1),
+            environment={"VISUAL_MEMORY_METRIC_LABELS": "cat,dog"},
+        ) as memory,
+    ):
+        prometheus = PrometheusServer(folder, memory.ports)
+        with prometheus.process:
+            index = memory.index()
+            found = Watched(memory, memory.client(), prometheus, redis, index.embedder, index.dim)
+            assert _within(30, lambda: prometheus.up() == len(memory.ports))
+            live(found)
+            yield found
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.name)
+def test_a_panel_has_data(watched: Watched, panel: Panel) -> None:
+    """Numbers, and others than zero, which a rate of something that never moves would give."""
+    for expression in panel.expressions:
+        numbers = [
+            number for series in watched.prometheus.series(expression).values() for number in series
+        ]
+        assert numbers, expression
+        assert any(numbers) or panel.name in MAY_BE_ZERO, expression
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+@contextmanager
+def worker_hangs(watched: Watched) -> Iterator[None]:
+    with watched.stopped("query"):
+        yield
+
+
+@contextmanager
+def monitor_hangs(watched: Watched) -> Iterator[None]:
+    with watched.stopped("monitor"):
+        yield
+
+
+@contextmanager
+def role_hangs(watched: Watched) -> Iterator[None]:
+    with watched.stopped("correct"):
+        yield
+
+
+@contextmanager
+def lag_grows(watched: Watched) -> Iterator[None]:
+    with watched.stopped("ingest"):
+        for number in range(1_500):
+            watched.client.ingest(
+                watched.vector(number), id=f"many-{number}", label="dog", embedder=watched.embedder
+            )
+        watched.client.flush()
+        yield
+
+
+@contextmanager
+def events_come_late(watched: Watched) -> Iterator[None]:
+    minute_ago = time.time_ns() // 1000 - 60_000_000
+    for number in range(20):
+        watched.client.ingest(
+            watched.vector(number),
+            id=f"late-{number}",
+            label="dog",
+            embedder=watched.embedder,
+            time=minute_ago,
+        )
+        watched.client.flush()
+    yield
+
+
+@contextmanager
+def questions_wait(watched: Watched) -> Iterator[None]:
+    written = watched.client.correct("image-3", "lynx").position()
+    never = replace(written, offset=written.offset + 1_000_000)
+    answer = watched.client.query(
+        watched.vector(3), embedder=watched.embedder, after=[never], timeout=3
+    )
+    assert answer.status == "stale"
+    yield
+
+
+@contextmanager
+def rubbish_comes(watched: Watched) -> Iterator[None]:
+    for number in range(20):
+        watched.client.ingest(b"no image", id=f"rubbish-{number}", label="cat")
+        watched.client.flush()
+    yield
+
+
+@contextmanager
+def forgetting_stops_half_way(watched: Watched) -> Iterator[None]:
+    """As a worker leaves it that ends between the fence and the receipt."""
+    index = watched.memory.index()
+    index.open_request("half-done", time.time_ns() // 1000)
+    yield
+    index.close_request("half-done", time.time_ns() // 1000)
+
+
+@contextmanager
+def redis_is_away(watched: Watched) -> Iterator[None]:
+    with watched.redis_away():
+        watched.client.correct("image-4", "lynx").position()
+        yield
+
+
+TROUBLE: dict[str, tuple[Callable[[Watched], AbstractContextManager[None]], str | None]] = {
+    "VisualMemoryWorkerDown": (worker_hangs, "query"),
+    "VisualMemoryMonitorDown": (monitor_hangs, None),
+    "VisualMemoryRoleWithoutPartitions": (role_hangs, "correct"),
+    "VisualMemoryLagGrows": (lag_grows, "image-ingest"),
+    "VisualMemoryFreshnessHigh": (events_come_late, "ingest"),
+    "VisualMemoryQueriesSlow": (questions_wait, None),
+    "VisualMemoryRejectedHigh": (rubbish_comes, "ingest"),
+    "VisualMemoryForgetWaits": (forgetting_stops_half_way, None),
+    "VisualMemoryRetries": (redis_is_away, "correct"),
+}
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_an_alert_fires_in_its_trouble_and_clears_after_it(watched: Watched, name: str) -> None:
+    trouble, where = TROUBLE[name]
+
+    def fires() -> bool:
+        return any(
+            alert == name and (where is None or any(v.endswith(where) for v in values))
+            for alert, *values in watched.prometheus.firing()
+        )
+
+    assert _within(PATIENCE, lambda: not fires())
+    with trouble(watched):
+        assert _within(PATIENCE, fires)
+    assert _within(PATIENCE, lambda: not fires())
+
+
+def test_every_rule_can_be_evaluated(watched: Watched) -> None:
+    assert _within(10, lambda: not watched.prometheus.unhealthy_rules())
+    assert watched.prometheus.unhealthy_rules() == []
