@@ -153,7 +153,8 @@ def test_an_event_from_the_future_has_no_negative_freshness() -> None:
     def merge(events: Sequence[Ingest]) -> list[Outcome]:
         return [Merged(won=True) for _ in events]
 
-    agent = WritingAgent("early", lambda r: ingest(r.offset, time=NOW + 60_000_000), merge)
+    a_minute_ahead = time.time_ns() // 1000 + 60_000_000
+    agent = WritingAgent("early", lambda r: ingest(r.offset, time=a_minute_ahead), merge)
     agent([record(0)])
     assert counted("visual_memory_freshness_seconds_sum", role="early") == 0
     assert counted("visual_memory_freshness_seconds_count", role="early") == 1
