@@ -419,7 +419,7 @@ def make_app(
         topic_disable_leader=True,
         web_enabled=False,
         consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=instance or "",
+        consumer_group_instance_id=instance,
         consumer_max_fetch_size=max(1 << 20, 2 * max_record_bytes),
         producer_acks=-1,
         producer_linger=0,

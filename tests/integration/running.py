@@ -95,11 +95,13 @@ def running(
     workers: Mapping[str, int],
     entry: tuple[str, ...] = ("-m", "streams.cli", "worker"),
     environment: Mapping[str, str] | None = None,
+    instances: bool = True,
     **settings: object,
 ) -> Iterator[Running]:
     """Start `workers` (how many of each role), wait until they serve, and end them.
 
-    `entry` is what Python runs, with the role as its argument.
+    `entry` is what Python runs, with the role as its argument. Without `instances` the workers
+    are nameless in their consumer group.
     """
     values = {
         "kafka": kafka,
@@ -121,16 +123,17 @@ def running(
     found = Running(made, folder)
 
     def spec(role: str, number: int) -> ChildSpec:
-        port = free_port()
-        found.ports.setdefault(role, port)
+        name = role if number == 0 else f"{role}-{number}"
+        found.ports[name] = port = free_port()
+        instance = {f"{ENVIRONMENT_PREFIX}INSTANCE": f"{role}-{number}"} if instances else {}
         return ChildSpec(
-            role if number == 0 else f"{role}-{number}",
+            name,
             (sys.executable, *entry, role),
             folder / f"{role}-{number}.log",
             env={
                 **env,
+                **instance,
                 f"{ENVIRONMENT_PREFIX}WEB_PORT": str(port),
-                f"{ENVIRONMENT_PREFIX}INSTANCE": f"{role}-{number}",
             },
             ready=lambda: answers(port),
             ready_timeout=90,
