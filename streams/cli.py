@@ -134,6 +134,14 @@ def worker(settings: Settings, role: str) -> None:
         bootstrap.run_worker(settings, role)
 
 
+@cli.command(name="settings")
+def print_settings() -> None:
+    """Print all settings with their defaults and meaning, as Markdown."""
+    from streams import settings_page
+
+    click.echo(settings_page.page(), nl=False)
+
+
 @cli.command()
 @click.option("--check", is_flag=True, help="Create nothing; only compare.")
 @servers

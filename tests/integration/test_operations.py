@@ -1,0 +1,116 @@
+"""The guide for operators is executed: its commands run, what it names exists."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memory.redis_index import connect
+from memory.redis_setup import LIBRARY
+from streams import delivery, stack
+from streams.bootstrap import ROLES
+from streams.events import Topic
+from streams.local import free_port
+from streams.settings import ENVIRONMENT_PREFIX, Settings
+from tests.integration.events import EMBEDDER
+from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks
+from tests.integration.running import KEY, ROOT
+
+IN_A_MEMORY = ("Before the first start", "Starting and stopping", "Deleting a memory")
+RUN_BY_TEST_BACKUP = ("Copying Redis", "Restoring Redis")
+ALONE = "On one machine"
+
+
+def test_a_memory_is_made_served_and_deleted_as_the_guide_says(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    name = unique("operations")
+    environment = {
+        "VISUAL_MEMORY_KAFKA": kafka_bootstrap,
+        "VISUAL_MEMORY_REDIS": redis_url,
+        "VISUAL_MEMORY_TOPIC_PREFIX": name,
+        "VISUAL_MEMORY_NAMESPACE": name,
+        "VISUAL_MEMORY_HMAC_KEY": KEY,
+        "VISUAL_MEMORY_EMBEDDER": EMBEDDER,
+        "VISUAL_MEMORY_WEB_PORT": str(free_port()),
+    }
+    store: Any = connect(redis_url)  # redis-py's types assume replies decoded to text
+    try:
+        made, served, deleted = IN_A_MEMORY
+        said = run_blocks(made, environment, tmp_path)
+        assert said.count(f"{len(Topic)} topics, 0 problems") == 2
+        said = run_blocks(served, environment, tmp_path)
+        assert '{"ready": true, "reasons": []}' in said
+        assert "items: 0" in said
+        assert list(store.scan_iter(f"{name}:*"))
+        assert f"{name}:1:index".encode() in store.execute_command("FT._LIST")
+        run_blocks(deleted, environment, tmp_path)
+        assert not list(store.scan_iter(f"{name}:*"))
+        assert f"{name}:1:index".encode() not in store.execute_command("FT._LIST")
+    finally:
+        store.close()
+
+
+def test_a_stack_on_one_machine_is_started_ended_and_copied_as_the_guide_says(
+    tmp_path: Path,
+) -> None:
+    try:
+        said = run_blocks(ALONE, {"VISUAL_MEMORY_EMBEDDER": EMBEDDER}, tmp_path)
+    finally:
+        stack.down(tmp_path / "stack")
+    assert "items: 0" in said
+    for part in ("secrets/visual_memory_hmac_key", "redis/data/appendonlydir", "kafka/data"):
+        assert (tmp_path / "stack-backup" / part).exists()
+    assert not (tmp_path / "stack" / "stack.json").exists()
+
+
+def test_no_command_of_the_guide_is_left_out_of_the_tests() -> None:
+    with_commands = {heading for heading in SECTIONS if blocks(heading)}
+    assert with_commands == {*IN_A_MEMORY, *RUN_BY_TEST_BACKUP, ALONE}
+
+
+def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
+    roles = re.findall(r"^\| `worker (\w+)`", GUIDE, flags=re.MULTILINE)
+    assert roles == [*ROLES, "monitor"]
+    assert set(map(str, Topic)) <= set(re.findall(r"`([a-z-]+)`", SECTIONS["What runs"]))
+    named = set(re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_]+)", GUIDE)) - {"SECRETS_DIR"}
+    (same,) = re.findall(r"the same for all workers of a memory: (.*?)\.\n", GUIDE, flags=re.DOTALL)
+    named |= set(re.findall(r"`([A-Z_]+)`", same))
+    assert named <= {field.upper() for field in Settings.model_fields}
+    codes = set(re.findall(r"^\| (\d+) \| ", GUIDE, flags=re.MULTILINE))
+    assert str(delivery.EXIT_UNEXPECTED) in codes
+    assert f"within {delivery.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
+    assert LIBRARY in GUIDE
+
+
+def test_what_the_guide_links_to_is_there() -> None:
+    links = set(re.findall(r"\]\(([^)#]+)\)", GUIDE))
+    assert links
+    missing = [link for link in links if not (ROOT / "docs" / link).exists()]
+    assert missing == []
+
+
+def test_the_systemd_unit_of_the_guide_runs_a_worker_of_the_instances_role() -> None:
+    (text,) = re.findall(r"```ini\n(.*?)```", GUIDE, flags=re.DOTALL)
+    unit = configparser.RawConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their capitals
+    unit.read_string(text)
+    shell, option, script = shlex.split(unit["Service"]["ExecStart"].replace("$$", "$"))
+    assert (shell, option) == ("/bin/sh", "-c")
+    script = script.replace("%%", "%")
+    script = script.replace("exec /opt/visual-memory/bin/visual-memory", "echo")
+    for instance, role in (("ingest-1", "ingest"), ("query-2", "query"), ("monitor", "monitor")):
+        done = subprocess.run(
+            [shell, option, script.replace("%i", instance)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"worker {role}\n"
+    stops = int(unit["Service"]["TimeoutStopSec"])
+    assert stops > delivery.SHUTDOWN_SECONDS
