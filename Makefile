@@ -6,7 +6,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help setup demo test test-prometheus check format bench clean
+.PHONY: help setup demo test test-prometheus test-docker check audit format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,10 +28,16 @@ test: check  ## check, then all tests on real servers (ARGS='-k fence': some)
 test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs prometheus and promtool
 	$(BIN)/python -m pytest tests/prometheus/check_rules.py tests/prometheus/check_live.py $(ARGS)
 
+test-docker: $(STAMP)  ## the compose file and the integration tests on containers; needs docker
+	$(BIN)/python -m tests.docker $(ARGS)
+
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(STAMP)  ## are all dependencies pinned, not yanked, without known vulnerabilities?
+	$(BIN)/python -m tests.audit $(ARGS)
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
