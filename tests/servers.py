@@ -1,39 +1,68 @@
 """Where integration tests find Kafka and Redis: the environment, Docker, or embedded servers.
 
-In this order: the URLs in VISUAL_MEMORY_TEST_KAFKA and VISUAL_MEMORY_TEST_REDIS; containers,
-where a Docker engine answers and has the images (VISUAL_MEMORY_TEST_KAFKA_IMAGE and
-VISUAL_MEMORY_TEST_REDIS_IMAGE name others than the official ones); servers that this process
-starts. Nothing skips: what cannot be had fails with its reason.
+In this order: the addresses in VISUAL_MEMORY_TEST_KAFKA and VISUAL_MEMORY_TEST_REDIS;
+containers, where a Docker engine answers and has the images or can pull them
+(VISUAL_MEMORY_TEST_KAFKA_IMAGE and VISUAL_MEMORY_TEST_REDIS_IMAGE name others than the official
+ones); servers that this process starts. Nothing skips: what cannot be had fails with its reason.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from streams.local import KafkaServer, RedisServer
+from memory.errors import Unavailable
+from streams.kafka_clients import NO_SECURITY
+from streams.local import KafkaServer, RedisServer, free_port
 from streams.settings import CACHE
+from streams.topics import topic_ids
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"
-REDIS_IMAGE = "redis:8"
+REDIS_IMAGE = "redis:8.2.1"
+
+KAFKA_SETTINGS = {
+    "KAFKA_NODE_ID": "1",
+    "KAFKA_PROCESS_ROLES": "broker,controller",
+    "KAFKA_LISTENERS": "PLAINTEXT://:9092,CONTROLLER://:9093",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+    "KAFKA_LOG_DIRS": "/var/lib/kafka/data",
+    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+    "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_LOG_CLEANER_BACKOFF_MS": "5000",
+    "KAFKA_HEAP_OPTS": "-Xmx512m",
+}
+START_SECONDS = 120.0
 
 
+@functools.cache
 def docker_has(image: str) -> bool:
-    """Whether a Docker engine answers and holds the image."""
+    """Whether a Docker engine answers and holds the image, or can pull it."""
     import docker
     from docker.errors import DockerException
 
     # docker-py leaves its socket open when nobody answers there.
-    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").is_socket():
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
         return False
     try:
         client = docker.from_env()
     except DockerException:
         return False
     try:
-        client.images.get(image)
+        try:
+            client.images.get(image)
+        except DockerException:
+            client.images.pull(image)
     except DockerException:
         return False
     finally:
@@ -47,13 +76,31 @@ def kafka(folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator
     if given := environment.get("VISUAL_MEMORY_TEST_KAFKA"):
         yield given
     elif docker_has(image := environment.get("VISUAL_MEMORY_TEST_KAFKA_IMAGE", KAFKA_IMAGE)):
-        from testcontainers.kafka import KafkaContainer
+        from testcontainers.core.container import DockerContainer
 
-        with KafkaContainer(image).with_kraft() as container:
-            yield container.get_bootstrap_server()
+        # A broker tells its address to clients, so its port outside is chosen before it starts.
+        container = DockerContainer(image).with_bind_ports(9092, port := free_port())
+        address = f"{container.get_docker_client().host()}:{port}"
+        advertised = {"KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://{address}"}
+        with container.with_envs(**KAFKA_SETTINGS, **advertised):
+            _wait_for_kafka(address)
+            yield address
     else:
         with KafkaServer(folder / "kafka", CACHE) as server:
             yield server.bootstrap
+
+
+def _wait_for_kafka(address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            topic_ids(address, [], NO_SECURITY)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 @contextmanager
@@ -62,7 +109,7 @@ def redis(folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator
     if given := environment.get("VISUAL_MEMORY_TEST_REDIS"):
         yield given
     elif docker_has(image := environment.get("VISUAL_MEMORY_TEST_REDIS_IMAGE", REDIS_IMAGE)):
-        from testcontainers.redis import RedisContainer
+        from testcontainers.community.redis import RedisContainer
 
         container = RedisContainer(image).with_command(
             "redis-server --appendonly yes --appendfsync always --save ''"
