@@ -9,7 +9,7 @@ RUN useradd --uid 10001 --user-group --no-create-home visual-memory \
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 # The dependencies alone first: they change less often than the code.
-# TORCH_INDEX may name PyTorch's package index without CUDA: a third of the size, no GPU.
+# TORCH_INDEX may name PyTorch's package index of builds without CUDA, most of the size.
 ARG TORCH_INDEX=
 RUN python3 -m venv /opt/visual-memory \
     && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > /tmp/dependencies.txt \

@@ -57,6 +57,22 @@ def test_it_answers_a_question_after_learning_an_image(stack: Stack) -> None:
     assert [neighbour.image_id for neighbour in answer.neighbors] == ["red-disc"]
 
 
+def test_its_commands_work_inside(stack: Stack) -> None:
+    said = stack.compose("exec", "-T", "monitor", "visual-memory", "status", "--json")
+    assert json.loads(said)["items"] >= 2
+
+
+def test_a_profile_gives_the_embedding_roles_a_gpu(stack: Stack) -> None:
+    services = json.loads(stack.compose("--profile", "gpu", "config", "--format", "json"))[
+        "services"
+    ]
+    for service in ("ingest-gpu", "query-gpu"):
+        (device,) = services[service]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert services[service]["command"] == ["worker", service.removesuffix("-gpu")]
+    assert not {"ingest-gpu", "query-gpu"} & set(stack.services)
+
+
 def test_it_is_corrected_and_forgets(stack: Stack) -> None:
     with MemoryClient(stack.kafka, source="school") as client:
         image = drawing("disc", "lime")
