@@ -1,14 +1,13 @@
 """Where integration tests find Kafka and Redis: the environment, Docker, or embedded servers.
 
 In this order: the addresses in VISUAL_MEMORY_TEST_KAFKA and VISUAL_MEMORY_TEST_REDIS;
-containers, where a Docker engine answers and has the images or can pull them
-(VISUAL_MEMORY_TEST_KAFKA_IMAGE and VISUAL_MEMORY_TEST_REDIS_IMAGE name others than the official
-ones); servers that this process starts. Nothing skips: what cannot be had fails with its reason.
+containers, where a Docker engine answers and has the images (VISUAL_MEMORY_TEST_KAFKA_IMAGE and
+VISUAL_MEMORY_TEST_REDIS_IMAGE name others than the official ones; `make test-docker` pulls or makes
+them); servers that this process starts. Nothing skips: what cannot be had fails with its reason.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -44,9 +43,8 @@ KAFKA_SETTINGS = {
 START_SECONDS = 120.0
 
 
-@functools.cache
 def docker_has(image: str) -> bool:
-    """Whether a Docker engine answers and holds the image, or can pull it."""
+    """Whether a Docker engine answers and holds the image."""
     import docker
     from docker.errors import DockerException
 
@@ -59,10 +57,7 @@ def docker_has(image: str) -> bool:
     except DockerException:
         return False
     try:
-        try:
-            client.images.get(image)
-        except DockerException:
-            client.images.pull(image)
+        client.images.get(image)
     except DockerException:
         return False
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,8 @@ from tests import servers
 
 
 @pytest.fixture
-def _without_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _without_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
-    servers.docker_has.cache_clear()
-    yield
-    servers.docker_has.cache_clear()
 
 
 def test_addresses_in_the_environment_are_taken_as_they_are(tmp_path: Path) -> None:
