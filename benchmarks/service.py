@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 import threading
@@ -160,4 +161,20 @@ def round_trips(service: Service, count: int) -> list[float]:
         found.append(time.perf_counter() - started)
     producer.close()
     consumer.close()
+    return found
+
+
+def resident() -> dict[str, float]:
+    """MB of memory that each worker of this process holds, by role."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            pages = int((folder / "statm").read_text().split()[1])
+        except OSError:
+            continue
+        if parent == os.getpid() and b"worker" in arguments:
+            role = arguments[arguments.index(b"worker") + 1].decode()
+            found[role] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
     return found

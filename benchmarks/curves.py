@@ -1,0 +1,145 @@
+"""What grows with the number of items: ingest, search, recall of HNSW, bytes an item.
+
+python -m benchmarks.curves [--items 1000 10000 100000 300000] [--json FILE]
+
+Searches run on the index itself, without Kafka; vectors lie in clusters, as embeddings do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.__main__ import machine, percentiles
+from memory.embedders import VectorsOnly
+from memory.model import Put, Trace, Vector, make_stamp
+from memory.redis_index import RedisIndex, connect
+from streams.local import RedisServer
+from streams.settings import CACHE
+
+DIM = 384
+PAGE = 1000
+CLUSTERS = 1000
+SPREAD = 0.7
+"""Length of a vector's own part beside its cluster's centre of length 1."""
+QUESTIONS = 200
+K = (10, 100)
+BATCHES = (1, 8, 32)
+
+
+def clustered(count: int, seed: int) -> Iterator[list[Vector]]:
+    """Pages of unit vectors, float32, shape (384,) each."""
+    centres = np.random.default_rng(0).normal(size=(CLUSTERS, DIM))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    drawn = np.random.default_rng(seed)
+    for start in range(0, count, PAGE):
+        size = min(PAGE, count - start)
+        own = drawn.normal(size=(size, DIM)) * SPREAD / np.sqrt(DIM)
+        page = centres[drawn.integers(CLUSTERS, size=size)] + own
+        page /= np.linalg.norm(page, axis=1, keepdims=True)
+        yield list(page.astype(np.float32))
+
+
+def fill(index: RedisIndex, count: int) -> float:
+    """Items a second."""
+    spent, done = 0.0, 0
+    for page in clustered(count, seed=1):
+        puts = [
+            Put(
+                image=f"{done + n:032x}",
+                stamp=make_stamp(1, str(done + n)),
+                trace=Trace(
+                    f"i{done + n}", "0" * 64, f"l{n % 100}", "bench", (), {}, index.embedder, v
+                ),
+            )
+            for n, v in enumerate(page)
+        ]
+        started = time.perf_counter()
+        for start in range(0, len(puts), 250):
+            index.put(puts[start : start + 250])
+        spent += time.perf_counter() - started
+        done += len(page)
+    return done / spent
+
+
+def searched(index: RedisIndex, questions: Sequence[Vector], k: int) -> tuple[list[set[str]], Any]:
+    """What each question finds, and how long it takes."""
+    found, seconds = [], []
+    for question in questions:
+        started = time.perf_counter()
+        (result,) = index.search([question], [k])
+        seconds.append(time.perf_counter() - started)
+        found.append({hit.image_id for hit in result.hits})
+    return found, percentiles(seconds)
+
+
+def in_batches(index: RedisIndex, questions: Sequence[Vector]) -> dict[str, float]:
+    """Questions a second by how many are searched together, k = 10."""
+    rates = {}
+    for size in BATCHES:
+        started = time.perf_counter()
+        for start in range(0, len(questions), size):
+            batch = questions[start : start + size]
+            index.search(batch, [10] * len(batch))
+        rates[str(size)] = round(len(questions) / (time.perf_counter() - started), 1)
+    return rates
+
+
+def measured(folder: Path, items: int) -> dict[str, Any]:
+    """Both algorithms over the same items, each in a Redis of its own."""
+    results: dict[str, Any] = {}
+    exact: dict[int, list[set[str]]] = {}
+    (questions,) = clustered(QUESTIONS, seed=2)
+    for algorithm in ("FLAT", "HNSW"):
+        with RedisServer(folder / f"{algorithm}-{items}", CACHE) as server:
+            client = connect(server.url)
+            index = RedisIndex.open(
+                client,
+                namespace="curves",
+                hmac_key=secrets.token_bytes(32),
+                embedder=VectorsOnly("bench", DIM),
+                algorithm=algorithm,
+            )
+            before = index.stats().bytes
+            rate = fill(index, items)
+            row: dict[str, Any] = {
+                "puts_per_s": round(rate, 1),
+                "bytes_an_item": round((index.stats().bytes - before) / items),
+            }
+            for k in K:
+                found, row[f"search_k{k}"] = searched(index, questions, k)
+                if algorithm == "FLAT":
+                    exact[k] = found
+                else:
+                    shares = [len(a & b) / len(b) for a, b in zip(found, exact[k], strict=True)]
+                    row[f"recall_at_{k}"] = round(float(np.mean(shares)), 4)
+            row["questions_per_s_by_batch"] = in_batches(index, questions)
+            client.close()
+        results[algorithm] = row
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    parser.add_argument("--items", type=int, nargs="+", default=[1000, 10_000, 100_000, 300_000])
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as folder:
+        for items in options.items:
+            results[str(items)] = measured(Path(folder), items)
+            print(f"{items} items: {json.dumps(results[str(items)])}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
