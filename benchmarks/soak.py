@@ -168,7 +168,7 @@ def main() -> None:
         rate = options.items / (time.perf_counter() - started)
         results["full_rate_per_s"] = round(rate)
         results["rows"] = rows(memory, churn, options.minutes, rate / 2)
-    first, last = results["rows"][1], results["rows"][-1]
+    first, last = results["rows"][min(1, len(results["rows"]) - 1)], results["rows"][-1]
     results["drift"] = {
         "bytes_an_item": round(
             last["bytes"] / last["items"] / (first["bytes"] / first["items"]), 3
