@@ -21,7 +21,9 @@ from tests.docker.images import images
 HERE = Path(__file__).parent
 INTEGRATION = HERE.parent / "integration"
 # These start stacks of their own, without Docker, and are run by `make test`.
-OWN_SERVERS = ("test_local_stack.py", "test_readme.py", "test_command.py")
+OWN_SERVERS = {
+    f"test_{name}.py" for name in ("backup", "command", "local_stack", "operations", "readme")
+}
 
 
 def main() -> int:

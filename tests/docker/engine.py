@@ -45,7 +45,9 @@ def engine(data_root: Path) -> Iterator[None]:
             "(Debian: docker.io) and root"
         )
     data_root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="visual-memory-docker-") as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="visual-memory-docker-", ignore_cleanup_errors=True
+    ) as folder:
         address = f"unix://{folder}/docker.sock"
         os.environ["DOCKER_HOST"] = address
         command = ["dockerd", "--data-root", str(data_root), "--exec-root", f"{folder}/exec"]
@@ -58,3 +60,6 @@ def engine(data_root: Path) -> Iterator[None]:
                 yield
             finally:
                 del os.environ["DOCKER_HOST"]
+        # The engine leaves its network namespace mounted, in the way of removing the folder.
+        leftover = f"{folder}/exec/netns/default"
+        subprocess.run(["umount", leftover], capture_output=True, check=False)
