@@ -43,6 +43,19 @@ class Reason(StrEnum):
     UNKNOWN_RULE = "unknown-rule"
     UNKNOWN_ITEM = "unknown-item"
     FORGOTTEN = "forgotten"
+    CLAIMS_OFF = "claims-off"
+    INVALID_CLAIM = "invalid-claim"
+    CLAIM_NOT_ALLOWED = "claim-not-allowed"
+    CLAIM_PRIVATE_ADDRESS = "claim-private-address"
+    CLAIM_LINK = "claim-link"
+    CLAIM_NOT_A_FILE = "claim-not-a-file"
+    CLAIM_MISSING = "claim-missing"
+    CLAIM_DENIED = "claim-denied"
+    CLAIM_REDIRECTED = "claim-redirected"
+    CLAIM_ENCODED = "claim-encoded"
+    CLAIM_TIMEOUT = "claim-timeout"
+    CLAIM_UNAVAILABLE = "claim-unavailable"
+    CLAIM_MISMATCH = "claim-mismatch"
     INTERNAL = "internal"
 
 
@@ -53,7 +66,7 @@ class VisualMemoryError(Exception):
 class Rejected(VisualMemoryError):
     """The input is at fault; `reason` is stable, `detail` tells a person what to do.
 
-    `detail` never quotes ids, subjects, labels or payload bytes.
+    `detail` never quotes ids, subjects, labels, payload bytes or a claim's address.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

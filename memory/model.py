@@ -150,7 +150,15 @@ class VectorPayload:
     embedder: str
 
 
-Payload = ImagePayload | VectorPayload
+@dataclass(frozen=True, slots=True)
+class ClaimPayload:
+    """Where an image is to be had, and the SHA-256 of its bytes, 64 lower hex digits."""
+
+    uri: str
+    digest: str
+
+
+Payload = ImagePayload | VectorPayload | ClaimPayload
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,7 @@ class ItemRef:
 class Query:
     """A question: what is this?"""
 
-    payload: ImagePayload | VectorPayload | ItemRef
+    payload: Payload | ItemRef
     k: int = 10
     rule: Rule = Rule.RANK
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from memory.errors import Rejected
 from memory.model import (
+    ClaimPayload,
     Digests,
     Item,
     Put,
@@ -61,6 +63,14 @@ class FenceLog(Protocol):
 
     def append(self, facts: Sequence[FenceFact]) -> None:
         """Return once every fact is durable; `Unavailable` otherwise (safe to repeat)."""
+        ...
+
+
+class Fetch(Protocol):
+    """Gets the bytes that claims stand for."""
+
+    def __call__(self, claims: Sequence[ClaimPayload]) -> Sequence[bytes | Rejected]:
+        """The bytes of each claim, of the SHA-256 that it tells, or why not; in order."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,12 @@ PASSING = (
 """How the replies begin that tell of a server's passing state."""
 
 
+def _denied(error: redis.exceptions.NoPermissionError) -> str:
+    """What the user may not do: a command by its name, or access to a key, which is not named."""
+    command = re.search(r"the '([\w.|-]+)' command", str(error).rpartition("caused error: ")[2])
+    return f"it may not run {command[1].upper()}" if command else "NoPermissionError"
+
+
 @contextmanager
 def mapped_errors() -> Iterator[None]:
     """Map every redis-py error: to `Unavailable` if the same may succeed later, else to
@@ -34,8 +41,10 @@ def mapped_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+    except redis.AuthenticationError as error:
         raise Misconfigured(f"Redis refuses this user: {type(error).__name__}") from error
+    except redis.exceptions.NoPermissionError as error:
+        raise Misconfigured(f"Redis refuses this user: {_denied(error)}") from error
     except redis.ResponseError as error:
         # redis-py puts the command, arguments and all, before a pipelined command's error.
         text = str(error).rpartition("caused error: ")[2]

@@ -84,7 +84,10 @@ class Search:
         the server; searches refuse as long as it takes.
         """
         try:
-            self._client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "FAIL")
+            # A user of few rights may look; then another one has set it.
+            ((_, policy),) = self._client.execute_command("FT.CONFIG", "GET", "ON_TIMEOUT")
+            if policy.upper() != b"FAIL":
+                self._client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "FAIL")
         except redis.ResponseError as error:
             if "unknown command" in str(error).lower():
                 raise Misconfigured(

@@ -21,6 +21,8 @@ LAW_VERSION = "1"
 FUNCTIONS_VERSION = 1
 """Of the functions' code (VERSION in law.lua): a newer one also serves older programs."""
 LIBRARY = "visual_memory_v1"
+GENERATION = "1"
+"""Stands behind the namespace in every key of what a memory holds."""
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -57,7 +59,13 @@ def load_law(client: redis.Redis) -> None:
                 f"Redis holds version {version} of this memory's functions, this program brings "
                 f"{FUNCTIONS_VERSION}; upgrade the program"
             )
-    raw.function_load(source, replace=True)
+    try:
+        raw.function_load(source, replace=True)
+    except redis.exceptions.NoPermissionError:
+        raise Misconfigured(
+            f"Redis does not hold version {FUNCTIONS_VERSION} of this memory's functions, and this "
+            "user may not load them; let one that may open the memory first"
+        ) from None
 
 
 def open_schema(
@@ -88,13 +96,12 @@ def open_schema(
             "dim": str(embedder.dim),
             "algorithm": algorithm,
             "dtype": dtype,
-            "generation": "1",
+            "generation": GENERATION,
         }
     meta = f"{namespace}:meta"
     raw: Any = client
-    if embedder is None:
-        found = {k.decode(): v.decode() for k, v in raw.hgetall(meta).items()}
-    else:
+    found = {k.decode(): v.decode() for k, v in raw.hgetall(meta).items()}
+    if embedder is not None and not wanted.keys() <= found.keys():
         pairs = [part for pair in wanted.items() for part in pair]
         reply = [part.decode() for part in raw.fcall("vm1_claim", 1, meta, *pairs)]
         found = dict(zip(reply[::2], reply[1::2], strict=True))

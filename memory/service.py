@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
+from memory.claims import redeemed
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.images import ImageLimits, decode
@@ -33,13 +34,13 @@ from memory.model import (
     Vector,
     VectorPayload,
 )
-from memory.ports import Embedder, FenceFact, FenceLog, MemoryIndex
+from memory.ports import Embedder, FenceFact, FenceLog, Fetch, MemoryIndex
 from memory.voting import vote
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * 1_000_000
 
 Observe = Callable[[str, float], None]
-"""Told (stage, seconds) of each step: embed, merge, search, vote."""
+"""Told (stage, seconds) of each step: fetch, embed, merge, search, vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class VisualMemory:
 
     `clock_skew` is µs: how far ahead of the log an event's clock may be. `logs` names the
     topics, by topic id, whose positions answers carry. Without an embedder it takes and asks
-    with ready vectors only.
+    with ready vectors only, without `fetch` it takes no claims.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class VisualMemory:
         *,
         fence_log: FenceLog | None = None,
         limits: ImageLimits | None = None,
+        fetch: Fetch | None = None,
         clock_skew: int = DEFAULT_CLOCK_SKEW,
         logs: Mapping[str, str] | None = None,
         observe: Observe = lambda _stage, _seconds: None,
@@ -116,6 +118,7 @@ class VisualMemory:
         self._embedder: Embedder = embedder or VectorsOnly(index.embedder, index.dim)
         self._fence_log: FenceLog = NoFenceLog() if fence_log is None else fence_log
         self._limits = limits or ImageLimits()
+        self._fetch = fetch
         self._clock_skew = clock_skew
         self._logs = dict(logs or {})
         self._observe = observe
@@ -123,7 +126,7 @@ class VisualMemory:
     def remember(self, events: Sequence[Ingest]) -> list[Outcome]:
         """Merge images into the memory; one outcome an event, in order.
 
-        What is already forgotten is refused before it costs a decoding or an embedding.
+        What is already forgotten is refused before it costs a fetch, a decoding or an embedding.
         """
         images = [self.index.image_key(event.image_id) for event in events]
         selectors = [tuple(map(self.index.selector_key, event.selectors)) for event in events]
@@ -337,9 +340,11 @@ class VisualMemory:
         """Unit vectors of images (decoded and embedded together) and of ready vectors."""
         vectors: dict[int, Vector | Rejected] = {}
         images = {}
-        for i, payload in enumerate(payloads):
+        for i, payload in enumerate(redeemed(payloads, self._fetch, self._observe)):
             try:
-                if isinstance(payload, VectorPayload):
+                if isinstance(payload, Rejected):
+                    vectors[i] = payload
+                elif isinstance(payload, VectorPayload):
                     vectors[i] = self._checked(payload)
                 else:
                     images[i] = decode(payload.data, self._limits)

@@ -11,13 +11,14 @@ from typing import NoReturn
 import faust
 import redis
 
+from memory.claims import ClaimFetcher
 from memory.embedders import load_embedder
-from memory.errors import Reason, Rejected, Unavailable
+from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 from memory.images import ImageLimits
 from memory.ports import Embedder, FenceFact, MemoryIndex
-from memory.redis_index import RedisIndex, connect
+from memory.redis_index import RedisIndex
 from memory.service import VisualMemory
-from streams import codec, delivery, topics, web
+from streams import codec, delivery, topics, web, wires
 from streams.agents import ForgetAgent, QueryAgent, WritingAgent, rejection
 from streams.client import MemoryClient
 from streams.events import OutgoingRecord, Record, Topic
@@ -57,17 +58,20 @@ def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
 def create_topics(settings: Settings) -> None:
     """Create what is missing; `Misconfigured` when what is there breaks a promise."""
     specs = topic_specs(settings)
-    topics.create(settings.kafka, specs)
-    topics.check_or_refuse(settings.kafka, specs)
+    security = wires.kafka_security(settings)
+    topics.create(settings.kafka, specs, security)
+    topics.check_or_refuse(settings.kafka, specs, security)
 
 
 def known_topic_ids(settings: Settings) -> Mapping[str, str]:
     """Topic ids by full name. `Misconfigured` when a topic is missing."""
-    return topics.topic_ids(settings.kafka, [full_name(settings, topic) for topic in Topic])
+    names = [full_name(settings, topic) for topic in Topic]
+    return topics.topic_ids(settings.kafka, names, wires.kafka_security(settings))
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    return connect(settings.redis.get_secret_value())
+    """A client that has logged in. Raises `Misconfigured`, `Unavailable`."""
+    return wires.redis_client(settings)
 
 
 def embedder(settings: Settings) -> Embedder:
@@ -88,12 +92,40 @@ def open_index(
     )
 
 
+def broker_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What Faust logs in to Kafka with."""
+    security = wires.kafka_security(settings)
+    context = security.get("ssl_context")
+    if "sasl_mechanism" in security:
+        return faust.SASLCredentials(
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
+            mechanism=security["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
 def client(settings: Settings, source: str) -> MemoryClient:
     return MemoryClient(
         settings.kafka,
         source=source,
         prefix=settings.topic_prefix,
         max_record_bytes=settings.max_image_bytes,
+        **wires.kafka_security(settings),
+    )
+
+
+def claim_fetcher(settings: Settings) -> ClaimFetcher | None:
+    """None where no prefix is allowed. `Misconfigured` when one is malformed."""
+    if not settings.claim_prefixes:
+        return None
+    return ClaimFetcher(
+        settings.claim_prefixes,
+        max_bytes=settings.max_image_bytes,
+        timeout=settings.claim_timeout,
+        private_addresses=settings.claim_private_addresses,
+        concurrency=settings.claim_concurrency,
     )
 
 
@@ -110,10 +142,13 @@ def open_memory(
     return VisualMemory(
         index,
         made_for,
-        fence_log=KafkaFenceLog(settings.kafka, prefix=settings.topic_prefix),
+        fence_log=KafkaFenceLog(
+            settings.kafka, settings.topic_prefix, wires.kafka_security(settings)
+        ),
         limits=ImageLimits(
             max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
         ),
+        fetch=claim_fetcher(settings),
         clock_skew=round(settings.clock_skew * 1_000_000),
         logs=names,
         observe=observe_stage,
@@ -121,16 +156,32 @@ def open_memory(
 
 
 def catch_up_on_fences(
-    settings: Settings, memory: VisualMemory, topic_ids: Mapping[str, str]
+    settings: Settings,
+    memory: VisualMemory,
+    topic_ids: Mapping[str, str],
+    untaken: Callable[[Sequence[FenceFact]], Sequence[FenceFact]] | None = None,
 ) -> None:
-    """Apply the facts of forgetting this memory has not seen, up to the log's present end."""
+    """Apply the facts of forgetting this memory has not seen, up to the log's present end.
+
+    With `untaken` only those that it finds missing, so that who may only read can start.
+    """
     topic_id = topic_ids[full_name(settings, Topic.FENCES)]
     positions = {p: o for (t, p), o in memory.index.positions().items() if t == topic_id}
 
     def apply(facts: Sequence[FenceFact]) -> None:
-        memory.apply(facts)
+        missing = facts if untaken is None else untaken(facts)
+        try:
+            memory.apply(missing)
+        except Misconfigured as error:
+            if untaken is None:
+                raise
+            raise Misconfigured(
+                f"{len(missing)} facts of forgetting are not in Redis, and this user may not put "
+                f"them there ({error}); start a forget worker first"
+            ) from None
 
-    ends = replay(settings.kafka, settings.topic_prefix, apply, positions)
+    security = wires.kafka_security(settings)
+    ends = replay(settings.kafka, settings.topic_prefix, apply, positions, security)
     memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
 
 
@@ -148,14 +199,15 @@ def worker(
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
-    topics.check_or_refuse(settings.kafka, topic_specs(settings))
+    topics.check_or_refuse(settings.kafka, topic_specs(settings), wires.kafka_security(settings))
     topic_ids = known_topic_ids(settings)
     store = redis_client(settings)
     made_for = embedder(settings) if role in EMBEDDING else None
     index = open_index(settings, store, made_for)
     index.check_durability()
     memory = open_memory(settings, around(index), made_for, topic_ids)
-    catch_up_on_fences(settings, memory, topic_ids)
+    untaken = None if role in WRITING else index.untaken
+    catch_up_on_fences(settings, memory, topic_ids, untaken)
     return wire(settings, role, memory, store, topic_ids)
 
 
@@ -177,6 +229,7 @@ def wire(
         instance=settings.instance,
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
+        credentials=broker_credentials(settings),
     )
     carrier = delivery.Delivery(
         app,
@@ -254,4 +307,5 @@ def monitor(settings: Settings) -> Monitor:
         settings.kafka,
         {full_name(settings, topic): ids[full_name(settings, topic)] for topic in ROLES.values()},
         settings.metric_labels,
+        wires.kafka_security(settings),
     )

@@ -17,6 +17,7 @@ from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.model import (
+    ClaimPayload,
     ImagePayload,
     ItemRef,
     Payload,
@@ -40,7 +41,7 @@ from streams.events import (
 from streams.kafka_clients import mapped, mapped_errors
 from streams.replies import Rejections, Replies, Tail, understood
 
-Image = bytes | Path | npt.NDArray[Any]
+Image = bytes | Path | npt.NDArray[Any] | ClaimPayload
 
 MAX_UNSENT = 64 << 20
 """Bytes that may wait to be acknowledged: kafka-python itself sets no bound."""
@@ -146,7 +147,7 @@ class MemoryClient:
         time: int | None = None,
         event_id: str | None = None,
     ) -> Pending:
-        """Send an image's bytes or file, or a vector, shape (dim,), with its embedder's digest.
+        """Send an image's bytes, file or claim, or a vector, shape (dim,), with its embedder.
 
         `time` is when it came to be, µs. Events are sent in batches; `Pending.position` waits.
         """
@@ -357,8 +358,10 @@ class MemoryClient:
             case bytes():
                 self._check_size(len(image))
                 return ImagePayload(image)
+            case ClaimPayload():
+                return image
             case _:
-                raise TypeError("an image is bytes, a Path, or a numpy vector")
+                raise TypeError("an image is bytes, a Path, a claim, or a numpy vector")
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:

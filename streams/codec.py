@@ -5,7 +5,6 @@ An image is not decoded here: that costs, and what is forgotten must cost nothin
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time as clock
 from collections.abc import Mapping, Sequence
@@ -57,7 +56,14 @@ from streams.events import (
     position_from_json,
     record_key,
 )
-from streams.payloads import dump_json, load_json, read_object, read_payload, write_payload
+from streams.payloads import (
+    dump_json,
+    load_json,
+    payload_digest,
+    read_object,
+    read_payload,
+    write_payload,
+)
 
 T = TypeVar("T", Answer, Receipt, Rejection)
 
@@ -95,7 +101,7 @@ def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest |
     _check_attributes(attributes)
     value = record.value or b""
     payload = read_payload(value, event.content_type, event.get(Header.EMBEDDER))
-    digest = hashlib.sha256(value).hexdigest()
+    digest = payload_digest(payload, value)
     stamp = make_stamp(
         time,
         event.source,

@@ -398,9 +398,17 @@ class _Transport(driver.Transport):
 
 
 def make_app(
-    group: str, bootstrap: str, *, instance: str | None, max_record_bytes: int, buffer: int
+    group: str,
+    bootstrap: str,
+    *,
+    instance: str | None,
+    max_record_bytes: int,
+    buffer: int,
+    credentials: Any = None,
 ) -> faust.App:
     """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
+
+    `credentials` are Faust's for the brokers, None for plain text.
 
     A worker that comes back under the same `instance` gets its partitions at once; without one
     they stand still until the session of the dead worker has timed out.
@@ -410,6 +418,7 @@ def make_app(
     return faust.App(
         group,
         broker=brokers,
+        broker_credentials=credentials,
         store="memory://",
         # Nothing is kept there, but Faust makes the folder, else in the working directory.
         datadir=str(Path(tempfile.gettempdir()) / "visual-memory-faust"),

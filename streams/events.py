@@ -58,6 +58,8 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 VECTOR = "application/vnd.visual-memory.vector"
 """Content type of little-endian float32 elements."""
+CLAIM = "application/vnd.visual-memory.claim+json"
+"""Content type of an image's address and SHA-256 in its place."""
 
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE = 1024

@@ -23,7 +23,7 @@ RETRIES = Counter(
 )
 STAGE = Histogram(
     "visual_memory_stage_seconds",
-    "Duration of a stage for a batch: ingest, correct, forget, embed, merge, search, vote.",
+    "Duration of a stage for a batch: ingest, correct, forget, fetch, embed, merge, search, vote.",
     ["stage"],
     buckets=LATENCY,
 )

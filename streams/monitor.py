@@ -14,7 +14,7 @@ from memory.errors import Unavailable
 from memory.model import Stats
 from memory.ports import MemoryIndex
 from streams import kafka_clients
-from streams.kafka_clients import NO_SECURITY
+from streams.kafka_clients import NO_SECURITY, Security
 from streams.metrics import BYTES, ITEMS, LABEL_ITEMS, LAG, OPEN_FORGETS, WAITING
 
 INTERVAL_SECONDS = 2.0
@@ -43,11 +43,13 @@ class Monitor:
         bootstrap: str,
         topics: Mapping[str, str],
         labels: Sequence[str] = (),
+        security: Security = NO_SECURITY,
     ) -> None:
         self.index = index
         self._bootstrap = bootstrap
         self._topics = dict(topics)
         self._labels = tuple(labels)
+        self._security = security
         self._consumer: KafkaConsumer | None = None
         self._reasons = ["nothing is measured yet"]
 
@@ -61,7 +63,7 @@ class Monitor:
         """The lag of every partition of the topics. Raises `Unavailable`."""
         with kafka_clients.mapped_errors():
             if self._consumer is None:
-                self._consumer = kafka_clients.consumer(self._bootstrap, NO_SECURITY)
+                self._consumer = kafka_clients.consumer(self._bootstrap, self._security)
             partitions = [
                 TopicPartition(topic, partition)
                 for topic in self._topics

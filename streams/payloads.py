@@ -1,22 +1,32 @@
-"""What a record's value holds: an image's bytes, a vector's elements, or JSON."""
+"""What a record's value holds: an image's bytes, a claim on them, a vector's elements, or JSON."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
+from memory.claim_addresses import checked_claim
 from memory.errors import Reason, Rejected
-from memory.model import MAX_ID, ImagePayload, Payload, Vector, VectorPayload, checked_text
-from streams.events import JSON, OCTETS, VECTOR, Header
+from memory.model import (
+    MAX_ID,
+    ClaimPayload,
+    ImagePayload,
+    Payload,
+    Vector,
+    VectorPayload,
+    checked_text,
+)
+from streams.events import CLAIM, JSON, OCTETS, VECTOR, Header
 
 FLOAT32 = np.dtype("<f4")
 
 
 def read_payload(value: bytes, content_type: str | None, embedder: str | None) -> Payload:
-    """The image or vector of a value; `embedder` is the header that a vector needs."""
+    """The image, claim or vector of a value; `embedder` is the header that a vector needs."""
     if content_type is None:
         raise Rejected(Reason.MISSING_HEADER, f"the header {Header.CONTENT_TYPE} is missing")
     kind = media_type(content_type)
@@ -24,10 +34,12 @@ def read_payload(value: bytes, content_type: str | None, embedder: str | None) -
         raise Rejected(Reason.EMPTY_PAYLOAD, "the record's value is empty")
     if kind == OCTETS or kind.startswith("image/"):
         return ImagePayload(value)
+    if kind == CLAIM:
+        return _read_claim(value)
     if kind != VECTOR:
         raise Rejected(
             Reason.UNKNOWN_CONTENT_TYPE,
-            f"{Header.CONTENT_TYPE} must be image/*, {OCTETS} or {VECTOR}",
+            f"{Header.CONTENT_TYPE} must be image/*, {OCTETS}, {VECTOR} or {CLAIM}",
         )
     if embedder is None:
         raise Rejected(
@@ -53,11 +65,30 @@ def write_payload(payload: Payload, content_type: str) -> tuple[bytes, str, dict
                 Reason.UNKNOWN_CONTENT_TYPE, f"an image's content type is image/* or {OCTETS}"
             )
         return payload.data, content_type, {}
+    if isinstance(payload, ClaimPayload):
+        checked_claim(payload)
+        return dump_json({"uri": payload.uri, "sha256": payload.digest}), CLAIM, {}
     with np.errstate(over="ignore"):  # what is too large for float32 is told as not finite
         elements = np.asarray(payload.vector).astype(FLOAT32)
     checked_vector(elements)
     embedder = checked_embedder(payload.embedder)
     return elements.tobytes(), VECTOR, {str(Header.EMBEDDER): embedder}
+
+
+def payload_digest(payload: Payload, value: bytes) -> str:
+    """SHA-256, hex, of what an event brings: of the image, also where a claim stands for it."""
+    if isinstance(payload, ClaimPayload):
+        return payload.digest
+    return hashlib.sha256(value).hexdigest()
+
+
+def _read_claim(value: bytes) -> ClaimPayload:
+    match _object(value):
+        case {"uri": str(uri), "sha256": str(digest), **others} if not others:
+            return checked_claim(ClaimPayload(uri, digest))
+    raise Rejected(
+        Reason.INVALID_CLAIM, "a claim is a JSON object of two texts, uri and sha256, and no more"
+    )
 
 
 def checked_vector(vector: Vector) -> Vector:
@@ -90,6 +121,10 @@ def read_object(value: bytes, content_type: str | None) -> dict[str, Any]:
         raise Rejected(Reason.UNKNOWN_CONTENT_TYPE, f"{Header.CONTENT_TYPE} must be {JSON}")
     if not value:
         raise Rejected(Reason.EMPTY_PAYLOAD, "the record's value is empty")
+    return _object(value)
+
+
+def _object(value: bytes) -> dict[str, Any]:
     try:
         found = load_json(value.decode())
     except ValueError:

@@ -31,9 +31,31 @@ def _parted(given: object) -> object:
 class Settings(BaseSettings):
     """Where the servers are and how this memory behaves. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        # An empty variable says nothing, as compose files write it.
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     kafka: str = Field("localhost:9092", description="Kafka bootstrap servers, host:port,…")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to; the last two need a user and a password"
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="how the user proves the password to Kafka"
+    )
+    kafka_username: str | None = Field(None, description="Kafka user (SASL)")
+    kafka_password: SecretStr | None = Field(None, description="Kafka user's password (SASL)")
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM file of who signs the brokers' certificates; the system's when none"
+    )
+    kafka_certificate_file: Path | None = Field(
+        None, description="PEM file of our own certificate for Kafka (mutual TLS)"
+    )
+    kafka_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
+    kafka_key_password: SecretStr | None = Field(None, description="password of that key file")
     topic_prefix: str = Field("", description="put before every topic's name")
     partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
     replication: int = Field(1, ge=1, description="replication factor of every topic")
@@ -42,8 +64,21 @@ class Settings(BaseSettings):
     )
 
     redis: SecretStr = Field(
-        SecretStr("redis://localhost:6379/0"), description="Redis URL; may hold a password"
+        SecretStr("redis://localhost:6379/0"),
+        description="Redis URL, rediss://… with TLS; may hold a user and a password",
     )
+    redis_username: str | None = Field(None, description="Redis ACL user, where the URL names none")
+    redis_password: SecretStr | None = Field(
+        None, description="Redis user's password, where the URL holds none"
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="PEM file of who signs Redis' certificate; the system's when none"
+    )
+    redis_certificate_file: Path | None = Field(
+        None, description="PEM file of our own certificate for Redis (mutual TLS)"
+    )
+    redis_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
+    redis_key_password: SecretStr | None = Field(None, description="password of that key file")
     namespace: str = Field("vm", description="prefix of every Redis key of this memory")
     hmac_key: SecretStr | None = Field(
         None, description="64 hex digits; keys the digests of ids; never rotated; back it up apart"
@@ -62,6 +97,16 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(1 << 20, ge=1, description="larger images are rejected")
     max_image_pixels: int = Field(50_000_000, ge=1, description="larger images are rejected")
+    claim_prefixes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
+        (),
+        description="what an event's claim on an image may start with, separated by commas: "
+        "file:///folder/ or https://host/folder/; none allows no claims",
+    )
+    claim_timeout: float = Field(10, gt=0, description="how long fetching one claim may take")
+    claim_private_addresses: bool = Field(
+        default=False, description="whether a claim's host may have a private or local IP address"
+    )
+    claim_concurrency: int = Field(8, ge=1, description="claims a worker fetches side by side")
     batch: int = Field(256, ge=1, description="records merged together by the writing roles")
     image_batch: int = Field(
         32, ge=1, description="records merged together by the ingest role where it embeds"

@@ -207,7 +207,7 @@ def topic_ids(
     """
     with administration(bootstrap, security) as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
-    missing = [name for name in names if name not in found or not _exists(found[name])]
+        missing = [name for name in names if name not in found or not _exists(found[name])]
     if missing:
         raise Misconfigured(
             f"topics are missing: {', '.join(missing)}; create them with `visual-memory topics`"
@@ -224,7 +224,7 @@ def _exists(described: Mapping[str, Any]) -> bool:
     if error is errors.UnknownTopicOrPartitionError:
         return False
     if error is not errors.NoError:
-        raise error
+        raise error(described["name"])
     return True
 
 

@@ -48,9 +48,7 @@ class PrometheusServer:
             {"targets": [f"{HOST}:{port}"], "labels": {"worker": worker}}
             for worker, port in ports.items()
         ]
-        config["scrape_configs"] = [
-            {"job_name": scraped["job_name"], "static_configs": targets}
-        ]
+        config["scrape_configs"] = [{"job_name": scraped["job_name"], "static_configs": targets}]
         # JSON is YAML.
         (folder / "alerts.yml").write_text(json.dumps(quick_rules()))
         (folder / "prometheus.yml").write_text(json.dumps(config))
