@@ -26,8 +26,9 @@ from memory.model import (
     Stats,
     Vector,
 )
-from memory.ports import Embedder
+from memory.ports import Embedder, FenceFact
 from memory.redis_errors import mapped_errors
+from memory.redis_facts import untaken
 from memory.redis_fields import DIGESTED, decode_item, decode_time, encode_put, encode_time
 from memory.redis_search import Schema, Search
 from memory.redis_setup import check_durability, connect, key_id, open_schema
@@ -117,6 +118,23 @@ class RedisIndex:
     def _selector_keys(self, selector: str, bucket: int) -> tuple[str, str]:
         tag = f"{{{selector}.{bucket}}}"
         return f"{self._prefix}:posting:{tag}", f"{self._prefix}:until:{tag}"
+
+    def untaken(self, facts: Sequence[FenceFact]) -> list[FenceFact]:
+        """Those facts of forgetting that are not in the memory yet; only reads."""
+        return untaken(self._client, self._fact_keys, facts)
+
+    def _fact_keys(self, fact: FenceFact) -> list[str]:
+        """The keys that tell whether a fact is taken, in the order `redis_facts` wants."""
+        if fact.kind == "request":
+            return [self._request_key(fact.request)[0]]
+        if fact.kind == "fence":
+            buckets = range(self._buckets(fact.selector))
+            return [self._selector_keys(fact.selector, bucket)[1] for bucket in buckets]
+        item, wait, _ = self._item_keys(fact.image)
+        if fact.kind == "barrier":
+            return [item, wait]
+        bucket = int(fact.image[:8], 16) % self._buckets(fact.selector)
+        return [item, wait, self._selector_keys(fact.selector, bucket)[0]]
 
     @staticmethod
     def _buckets(selector: str) -> int:

@@ -18,8 +18,10 @@ from rich.table import Table
 from memory.errors import Misconfigured, Rejected, Unavailable
 from memory.model import Rule
 from streams import stack
+from streams.access_commands import permissions, provision
 from streams.process import LocalServerError
 from streams.settings import DATA_HOME, Settings
+from streams.urls import without_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +59,7 @@ def as_json(command: F) -> F:
     return click.option("--json", "json_", is_flag=True, help="Print JSON for a program.")(command)
 
 
-@click.group()
+@click.group(commands=[permissions, provision])
 @click.version_option(package_name="visual-memory")
 def cli() -> None:
     """A visual memory that is alive: images, corrections and forget-requests as events."""
@@ -92,7 +94,8 @@ def up(
 
     def show(found: stack.Addresses) -> None:
         if json_:
-            emit({"kafka": found.kafka, "redis": found.redis, "metrics": found.metrics})
+            redis_shown = without_password(found.redis)
+            emit({"kafka": found.kafka, "redis": redis_shown, "metrics": found.metrics})
         else:
             console.print(f"ready in {data_dir}", markup=False)
             console.print(f"kafka   {found.kafka}", markup=False)
@@ -148,13 +151,13 @@ def print_settings() -> None:
 @as_json
 def topics(settings: Settings, check: bool, json_: bool) -> None:
     """Create the topics with their configuration, and check it."""
-    from streams import bootstrap
+    from streams import bootstrap, wires
     from streams import topics as declared
 
-    specs = bootstrap.topic_specs(settings)
+    specs, security = bootstrap.topic_specs(settings), wires.kafka_security(settings)
     if not check:
-        declared.create(settings.kafka, specs)
-    problems = declared.check(settings.kafka, specs)
+        declared.create(settings.kafka, specs, security)
+    problems = declared.check(settings.kafka, specs, security)
     if json_:
         emit({"topics": [spec.name for spec in specs], "problems": problems})
     else:

@@ -59,15 +59,17 @@ class FirstConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
     def _note(self, node_id: Any, error: Exception) -> None:
         if isinstance(error, LOGIN_REFUSED) or fault_of(error):
             self._refusals[node_id] = error
+        elif not self.ssl_enabled and self._speaks_tls(node_id):
+            self._refusals[node_id] = TlsSpoken()
         elif hung_up := self._hung_up(error):
             # A broker that ends does so too, but then takes no connection any more.
             self._hang_ups[node_id] += 1
             if self._hang_ups[node_id] == HANG_UPS:
                 self._refusals[node_id] = hung_up
-        elif not self.ssl_enabled:
-            broker = self.cluster.broker_metadata(node_id)
-            if broker is not None and speaks_tls(broker.host, broker.port):
-                self._refusals[node_id] = TlsSpoken()
+
+    def _speaks_tls(self, node_id: Any) -> bool:
+        broker = self.cluster.broker_metadata(node_id)
+        return broker is not None and speaks_tls(broker.host, broker.port)
 
     def _hung_up(self, error: Exception) -> Exception | None:
         """What it means if the broker goes on hanging up like this."""
@@ -77,7 +79,8 @@ class FirstConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         # together with the end.
         logs_in = self.config["security_protocol"].startswith("SASL_")
         if logs_in and "socket disconnected" in str(error):
-            return errors.SaslAuthenticationFailedError()
+            refused: Exception = errors.SaslAuthenticationFailedError()
+            return refused
         return None
 
 

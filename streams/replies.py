@@ -15,6 +15,7 @@ from memory.errors import Misconfigured, Reason, Rejected, Unavailable, VisualMe
 from streams import codec, kafka_clients
 from streams.events import Answer, Header, Marker, Record, Rejection
 from streams.kafka_clients import Security, mapped_errors
+from streams.topics import topic_ids
 
 T = TypeVar("T")
 
@@ -22,11 +23,14 @@ POLL_SECONDS = 0.2
 """How late an overdue answer or a close may be noticed; answers themselves come at once."""
 
 
-def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    """All partitions of a topic. Raises `Misconfigured` if there is none."""
+def partitions_of(
+    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
+) -> list[TopicPartition]:
+    """All partitions of a topic. Raises `Misconfigured` if it is missing or not ours to see."""
     with mapped_errors():
         partitions = consumer.partitions_for_topic(topic)
     if not partitions:
+        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
         raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
     return [TopicPartition(topic, partition) for partition in sorted(partitions)]
 
@@ -80,7 +84,8 @@ class Replies:
     def _start(self) -> None:
         consumer = kafka_clients.consumer(self._bootstrap, self._security)
         try:
-            chosen = random.choice(partitions_of(consumer, self._topic))  # noqa: S311 - spreads load
+            found = partitions_of(consumer, self._topic, self._bootstrap, self._security)
+            chosen = random.choice(found)  # noqa: S311 - spreads load
             with mapped_errors():
                 consumer.assign([chosen])
                 # Read from here on: a question sent after this is answered behind it.
@@ -159,7 +164,11 @@ class Tail:
     ) -> None:
         self._consumer = kafka_clients.consumer(bootstrap, security)
         try:
-            partitions = [tp for topic in topics for tp in partitions_of(self._consumer, topic)]
+            partitions = [
+                tp
+                for topic in topics
+                for tp in partitions_of(self._consumer, topic, bootstrap, security)
+            ]
             with mapped_errors():
                 self._consumer.assign(partitions)
                 ends = self._consumer.end_offsets(partitions) if start is None else {}

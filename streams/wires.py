@@ -146,14 +146,6 @@ def redis_client(settings: Settings) -> redis.Redis:
     return client
 
 
-def without_password(url: str) -> str:
-    """A Redis URL as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
 def _redis_url(settings: Settings) -> SplitResult:
     try:
         url = urlsplit(settings.redis.get_secret_value())

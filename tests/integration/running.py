@@ -95,6 +95,7 @@ def running(
     workers: Mapping[str, int],
     entry: tuple[str, ...] = ("-m", "streams.cli", "worker"),
     environment: Mapping[str, str] | None = None,
+    role_environments: Mapping[str, Mapping[str, str]] | None = None,
     instances: bool = True,
     **settings: object,
 ) -> Iterator[Running]:
@@ -133,6 +134,7 @@ def running(
             env={
                 **env,
                 **instance,
+                **(role_environments or {}).get(role, {}),
                 f"{ENVIRONMENT_PREFIX}WEB_PORT": str(port),
             },
             ready=lambda: answers(port),

@@ -74,3 +74,21 @@ def test_what_a_command_carried_is_not_in_the_message(redis_client: redis.Redis)
     with pytest.raises(Misconfigured) as caught, mapped_errors():
         pipeline.execute()
     assert "secret" not in str(caught.value)
+
+
+def test_a_command_that_a_user_may_not_run_is_named(redis_client: redis.Redis) -> None:
+    store: Any = redis_client
+    store.acl_setuser("reader", enabled=True, nopass=True, commands=["+ping"], reset=True)
+    options = {"username": "reader", "password": "any"}
+    reader: Any = connect(_address(redis_client), **options)
+    try:
+        with pytest.raises(Misconfigured, match=r"it may not run HSET$"), mapped_errors():
+            reader.hset("a-key", "field", "a secret")
+    finally:
+        reader.close()
+        store.acl_deluser("reader")
+
+
+def _address(client: redis.Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return f"redis://{where['host']}:{where['port']}/{where['db']}"
