@@ -17,6 +17,7 @@ from typing import Any
 from memory.errors import Unavailable
 from streams import delivery
 from streams.events import OutgoingRecord, Record
+from streams.process import write_atomically
 
 TOPIC_ID = "topic-id"
 BATCH = 16
@@ -79,7 +80,7 @@ class Handler:
     def _is_due(self) -> bool:
         left = int(self._times.read_text()) if self._times.exists() else 0
         if left:
-            self._times.write_text(str(left - 1))
+            write_atomically(self._times, str(left - 1))
         return left > 0
 
 
