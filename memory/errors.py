@@ -3,6 +3,7 @@
 VisualMemoryError
 ├── Rejected        the input's fault: say why, carry on with the rest; never retried
 ├── Unavailable     a server's or the network's state: try the same again later
+│   └── Moved       the memory was rebuilt meanwhile: go over to it, then do the whole again
 └── Misconfigured   the operator's fault: refuse to start, naming the setting
 """
 
@@ -77,6 +78,13 @@ class Rejected(VisualMemoryError):
 
 class Unavailable(VisualMemoryError):
     """A server could not do it now; the same call may succeed later and is safe to repeat."""
+
+
+class Moved(Unavailable):
+    """Another generation of the memory answers now; `MemoryIndex.follow` goes over to it.
+
+    What was done to the former one has to be done again from its beginning.
+    """
 
 
 class Misconfigured(VisualMemoryError):

@@ -59,6 +59,9 @@ class ExactIndex:
     def ping(self) -> None:
         """Always there."""
 
+    def follow(self) -> None:
+        """There is no other."""
+
     def image_key(self, image_id: str) -> str:
         return self._digest("image", image_id)
 
@@ -125,6 +128,9 @@ class ExactIndex:
 
     def open_requests(self) -> int:
         return sum(not closed for _, closed in self._requests.values())
+
+    def oldest_request(self) -> int | None:
+        return min((seen for seen, closed in self._requests.values() if not closed), default=None)
 
     def search(
         self,

@@ -10,9 +10,12 @@
 --   sel selectors, space-separated   label the one that counts
 --   id image label asserted source subjects attributes embedder vector: the trace
 --   >address    an event's place in the log
+--
+-- A memory's keys begin with its namespace and the number of a generation; `meta` says which of
+-- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 1
+local VERSION = 2
 local AT_ONCE = 4000
 
 -- An image can have more events than Lua can pass as arguments (8,000).
@@ -182,8 +185,38 @@ local function fence(keys, args)
   return until_
 end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Of a generation's key: the meta hash of its memory, and which generation it is.
+local function owner(key)
+  local namespace, generation = string.match(key, '^(.*):(%d+):')
+  return (namespace or '') .. ':meta', generation
+end
+
+-- While a rebuild makes up its last records, positions in the topics it reads stand still.
+local function is_sealed(key, places)
+  local meta, generation = owner(key)
+  local sealed = redis.call('HGET', meta, 'sealed')
+  if not sealed then return false end
+  local ends, topics = string.match(sealed, '^(%d+) (.*)$')
+  if now_ms() >= tonumber(ends) or redis.call('HGET', meta, 'generation') ~= generation then
+    return false
+  end
+  for i = 1, #places, 2 do
+    local topic = string.match(places[i], '^(.*):%d+$') or ''
+    if string.find(' ' .. topics .. ' ', ' ' .. topic .. ' ', 1, true) then return true end
+  end
+  return false
+end
+
 -- KEYS: hash. ARGS: field, number, ... Each field keeps its greatest number.
 local function advance(keys, args)
+  if is_sealed(keys[1], args) then
+    return redis.error_reply('SEALED the memory is about to be replaced by a rebuilt one')
+  end
   for i = 1, #args, 2 do
     local held = tonumber(redis.call('HGET', keys[1], args[i]) or '-1')
     if tonumber(args[i + 1]) > held then
@@ -224,7 +257,144 @@ local function claim(keys, args)
   return redis.call('HGETALL', keys[1])
 end
 
+-- A generation is the memory under one number: made by one embedder, in one index. Workers use
+-- `generation`; a rebuild fills `next_generation` (what it is made with are the other next_ fields)
+-- and then puts it in place; `dropping` goes. One rebuild at a time holds the lease.
+local MADE_WITH = {'embedder', 'embedder_name', 'dim', 'algorithm', 'dtype', 'generation'}
+
+local function get(meta, field) return redis.call('HGET', meta, field) or '' end
+
+local function lost_lease(meta, token)
+  if get(meta, 'rebuilder') ~= token then
+    return redis.error_reply('LEASE another rebuild has taken over')
+  end
+end
+
+-- KEYS: meta. ARGS: token, ms (0 gives it back). Returns 1, or 0 and who holds it until when.
+local function lease(keys, args)
+  local meta, token, now = keys[1], args[1], now_ms()
+  local holder, ends = get(meta, 'rebuilder'), get(meta, 'rebuilder_until')
+  if holder ~= '' and holder ~= token and tonumber(ends) > now then return {0, ends} end
+  if args[2] == '0' then
+    if holder == token then redis.call('HDEL', meta, 'rebuilder', 'rebuilder_until') end
+  else
+    redis.call('HSET', meta, 'rebuilder', token, 'rebuilder_until',
+               string.format('%d', now + args[2]))
+  end
+  return {1, ''}
+end
+
+-- KEYS: meta. ARGS: token, field, value, ... Numbers are never used again: what a rebuild that was
+-- given up still writes must not come into another's.
+local function begin(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  if get(meta, 'next_generation') == '' then
+    local last = get(meta, 'last_generation')
+    if last == '' then last = get(meta, 'generation') end
+    local number = string.format('%d', last + 1)
+    redis.call('HSET', meta, 'last_generation', number, 'next_generation', number)
+    for i = 2, #args, 2 do redis.call('HSET', meta, 'next_' .. args[i], args[i + 1]) end
+  end
+  return redis.call('HGETALL', meta)
+end
+
+-- KEYS: meta. ARGS: token, ms (0 ends it), topic id, ... See `is_sealed`.
+local function seal(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  if args[2] == '0' then
+    redis.call('HDEL', meta, 'sealed')
+  else
+    local ends = string.format('%d', now_ms() + args[2])
+    redis.call('HSET', meta, 'sealed', ends .. ' ' .. table.concat(args, ' ', 3))
+  end
+  return 'OK'
+end
+
+local function forget_next(meta)
+  for _, name in ipairs(MADE_WITH) do redis.call('HDEL', meta, 'next_' .. name) end
+  redis.call('HDEL', meta, 'sealed')
+end
+
+-- KEYS: meta, positions, the next generation's positions. ARGS: token, id of the fences topic,
+-- ids of the topics that were read anew. Returns the places in which the next one is behind, and
+-- where there are none puts it in place. What a client was told stays visible so.
+local function switch(keys, args)
+  local meta, held, following = keys[1], keys[2], keys[3]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  local anew = {}
+  for i = 3, #args do anew[args[i]] = true end
+  local behind, carried = {}, {}
+  local positions = redis.call('HGETALL', held)
+  for i = 1, #positions, 2 do
+    local place, offset = positions[i], positions[i + 1]
+    local topic = string.match(place, '^(.*):%d+$')
+    if anew[topic] then
+      local reached = tonumber(get(following, place)) or 0
+      if reached < tonumber(offset) then behind[#behind + 1] = place end
+    elseif topic ~= args[2] then
+      -- What was asked and what was forgotten is so for every generation.
+      carried[#carried + 1] = place
+      carried[#carried + 1] = offset
+    end
+  end
+  if #behind > 0 then return behind end
+  call_with_all('HSET', following, carried)
+  redis.call('HSET', meta, 'dropping', get(meta, 'generation'))
+  for _, name in ipairs(MADE_WITH) do
+    redis.call('HSET', meta, name, get(meta, 'next_' .. name))
+  end
+  forget_next(meta)
+  return behind
+end
+
+-- KEYS: meta. ARGS: token. The next generation is given up.
+local function abandon(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  local number = get(meta, 'next_generation')
+  if number ~= '' then redis.call('HSET', meta, 'dropping', number) end
+  forget_next(meta)
+  return number
+end
+
+-- KEYS: those of a generation that goes. Refuses those of one that is in use.
+local function drop(keys)
+  for _, key in ipairs(keys) do
+    local meta, generation = owner(key)
+    if get(meta, 'dropping') ~= generation then
+      return redis.error_reply('CLOSED this generation of the memory is not to be dropped')
+    end
+    if redis.call('TYPE', key).ok == 'hash' then shred(key) else redis.call('DEL', key) end
+  end
+  return #keys
+end
+
+-- KEYS: meta. ARGS: generation. All of it is gone.
+local function dropped(keys, args)
+  if get(keys[1], 'dropping') == args[1] then redis.call('HDEL', keys[1], 'dropping') end
+  return 'OK'
+end
+
 local function version() return VERSION end
+
+-- A generation that is neither the memory's nor the next takes no write: what a worker that was
+-- left behind puts there would outlive its erasure. (This key is in another slot: on a cluster
+-- it takes another way to fence writers.)
+local function guarded(callback)
+  return function(keys, args)
+    local meta, generation = owner(keys[1])
+    if get(meta, 'generation') ~= generation and get(meta, 'next_generation') ~= generation then
+      return redis.error_reply('CLOSED this generation of the memory is not in use any more')
+    end
+    return callback(keys, args)
+  end
+end
 
 -- A full Redis must still forget, note how far it came, and let a worker start that does so.
 local IN_A_FULL_REDIS = {'allow-oom'}
@@ -233,15 +403,22 @@ local function register(name, callback, flags)
   redis.register_function{function_name = name, callback = callback, flags = flags}
 end
 
-register('vm1_put', put, {})
-register('vm1_erase', put, IN_A_FULL_REDIS)
-register('vm1_enlist', enlist, {})
-register('vm1_relist', enlist, IN_A_FULL_REDIS)
+register('vm1_put', guarded(put), {})
+register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
+register('vm1_enlist', guarded(enlist), {})
+register('vm1_relist', guarded(enlist), IN_A_FULL_REDIS)
 register('vm1_barrier', barrier, READING)
-register('vm1_fence', fence, IN_A_FULL_REDIS)
-register('vm1_advance', advance, IN_A_FULL_REDIS)
-register('vm1_open_request', open_request, IN_A_FULL_REDIS)
-register('vm1_close_request', close_request, IN_A_FULL_REDIS)
-register('vm1_grow', grow, IN_A_FULL_REDIS)
+register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
+register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
+register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
+register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)
+register('vm1_grow', guarded(grow), IN_A_FULL_REDIS)
 register('vm1_claim', claim, IN_A_FULL_REDIS)
+register('vm1_lease', lease, IN_A_FULL_REDIS)
+register('vm1_begin', begin, {})
+register('vm1_seal', seal, IN_A_FULL_REDIS)
+register('vm1_switch', switch, IN_A_FULL_REDIS)
+register('vm1_abandon', abandon, IN_A_FULL_REDIS)
+register('vm1_drop', drop, IN_A_FULL_REDIS)
+register('vm1_dropped', dropped, IN_A_FULL_REDIS)
 register('vm1_version', version, READING)

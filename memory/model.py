@@ -399,12 +399,16 @@ class PutResult:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Sizes: searchable items, corrections waiting for their image, bytes used by the store."""
+    """Sizes: searchable items, corrections waiting for their image, bytes used by the store.
+
+    `bytes_limit` is what the store may use at most, 0 where it has no limit.
+    """
 
     items: int
     waiting_corrections: int
     barriers: int
     bytes: int
+    bytes_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ class Fetch(Protocol):
 class MemoryIndex(Protocol):
     """The memory's state and its search. Every write is a join: safe to repeat, in any order.
 
-    All methods raise `Unavailable` when the store is away. Images and selectors are addressed
+    All methods raise `Unavailable` when the store is away, `Moved` where another generation of
+    the memory answers by now. Images and selectors are addressed
     by keyed digests from `image_key` and `selector_key`; plain ids live only in erasable fields.
     """
 
@@ -91,6 +92,13 @@ class MemoryIndex(Protocol):
 
     def ping(self) -> None:
         """Raises `Unavailable` when the store does not answer."""
+        ...
+
+    def follow(self) -> None:
+        """Go over to the generation of the memory that answers now, where that is another.
+
+        `Misconfigured` when it was made with another embedder than this process has.
+        """
         ...
 
     def image_key(self, image_id: str) -> str:
@@ -145,6 +153,10 @@ class MemoryIndex(Protocol):
 
     def open_requests(self) -> int: ...
 
+    def oldest_request(self) -> int | None:
+        """When the open request that was seen first was, µs; None where none is open."""
+        ...
+
     def search(
         self,
         vectors: Sequence[Vector],
@@ -167,7 +179,10 @@ class MemoryIndex(Protocol):
         ...
 
     def positions(self) -> Mapping[tuple[str, int], int]:
-        """(topic id, partition) to the offset below which everything is merged."""
+        """(topic id, partition) to the offset below which everything is merged.
+
+        Of the generation that answers, also before this index follows: they only rise.
+        """
         ...
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None:

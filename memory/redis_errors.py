@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import redis
 
-from memory.errors import Misconfigured, Unavailable
+from memory.errors import Misconfigured, Moved, Unavailable
 
 PASSING = (
     "OOM",
@@ -21,6 +21,7 @@ PASSING = (
     "MISCONF",
     "NOREPLICAS",
     "UNBLOCKED",
+    "SEALED",
     "Timeout limit was reached",
 )
 """How the replies begin that tell of a server's passing state."""
@@ -48,6 +49,10 @@ def mapped_errors() -> Iterator[None]:
     except redis.ResponseError as error:
         # redis-py puts the command, arguments and all, before a pipelined command's error.
         text = str(error).rpartition("caused error: ")[2]
+        if text.startswith("CLOSED"):
+            raise Moved("the memory was rebuilt meanwhile; do it again") from error
+        if text.startswith("LEASE"):
+            raise Misconfigured("another rebuild has taken over") from error
         if isinstance(error, redis.ReadOnlyError | redis.exceptions.OutOfMemoryError) or (
             any(text.startswith(kind) for kind in PASSING)
         ):

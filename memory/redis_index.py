@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import redis
 
-from memory import law
+from memory import redis_scan
 from memory.model import (
-    NEVER,
     Digests,
     Item,
     Put,
@@ -29,7 +29,7 @@ from memory.model import (
 from memory.ports import Embedder, FenceFact
 from memory.redis_errors import mapped_errors
 from memory.redis_facts import untaken
-from memory.redis_fields import DIGESTED, decode_item, decode_time, encode_put, encode_time
+from memory.redis_fields import decode_item, decode_time, encode_put, encode_time
 from memory.redis_search import Schema, Search
 from memory.redis_setup import check_durability, connect, key_id, open_schema
 
@@ -42,13 +42,24 @@ class RedisIndex:
     """`memory.ports.MemoryIndex` on Redis. Open one with `open`."""
 
     def __init__(
-        self, client: redis.Redis, namespace: str, hmac_key: bytes, schema: Schema
+        self,
+        client: redis.Redis,
+        namespace: str,
+        hmac_key: bytes,
+        schema: Schema,
+        now: Callable[[], Schema] | None = None,
     ) -> None:
+        """With `now`, which tells the generation that answers, it can follow (see `follow`)."""
         self._client: Any = client  # redis-py's types assume replies decoded to text
-        self._prefix = f"{namespace}:{schema.generation}"
+        self._namespace = namespace
         self._hmac_key = hmac_key
+        self._now = now
+        self._adopt(schema)
+
+    def _adopt(self, schema: Schema) -> None:
+        self._prefix = f"{self._namespace}:{schema.generation}"
         self._schema = schema
-        self._search = Search(client, self._prefix, schema)
+        self._search = Search(self._client, self._prefix, schema)
 
     @classmethod
     def open(
@@ -68,7 +79,8 @@ class RedisIndex:
         element type, HMAC key or law, and when there is none and no embedder to make it for.
         """
         with mapped_errors():
-            schema = open_schema(
+            now = partial(
+                open_schema,
                 client,
                 namespace=namespace,
                 hmac_key=hmac_key,
@@ -77,9 +89,38 @@ class RedisIndex:
                 dtype=dtype,
                 exact_hnsw=exact_hnsw,
             )
-            index = cls(client, namespace, hmac_key, schema)
+            index = cls(client, namespace, hmac_key, now(), now)
             index._search.create()
         return index
+
+    def follow(self) -> None:
+        """Go over to the generation that answers now; `Misconfigured` as `open`.
+
+        An index of one certain generation (`at`) stays with it.
+        """
+        if self._now is not None:
+            with mapped_errors():
+                schema = self._now()
+            if schema != self._schema:
+                self._adopt(schema)
+
+    def at(self, schema: Schema) -> Self:
+        """The same memory in one certain generation."""
+        return type(self)(self._client, self._namespace, self._hmac_key, schema)
+
+    def create(self) -> None:
+        """Make the search index if it is not there."""
+        with mapped_errors():
+            self._search.create()
+
+    @property
+    def schema(self) -> Schema:
+        return self._schema
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of this generation begin with, before a colon."""
+        return self._prefix
 
     @property
     def embedder(self) -> str:
@@ -111,7 +152,8 @@ class RedisIndex:
     def request_key(self, request_id: str) -> str:
         return self._digest("request", request_id)
 
-    def _item_keys(self, image: str) -> tuple[str, str, str]:
+    def item_keys(self, image: str) -> tuple[str, str, str]:
+        """Of an image: its hash with a trace, its hash without one, and its outbox."""
         p = self._prefix
         return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
 
@@ -130,7 +172,7 @@ class RedisIndex:
         if fact.kind == "fence":
             buckets = range(self._buckets(fact.selector))
             return [self._selector_keys(fact.selector, bucket)[1] for bucket in buckets]
-        item, wait, _ = self._item_keys(fact.image)
+        item, wait, _ = self.item_keys(fact.image)
         if fact.kind == "barrier":
             return [item, wait]
         bucket = int(fact.image[:8], 16) % self._buckets(fact.selector)
@@ -143,7 +185,7 @@ class RedisIndex:
     def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
         pipeline = self._client.pipeline(transaction=False)
         for selectors, image in listings:
-            item, wait, _ = self._item_keys(image)
+            item, wait, _ = self.item_keys(image)
             pipeline.fcall_ro("vm1_barrier", 2, item, wait)
             for selector in selectors:
                 bucket = int(image[:8], 16) % self._buckets(selector)
@@ -162,7 +204,7 @@ class RedisIndex:
             pipeline.fcall(
                 "vm1_put" if put.trace is not None else "vm1_erase",
                 3,
-                *self._item_keys(put.image),
+                *self.item_keys(put.image),
                 *encode_put(put, self._schema),
             )
         with mapped_errors():
@@ -241,6 +283,9 @@ class RedisIndex:
         with mapped_errors():
             return int(self._client.scard(f"{self._prefix}:open_requests"))
 
+    def oldest_request(self) -> int | None:
+        return redis_scan.oldest_request(self._client, self._prefix)
+
     def search(
         self,
         vectors: Sequence[Vector],
@@ -252,15 +297,16 @@ class RedisIndex:
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)
         for image_id in image_ids:
-            item, _, _ = self._item_keys(self.image_key(image_id))
+            item, _, _ = self.item_keys(self.image_key(image_id))
             pipeline.hget(item, "vector")
+        schema = self._schema
         with mapped_errors():
-            return [
-                None if blob is None else self._schema.decoded(blob) for blob in pipeline.execute()
-            ]
+            blobs = pipeline.execute()
+        self._search.check_current()
+        return [None if blob is None else schema.decoded(blob) for blob in blobs]
 
     def item(self, image: str) -> Item | None:
-        item, wait, outbox = self._item_keys(image)
+        item, wait, outbox = self.item_keys(image)
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hgetall(item)
         pipeline.hgetall(wait)
@@ -273,13 +319,8 @@ class RedisIndex:
         return decode_item(fields, sent, self._schema)
 
     def positions(self) -> Mapping[tuple[str, int], int]:
-        with mapped_errors():
-            held = self._client.hgetall(f"{self._prefix}:pos")
-        positions = {}
-        for place, offset in held.items():
-            topic_id, _, partition = place.decode().rpartition(":")
-            positions[topic_id, int(partition)] = int(offset)
-        return positions
+        follow = self._now is not None
+        return redis_scan.positions(self._client, self._namespace, self._prefix, follow=follow)
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
         if not positions:
@@ -290,47 +331,17 @@ class RedisIndex:
         with mapped_errors():
             self._client.fcall("vm1_advance", 1, f"{self._prefix}:pos", *arguments)
 
-    def _keys(self, kind: str) -> Iterator[list[bytes]]:
-        page: list[bytes] = []
-        for key in self._client.scan_iter(f"{self._prefix}:{kind}:*", count=PAGE):
-            page.append(key)
-            if len(page) == PAGE:
-                yield page
-                page = []
-        if page:
-            yield page
-
     def digests(self) -> Digests:
-        items: dict[str, Item] = {}
-        fences: dict[str, int] = {}
-        with mapped_errors():
-            for kind in ("item", "wait"):
-                for page in self._keys(kind):
-                    pipeline = self._client.pipeline(transaction=False)
-                    for key in page:
-                        pipeline.hmget(key, *DIGESTED)
-                    for key, values in zip(page, pipeline.execute(), strict=True):
-                        image = key.decode().rpartition("{")[2].rstrip("}")
-                        fields = {n: v for n, v in zip(DIGESTED, values, strict=True) if v}
-                        items[image] = decode_item(fields, (), self._schema)
-            for page in self._keys("until"):
-                for key, until in zip(page, self._client.mget(page), strict=True):
-                    selector = key.decode().rpartition("{")[2].rpartition(".")[0]
-                    fences[selector] = max(fences.get(selector, NEVER), decode_time(until))
-        return law.digests(items, fences)
+        found = redis_scan.digests(self._client, self._prefix, self._schema)
+        self._search.check_current()
+        return found
 
     def stats(self) -> Stats:
+        waiting, barriers = redis_scan.waiting(self._client, self._prefix)
         with mapped_errors():
-            waiting = barriers = 0
-            for page in self._keys("wait"):
-                pipeline = self._client.pipeline(transaction=False)
-                for key in page:
-                    pipeline.hmget(key, "cs", "b")
-                for correction, barrier in pipeline.execute():
-                    waiting += correction is not None
-                    barriers += bool(barrier)
-            used = int(self._client.info("memory")["used_memory"])
-            return Stats(self._search.count(), waiting, barriers, used)
+            found = self._client.info("memory")
+        used, limit = int(found["used_memory"]), int(found["maxmemory"])
+        return Stats(self._search.count(), waiting, barriers, used, limit)
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         return self._search.label_counts(labels)

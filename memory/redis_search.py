@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from memory.errors import Misconfigured, Unavailable
+from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model import Hit, SearchResult, Vector
 from memory.redis_errors import mapped_errors
 
@@ -75,7 +76,27 @@ class Search:
         self._client: Any = client  # redis-py's types assume replies decoded to text
         self._items = f"{prefix}:item:"
         self._index = f"{prefix}:index"
+        self._meta = f"{prefix.rpartition(':')[0]}:meta"
         self._schema = schema
+
+    def check_current(self) -> None:
+        """`Moved` where another generation answers by now."""
+        with mapped_errors():
+            self._check(self._client.hget(self._meta, "generation"))
+
+    def _check(self, generation: bytes | None) -> None:
+        if generation != self._schema.generation.encode():
+            raise Moved("the memory was rebuilt meanwhile; do it again")
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """As `mapped_errors`; but an index that is gone may be of a generation that is."""
+        try:
+            with mapped_errors():
+                yield
+        except Misconfigured:
+            self.check_current()
+            raise
 
     def create(self) -> None:
         """Make the index if it is not there, and make a cut search an error.
@@ -127,7 +148,7 @@ class Search:
 
     def count(self) -> int:
         """Searchable items."""
-        with mapped_errors():
+        with self._answered():
             return self._complete(self._client.execute_command("FT.INFO", self._index))
 
     @staticmethod
@@ -183,8 +204,11 @@ class Search:
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
         pipeline.execute_command("FT.INFO", self._index)
-        with mapped_errors():
-            first, *replies, last = pipeline.execute()
+        # Looked at last: an answer of a generation that was left before is none.
+        pipeline.hget(self._meta, "generation")
+        with self._answered():
+            first, *replies, last, generation = pipeline.execute()
+        self._check(generation)
         at_least = min(self._complete(first), self._complete(last))
         found = {}
         for (i, size), (_, *rows) in zip(asked.items(), replies, strict=True):
@@ -235,7 +259,7 @@ class Search:
                 *("PARAMS", "2", "label", label, "LIMIT", "0", "0"),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
-        with mapped_errors():
+        with self._answered():
             info, *replies = pipeline.execute()
             self._complete(info)
         return {label: int(reply[0]) for label, reply in zip(labels, replies, strict=True)}
@@ -244,7 +268,7 @@ class Search:
         """The rows of an aggregation, all of them: from a part of a label's images a request
         to forget would be closed for ever.
         """
-        with mapped_errors():
+        with self._answered():
             self._complete(self._client.execute_command("FT.INFO", self._index))
             (_, *rows), cursor = self._client.execute_command(
                 *("FT.AGGREGATE", self._index, query, *steps),
@@ -252,7 +276,7 @@ class Search:
             )
         yield from rows
         while cursor:
-            with mapped_errors():
+            with self._answered():
                 (_, *rows), cursor = self._client.execute_command(
                     "FT.CURSOR", "READ", self._index, cursor
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -18,11 +19,15 @@ from memory.redis_search import Schema
 
 LAW_VERSION = "1"
 """What the memory's state means; another one needs a new memory."""
-FUNCTIONS_VERSION = 1
+FUNCTIONS_VERSION = 2
 """Of the functions' code (VERSION in law.lua): a newer one also serves older programs."""
 LIBRARY = "visual_memory_v1"
 GENERATION = "1"
-"""Stands behind the namespace in every key of what a memory holds."""
+"""Of a new memory. It stands behind the namespace in every key of what a memory holds; each rebuild
+takes the next number.
+"""
+MADE_WITH = ("embedder", "embedder_name", "dim", "algorithm", "dtype", "generation")
+"""What a memory's `meta` says of a generation; of one being rebuilt with ``next_`` before it."""
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -90,19 +95,12 @@ def open_schema(
     load_law(client)
     wanted = {"law": LAW_VERSION, "hmac_key_id": key_id(hmac_key)}
     if embedder is not None:
-        wanted |= {
-            "embedder": embedder.digest,
-            "embedder_name": embedder.name,
-            "dim": str(embedder.dim),
-            "algorithm": algorithm,
-            "dtype": dtype,
-            "generation": GENERATION,
-        }
+        wanted |= made_with(embedder, algorithm, dtype)
     meta = f"{namespace}:meta"
     raw: Any = client
-    found = {k.decode(): v.decode() for k, v in raw.hgetall(meta).items()}
-    if embedder is not None and not wanted.keys() <= found.keys():
-        pairs = [part for pair in wanted.items() for part in pair]
+    found = read_meta(client, namespace)
+    if embedder is not None and not {*wanted, "generation"} <= found.keys():
+        pairs = [part for pair in {**wanted, "generation": GENERATION}.items() for part in pair]
         reply = [part.decode() for part in raw.fcall("vm1_claim", 1, meta, *pairs)]
         found = dict(zip(reply[::2], reply[1::2], strict=True))
     if not found:
@@ -116,12 +114,35 @@ def open_schema(
                 f"this memory was made with {name} = {found.get(name)}, the settings "
                 f"say {value}; use the former or another namespace"
             )
+    return schema_of(found, exact_hnsw=exact_hnsw)
+
+
+def made_with(embedder: Embedder, algorithm: str, dtype: str) -> dict[str, str]:
+    """What `meta` says of a generation that is made so, but for its number."""
+    return {
+        "embedder": embedder.digest,
+        "embedder_name": embedder.name,
+        "dim": str(embedder.dim),
+        "algorithm": algorithm,
+        "dtype": dtype,
+    }
+
+
+def read_meta(client: redis.Redis, namespace: str) -> dict[str, str]:
+    """What a memory was made with and which of its generations are in use; empty if there is none."""
+    raw: Any = client
+    found = raw.hgetall(f"{namespace}:meta")
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def schema_of(meta: Mapping[str, str], prefix: str = "", *, exact_hnsw: bool = False) -> Schema:
+    """The generation that answers; with the prefix ``next_`` the one being rebuilt."""
     return Schema(
-        embedder=found["embedder"],
-        dim=int(found["dim"]),
-        algorithm=found["algorithm"],
-        dtype=found["dtype"],
-        generation=found["generation"],
+        embedder=meta[f"{prefix}embedder"],
+        dim=int(meta[f"{prefix}dim"]),
+        algorithm=meta[f"{prefix}algorithm"],
+        dtype=meta[f"{prefix}dtype"],
+        generation=meta[f"{prefix}generation"],
         exact_hnsw=exact_hnsw,
     )
 
@@ -130,9 +151,14 @@ def check_durability(client: redis.Redis) -> None:
     """Refuse a Redis that could lose what it confirmed, or evict items. `Misconfigured`.
 
     WAITAOF confirms writes that are not on the disk under `appendfsync everysec` of 7.4
-    (redis PR 13793), so only `always` will do.
+    (redis PR 13793), so only `always` will do, and that also while the file is rewritten.
     """
-    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "no-appendfsync-on-rewrite": "no",
+        "maxmemory-policy": "noeviction",
+    }
     raw: Any = client
     with mapped_errors():
         # Without decoding, redis-py still gives names and values as text.

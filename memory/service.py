@@ -15,6 +15,7 @@ from PIL.Image import Image
 from memory.claims import redeemed
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
+from memory.facts import take
 from memory.images import ImageLimits, decode
 from memory.model import (
     FOREVER,
@@ -255,20 +256,7 @@ class VisualMemory:
 
     def apply(self, facts: Iterable[FenceFact]) -> None:
         """Take facts of forgetting from the log, as a new or an older memory must."""
-        for fact in facts:
-            match fact.kind:
-                case "fence":
-                    self.index.fence(fact.selector, fact.until)
-                    for page in self.index.listed(fact.selector):
-                        self.index.put([Put(image=image, barrier=fact.until) for image in page])
-                case "barrier":
-                    self.index.put([Put(image=fact.image, barrier=fact.until)])
-                case "posting":
-                    self.index.relist(fact.selector, fact.image)
-                case "request":
-                    self.index.close_request(fact.request, fact.until)
-                case unknown:
-                    raise ValueError(f"unknown fact of forgetting: {unknown}")
+        take(self.index, facts)
 
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """Answer questions together; positions are read before the search: "at least"."""

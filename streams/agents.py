@@ -37,6 +37,18 @@ def rejection(
     return codec.encode_rejection(record, why, admitted_after=admitted_after)
 
 
+def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> list[OutgoingRecord]:
+    """Tell both the log and, if the record says who asks, the asker."""
+    outgoing = [rejection("query", record, why)]
+    if asker is not None:
+        query_id, partition = asker
+        answer = Answer(
+            query=query_id, status="rejected", reason=str(why.reason), detail=why.detail
+        )
+        outgoing.append(codec.encode_prediction(answer, partition))
+    return outgoing
+
+
 def _decoded(
     role: str, records: Sequence[Record], decode: Callable[[Record], T | Marker]
 ) -> tuple[list[tuple[Record, T]], list[OutgoingRecord]]:
@@ -171,15 +183,7 @@ class QueryAgent:
         return [codec.encode_prediction(answer, event.reply_partition)]
 
     def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
-        """Tell both the log and, if the record says who asks, the asker."""
-        outgoing = [rejection("query", record, why)]
-        if (asker := self._asker(record)) is not None:
-            query_id, partition = asker
-            answer = Answer(
-                query=query_id, status="rejected", reason=str(why.reason), detail=why.detail
-            )
-            outgoing.append(codec.encode_prediction(answer, partition))
-        return outgoing
+        return refusal(record, why, self._asker(record))
 
     async def _answer(self, event: QueryEvent) -> Answer | Rejected:
         remaining = event.deadline / 1_000_000 - time.time()

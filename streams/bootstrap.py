@@ -13,19 +13,22 @@ import redis
 
 from memory.claims import ClaimFetcher
 from memory.embedders import load_embedder
-from memory.errors import Misconfigured, Reason, Rejected, Unavailable
+from memory.errors import Misconfigured, Reason, Rejected
+from memory.facts import EveryGeneration, Take
+from memory.generations import Generations
 from memory.images import ImageLimits
-from memory.ports import Embedder, FenceFact, MemoryIndex
+from memory.ports import Embedder, FenceFact, FenceLog, MemoryIndex
 from memory.redis_index import RedisIndex
 from memory.service import VisualMemory
-from streams import codec, delivery, topics, web, wires
-from streams.agents import ForgetAgent, QueryAgent, WritingAgent, rejection
+from streams import codec, delivery, faust_app, topics, web, wires
+from streams.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
 from streams.client import MemoryClient
 from streams.events import OutgoingRecord, Record, Topic
 from streams.fences import KafkaFenceLog, replay
 from streams.ledger import RedisLedger
-from streams.metrics import observe_stage
+from streams.metrics import Counted, begin_at_zero, observe_stage
 from streams.monitor import Monitor
+from streams.readiness import Readiness
 from streams.settings import Settings, prepare_process
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,9 @@ ROLES: Mapping[str, Topic] = {
 """What each role reads."""
 WRITING = ("ingest", "correct", "forget")
 EMBEDDING = ("ingest", "query")
+PATIENCE_SECONDS = 300.0
+"""No embedder takes as long for a batch; one that hangs is ended."""
+TOPICS_WATCH_SECONDS = 15.0
 
 
 def full_name(settings: Settings, topic: Topic) -> str:
@@ -69,13 +75,22 @@ def known_topic_ids(settings: Settings) -> Mapping[str, str]:
     return topics.topic_ids(settings.kafka, names, wires.kafka_security(settings))
 
 
+def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
+    """`Misconfigured` when a topic is missing or another of its name than before."""
+    if changed := sorted(set(known_topic_ids(settings).items()) - set(before.items())):
+        names = ", ".join(name for name, _ in changed)
+        raise Misconfigured(f"made anew while this worker ran: {names}")
+
+
 def redis_client(settings: Settings) -> redis.Redis:
     """A client that has logged in. Raises `Misconfigured`, `Unavailable`."""
     return wires.redis_client(settings)
 
 
 def embedder(settings: Settings) -> Embedder:
-    return load_embedder(settings.embedder, device=settings.device)
+    # Of its name only the kind: the rest may be a folder.
+    kind = settings.embedder.partition(":")[0]
+    return Counted(load_embedder(settings.embedder, device=settings.device), kind)
 
 
 def open_index(
@@ -90,6 +105,11 @@ def open_index(
         algorithm=settings.index_algorithm,
         dtype=settings.index_dtype,
     )
+
+
+def generations(settings: Settings, client: redis.Redis, index: RedisIndex) -> Generations:
+    """The generations of the memory that `index` is of."""
+    return Generations(client, settings.namespace, index)
 
 
 def broker_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
@@ -134,23 +154,35 @@ def open_memory(
     index: MemoryIndex,
     made_for: Embedder | None,
     topic_ids: Mapping[str, str],
+    others: Callable[[], Sequence[Take]] = tuple,
 ) -> VisualMemory:
+    """`others` tells the other generations of the memory, which forget what this one does."""
     names = {
         topic_ids[full_name(settings, ROLES[role])]: full_name(settings, ROLES[role])
         for role in WRITING
     }
+    log = KafkaFenceLog(settings.kafka, settings.topic_prefix, wires.kafka_security(settings))
+    return memory_of(settings, index, made_for, EveryGeneration(log, others), names)
+
+
+def memory_of(
+    settings: Settings,
+    index: MemoryIndex,
+    made_for: Embedder | None,
+    fence_log: FenceLog | None = None,
+    logs: Mapping[str, str] | None = None,
+) -> VisualMemory:
+    """As `open_memory`; what is forgotten is in no log unless `fence_log` is given."""
     return VisualMemory(
         index,
         made_for,
-        fence_log=KafkaFenceLog(
-            settings.kafka, settings.topic_prefix, wires.kafka_security(settings)
-        ),
+        fence_log=fence_log,
         limits=ImageLimits(
             max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
         ),
         fetch=claim_fetcher(settings),
         clock_skew=round(settings.clock_skew * 1_000_000),
-        logs=names,
+        logs=logs,
         observe=observe_stage,
     )
 
@@ -193,7 +225,7 @@ def as_it_is(index: MemoryIndex) -> MemoryIndex:
 def worker(
     settings: Settings, role: str, around: Callable[[MemoryIndex], MemoryIndex] = as_it_is
 ) -> faust.App:
-    """A worker of one role, checked and wired, ready for `delivery.run`.
+    """A worker of one role, checked and wired, ready for `faust_app.run`.
 
     `around` may put something before the index, as tests of rare failures do.
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
@@ -205,7 +237,8 @@ def worker(
     made_for = embedder(settings) if role in EMBEDDING else None
     index = open_index(settings, store, made_for)
     index.check_durability()
-    memory = open_memory(settings, around(index), made_for, topic_ids)
+    others = generations(settings, store, index).others if role == "forget" else tuple
+    memory = open_memory(settings, around(index), made_for, topic_ids, others)
     untaken = None if role in WRITING else index.untaken
     catch_up_on_fences(settings, memory, topic_ids, untaken)
     return wire(settings, role, memory, store, topic_ids)
@@ -219,11 +252,12 @@ def wire(
     topic_ids: Mapping[str, str],
 ) -> faust.App:
     """A Faust app that carries the role's topic to its agent."""
+    begin_at_zero(role)
     topic = full_name(settings, ROLES[role])
     topic_id = topic_ids[topic]
     skew = round(settings.clock_skew * 1_000_000)
     batch = settings.batch_of(role)
-    app = delivery.make_app(
+    app = faust_app.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         settings.kafka,
         instance=settings.instance,
@@ -233,11 +267,14 @@ def wire(
     )
     carrier = delivery.Delivery(
         app,
-        delivery.Source(role, topic, topic_id, batch),
+        delivery.Source(
+            role, topic, topic_id, batch, PATIENCE_SECONDS if role in EMBEDDING else None
+        ),
         RedisLedger(store, settings.namespace, role, memory.index),
         partial(full_name, settings),
-        partial(_given_up, role),
+        partial(_given_up, role, settings.partitions),
     )
+    carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
     match role:
         case "ingest":
             decode_ingest = partial(codec.decode_ingest, topic_id=topic_id, clock_skew=skew)
@@ -258,34 +295,27 @@ def wire(
             )
             carrier.in_tasks(agent, settings.questions_in_flight)
 
-    async def ready() -> list[str]:
-        reasons = []
-        if not carrier.assigned():
-            reasons.append("the consumer group has given this worker no partition")
-        if carrier.waiting_for:
-            reasons.append(f"waiting for {carrier.waiting_for}")
-        try:
-            await asyncio.to_thread(memory.index.ping)
-        except Unavailable:
-            reasons.append("Redis is away")
-        return reasons
+    readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def probes() -> None:
-        await web.serve(settings.web_host, settings.web_port, ready)
+        await web.serve(settings.web_host, settings.web_port, readiness)
+        await readiness.watch()
 
     return app
 
 
-def _given_up(role: str, record: Record) -> list[OutgoingRecord]:
+def _given_up(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
     why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
+    if role == "query":
+        return refusal(record, why, codec.asker(record, partitions=partitions))
     return [rejection(role, record, why)]
 
 
 def run_worker(settings: Settings, role: str) -> NoReturn:
     """Run one role until a signal ends it."""
     prepare_process()
-    delivery.run(worker(settings, role), settings.log_level)
+    faust_app.run(worker(settings, role), settings.log_level)
 
 
 def run_monitor(settings: Settings) -> None:
@@ -308,4 +338,5 @@ def monitor(settings: Settings) -> Monitor:
         {full_name(settings, topic): ids[full_name(settings, topic)] for topic in ROLES.values()},
         settings.metric_labels,
         wires.kafka_security(settings),
+        forgets=full_name(settings, Topic.FORGET_REQUEST),
     )

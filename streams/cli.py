@@ -20,6 +20,7 @@ from memory.model import Rule
 from streams import stack
 from streams.access_commands import permissions, provision
 from streams.process import LocalServerError
+from streams.rebuild_command import rebuild
 from streams.settings import DATA_HOME, Settings
 from streams.urls import without_password
 
@@ -59,7 +60,7 @@ def as_json(command: F) -> F:
     return click.option("--json", "json_", is_flag=True, help="Print JSON for a program.")(command)
 
 
-@click.group(commands=[permissions, provision])
+@click.group(commands=[permissions, provision, rebuild])
 @click.version_option(package_name="visual-memory")
 def cli() -> None:
     """A visual memory that is alive: images, corrections and forget-requests as events."""
@@ -410,7 +411,8 @@ def main() -> None:
     try:
         cli()
     except (Misconfigured, Unavailable, Rejected, LocalServerError) as error:
-        console.print(str(error), style="red", markup=False)
+        # Unwrapped: a supervisor shows the last line.
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(2)
 
 

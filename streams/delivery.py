@@ -1,5 +1,7 @@
 """Delivery: the one module that knows Faust's rules for acks, offsets and rebalances.
 
+(faust_app.py, its other half, has the app's settings, first offsets and bounded end.)
+
 What Faust does by default loses events: an exception that leaves an agent acks its batch, and
 its commit arithmetic can pass events that were never acked. So here no exception leaves an
 agent, a worker reads on from the positions that Redis holds rather than from committed offsets
@@ -12,37 +14,43 @@ import asyncio
 import logging
 import os
 import random
-import signal
-import tempfile
-import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
 from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted, ProducerSendError
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
 
-from memory.errors import Unavailable
+from memory.errors import Misconfigured, Moved, Unavailable
 from streams.events import OutgoingRecord, Record, Topic
-from streams.garbled import tolerate_garbled_headers
+from streams.faust_app import Transport, group_trouble, to_record
 from streams.metrics import ASSIGNED, RETRIES
+from streams.offsets import Offsets
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
-SHUTDOWN_SECONDS = 12.0
 STARTS_BEFORE_CAUTION = 2
 ATTEMPTS_ALONE = 2
 """Rebalances count as starts too, so a record must itself end a worker twice to be rejected."""
 MAX_BATCH_BYTES = 32 << 20
+WATCH_SECONDS = 2.0
+
+
+class GroupLost(Exception):
+    """What keeps this worker in its consumer group has ended."""
+
+
+class PositionsWentBack(Exception):
+    """Redis has forgotten what it held: an older copy of it is there now."""
 
 
 class Ledger(Protocol):
@@ -51,6 +59,10 @@ class Ledger(Protocol):
     def positions(self) -> Mapping[tuple[str, int], int]: ...
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None: ...
+
+    def follow(self) -> None:
+        """Go over to the generation of the memory that answers now."""
+        ...
 
     def started_at(self, topic_id: str, partition: int, offset: int) -> int:
         """Count this start of reading; returns the starts in a row at this same offset."""
@@ -76,42 +88,29 @@ Answer = Callable[[Record], Awaitable[Sequence[OutgoingRecord]]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a role reads. `topic` is the full name, with its prefix."""
+    """What a role reads. `topic` is the full name, with its prefix.
+
+    A call that blocks for more than `patience` seconds hangs, and ends the worker; None bounds
+    nothing, for calls that may rightly take as long as the memory is large.
+    """
 
     role: str
     topic: str
     topic_id: str
     batch: int
+    patience: float | None = None
 
 
 def die(what: str, error: BaseException) -> NoReturn:
     """End the process now: carrying on past what was not done would lose it.
 
-    The message of the exception is left out, since it may quote an event.
+    The last line says why; only the message of a `Misconfigured` surely quotes no event.
     """
     frames = "".join(traceback.format_tb(error.__traceback__))
-    log.critical("%s: unexpected %s; exiting\n%s", what, type(error).__name__, frames)
+    why = error if isinstance(error, Misconfigured) else f"unexpected {type(error).__name__}"
+    log.critical("exiting\n%s%s: %s", frames, what, why)
     logging.shutdown()
     os._exit(EXIT_UNEXPECTED)
-
-
-def end_within(seconds: float) -> None:
-    """Bound a shutdown: Faust can wait for ever for events that are not acked."""
-    timer = threading.Timer(seconds, os._exit, args=(0,))
-    timer.daemon = True
-    timer.start()
-
-
-class BoundedWorker(faust.Worker):
-    """A Faust worker whose SIGTERM and SIGINT always end it."""
-
-    def _on_sigterm(self) -> None:
-        end_within(SHUTDOWN_SECONDS)
-        super()._on_sigterm()
-
-    def _on_sigint(self) -> None:
-        end_within(SHUTDOWN_SECONDS)
-        self._schedule_shutdown(signal.SIGINT)
 
 
 class Delivery:
@@ -133,11 +132,16 @@ class Delivery:
         self._queue: asyncio.Queue[EventT[Any]] = asyncio.Queue(2 * source.batch)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=source.role)
         self._cautious: dict[int, int] = {}
+        self._assigned_at = 0.0
+        self._noted: dict[tuple[str, int], int] = {}
+        self._answers = False
         self.waiting_for = ""
         """Which server is away, as long as one is."""
-        app.transport = _Transport(app, self._seek_offsets)
+        app.transport = Transport(app, self._seek_offsets)
         topic = app.topic(source.topic, key_type=bytes, value_type=bytes)
         app.agent(topic, name=source.role)(self._receive)
+        self.watch(WATCH_SECONDS, self._check_group)
+        self.watch(WATCH_SECONDS, self._check_positions)
 
     def in_batches(self, handle: Handle) -> None:
         """Give the handler batches, one unfinished at a time."""
@@ -145,7 +149,19 @@ class Delivery:
 
     def in_tasks(self, answer: Answer, at_most: int) -> None:
         """Give the handler records as they come, `at_most` unfinished at a time."""
+        self._answers = True
         self._app.task(self._guarded(lambda: self._pump_tasks(answer, at_most)))
+
+    def watch(self, seconds: float, check: Callable[[], None]) -> None:
+        """Run `check` in a thread now and then; what it raises, but `Unavailable`, ends this."""
+
+        async def watching() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                with suppress(Unavailable):
+                    await asyncio.to_thread(check)
+
+        self._app.task(self._guarded(watching))
 
     def assigned(self) -> int:
         """Partitions the consumer group gives this worker now."""
@@ -155,9 +171,10 @@ class Delivery:
             return 0
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run what blocks off the event loop."""
+        """Run what blocks off the event loop. Raises TimeoutError when it hangs."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *arguments)
+        work = loop.run_in_executor(self._threads, function, *arguments)
+        return await asyncio.wait_for(work, self._source.patience)
 
     async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -193,24 +210,40 @@ class Delivery:
 
     async def _process(self, handle: Handle, events: Sequence[EventT[Any]]) -> None:
         records = [to_record(event) for event in events]
-        outgoing = await self._retried(lambda: self.in_thread(handle, records))
-        await self._finish(events, outgoing)
+        while True:
+            try:
+                outgoing = await self._retried(lambda: self.in_thread(handle, records))
+                await self._finish(events, outgoing)
+            except Moved:
+                # All of it again: a step that was done is in the memory that was left.
+                await self._retried(lambda: self.in_thread(self._ledger.follow))
+            else:
+                return
 
     async def _process_alone(self, handle: Handle, event: EventT[Any]) -> None:
         """Process a record at which, or next to which, workers have ended before."""
-        message = event.message
-        place = (self._source.topic_id, message.partition, message.offset)
         if not self._is_cautious([event]):
             await self._process(handle, [event])
-        elif (
-            await self._retried(lambda: self.in_thread(self._ledger.attempt, *place))
-            > ATTEMPTS_ALONE
-        ):
-            log.error("%s %s[%d]@%d ended a worker again: rejected", *self._named(message))
-            await self._finish([event], self._reject(to_record(event)))
+        elif await self._has_ended_workers(event):
+            await self._process(lambda records: self._reject(records[0]), [event])
         else:
             await self._process(handle, [event])
-            await self._retried(lambda: self.in_thread(self._ledger.succeeded, *place))
+            await self._has_succeeded(event)
+
+    async def _has_ended_workers(self, event: EventT[Any]) -> bool:
+        """Count an attempt at this record alone; whether there have been too many."""
+        attempts = await self._retried(
+            lambda: self.in_thread(self._ledger.attempt, *self._place(event))
+        )
+        if attempts > ATTEMPTS_ALONE:
+            log.error("%s %s[%d]@%d ended a worker again: rejected", *self._named(event.message))
+        return attempts > ATTEMPTS_ALONE
+
+    async def _has_succeeded(self, event: EventT[Any]) -> None:
+        await self._retried(lambda: self.in_thread(self._ledger.succeeded, *self._place(event)))
+
+    def _place(self, event: EventT[Any]) -> tuple[str, int, int]:
+        return (self._source.topic_id, event.message.partition, event.message.offset)
 
     def _named(self, message: Any) -> tuple[str, str, int, int]:
         return (self._source.role, message.topic, message.partition, message.offset)
@@ -218,6 +251,8 @@ class Delivery:
     def _is_cautious(self, events: Sequence[EventT[Any]]) -> bool:
         return any(
             event.message.offset < self._cautious.get(event.message.partition, 0)
+            # What came since (by the log's clock) cannot have ended an earlier worker.
+            and event.message.timestamp < self._assigned_at
             for event in events
         )
 
@@ -234,17 +269,33 @@ class Delivery:
             event.ack()
 
     async def _advance(self, ends: Mapping[tuple[str, int], int]) -> None:
-        await self._retried(lambda: self.in_thread(self._ledger.advance, ends))
+        def advance() -> None:
+            # Redis keeps the greatest, so a gap would be passed for ever.
+            self._check_positions()
+            self._ledger.advance(ends)
+
+        await self._retried(lambda: self.in_thread(advance))
+        for place, end in ends.items():
+            self._noted[place] = max(end, self._noted.get(place, 0))
+
+    def _check_positions(self) -> None:
+        noted = dict(self._noted)  # before the look at Redis, whose positions only rise
+        held = self._ledger.positions()
+        if any(held.get(place, 0) < offset for place, offset in noted.items()):
+            raise PositionsWentBack
+
+    def _check_group(self) -> None:
+        if (trouble := group_trouble(self._app)) is not None:
+            raise GroupLost from trouble
 
     async def _pump_tasks(self, answer: Answer, at_most: int) -> None:
         places = asyncio.Semaphore(at_most)
         offsets = Offsets()
         running: set[asyncio.Task[None]] = set()
 
-        async def one(event: EventT[Any]) -> None:
+        async def one(event: EventT[Any], *, alone: bool = False) -> None:
             try:
-                outgoing = await self._retried(lambda: answer(to_record(event)))
-                await self.publish(outgoing)
+                await (self._answer_alone if alone else self._answer)(answer, event)
                 offsets.finished(event.message.partition, event.message.offset)
                 event.ack()
             except Exception as error:  # noqa: BLE001 - as in `_guarded`
@@ -252,12 +303,14 @@ class Delivery:
             finally:
                 places.release()
 
+        async def note() -> None:
+            if moved := offsets.moved():
+                await self._advance({(self._source.topic_id, p): o for p, o in moved.items()})
+
         async def note_positions() -> None:
             while True:
                 await asyncio.sleep(1)
-                moved = offsets.moved()
-                if moved:
-                    await self._advance({(self._source.topic_id, p): o for p, o in moved.items()})
+                await note()
 
         notes = asyncio.create_task(self._guarded(note_positions)())
         try:
@@ -265,11 +318,28 @@ class Delivery:
                 event = await self._queue.get()
                 await places.acquire()
                 offsets.started(event.message.partition, event.message.offset)
+                if self._is_cautious([event]):
+                    if running:
+                        await asyncio.wait(running)
+                    await one(event, alone=True)
+                    # At once: else one that ends a worker brings back all before it.
+                    await note()
+                    continue
                 task = asyncio.create_task(one(event))
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
             notes.cancel()
+
+    async def _answer(self, answer: Answer, event: EventT[Any]) -> None:
+        await self.publish(await self._retried(lambda: answer(to_record(event))))
+
+    async def _answer_alone(self, answer: Answer, event: EventT[Any]) -> None:
+        if await self._has_ended_workers(event):
+            await self.publish(self._reject(to_record(event)))
+        else:
+            await self._answer(answer, event)
+            await self._has_succeeded(event)
 
     async def publish(self, outgoing: Sequence[OutgoingRecord]) -> None:
         """Send, and return once every record is acknowledged by all in-sync replicas."""
@@ -297,11 +367,23 @@ class Delivery:
             await self._retried(send_all)
 
     async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Run a step, again and again with back-off while a server is away."""
+        """Run a step, again and again with back-off while a server is away.
+
+        A step of a question is repeated in another generation of the memory; one of a batch
+        cannot be, alone: `Moved`.
+        """
         delay = 0.1
+        moved = False
         while True:
             try:
+                if moved:
+                    await self.in_thread(self._ledger.follow)
+                    moved = False
                 result = await step()
+            except Moved:
+                if not self._answers:
+                    raise
+                moved = True
             except Unavailable as error:
                 RETRIES.labels(self._source.role).inc()
                 log.warning("%s: %s; trying again", self._source.role, type(error).__name__)
@@ -316,6 +398,7 @@ class Delivery:
         """Where to read on: what Redis holds, or the start of the log."""
         ASSIGNED.labels(self._source.role).set(len(assigned))
         self._cautious.clear()
+        self._assigned_at = time.time()
 
         def read() -> dict[TP, int]:
             stored = self._ledger.positions()
@@ -329,120 +412,8 @@ class Delivery:
             return offsets
 
         try:
-            return await self._retried(lambda: self.in_thread(read))
+            offsets = await self._retried(lambda: self.in_thread(read))
+            self._noted = {(self._source.topic_id, tp.partition): o for tp, o in offsets.items()}
+            return offsets  # noqa: TRY300 - what follows is for what may fail
         except Exception as error:  # noqa: BLE001 - Faust would end too, but tell the message
             die(self._source.role, error)
-
-
-@dataclass(slots=True)
-class Offsets:
-    """Which offsets of each partition are finished when they finish in any order."""
-
-    _open: dict[int, set[int]] = field(default_factory=dict)
-    _next: dict[int, int] = field(default_factory=dict)
-    _noted: dict[int, int] = field(default_factory=dict)
-
-    def started(self, partition: int, offset: int) -> None:
-        self._open.setdefault(partition, set()).add(offset)
-        self._next[partition] = max(self._next.get(partition, 0), offset + 1)
-
-    def finished(self, partition: int, offset: int) -> None:
-        self._open[partition].discard(offset)
-
-    def moved(self) -> dict[int, int]:
-        """By partition, the offset below which all is finished, where it grew since last asked."""
-        moved = {}
-        for partition, following in self._next.items():
-            below = min(self._open[partition], default=following)
-            if below > self._noted.get(partition, 0):
-                moved[partition] = self._noted[partition] = below
-        return moved
-
-
-def to_record(event: EventT[Any]) -> Record:
-    """Faust's event as the contract's record; its time in µs."""
-    message: Any = event.message
-    return Record(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        key=message.key,
-        value=message.value,
-        headers=tuple(message.headers or ()),
-        timestamp=round(message.timestamp * 1_000_000),
-    )
-
-
-Seek = Callable[[set[TP]], Awaitable[dict[TP, int]]]
-
-
-class _Consumer(driver.Consumer):
-    """Reads on from given offsets in place of the consumer group's commits."""
-
-    seek_offsets: Seek
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        offsets = await self.seek_offsets(set(self.assignment()))
-        # An offset outside the log (records expired) is reset to its start by the driver.
-        await self.seek_wait(offsets)
-        return offsets
-
-
-class _Transport(driver.Transport):
-    def __init__(self, app: faust.App, seek_offsets: Seek) -> None:
-        super().__init__(app.conf.broker_consumer, app)
-
-        consumer: Any = type("Consumer", (_Consumer,), {"seek_offsets": staticmethod(seek_offsets)})
-        # The driver's own extension point, declared for classes only.
-        self.Consumer = consumer  # type: ignore[misc]
-
-
-def make_app(
-    group: str,
-    bootstrap: str,
-    *,
-    instance: str | None,
-    max_record_bytes: int,
-    buffer: int,
-    credentials: Any = None,
-) -> faust.App:
-    """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
-
-    `credentials` are Faust's for the brokers, None for plain text.
-
-    A worker that comes back under the same `instance` gets its partitions at once; without one
-    they stand still until the session of the dead worker has timed out.
-    """
-    tolerate_garbled_headers()
-    brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
-    return faust.App(
-        group,
-        broker=brokers,
-        broker_credentials=credentials,
-        store="memory://",
-        # Nothing is kept there, but Faust makes the folder, else in the working directory.
-        datadir=str(Path(tempfile.gettempdir()) / "visual-memory-faust"),
-        key_serializer="raw",
-        value_serializer="raw",
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=False,
-        consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=instance,
-        consumer_max_fetch_size=max(1 << 20, 2 * max_record_bytes),
-        producer_acks=-1,
-        producer_linger=0,
-        producer_max_request_size=max(1 << 20, 2 * max_record_bytes),
-        # A dead worker's partitions stand still for this long.
-        broker_session_timeout=8.0,
-        broker_heartbeat_interval=2.0,
-        broker_commit_interval=1.0,
-        stream_wait_empty=False,
-        stream_buffer_maxsize=buffer,
-    )
-
-
-def run(app: faust.App, log_level: str) -> NoReturn:
-    """Run a worker until a signal or the unexpected ends it."""
-    worker = BoundedWorker(app, loglevel=log_level, redirect_stdouts=False)
-    worker.execute_from_commandline()

@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from memory.errors import Misconfigured, Unavailable
+from memory.errors import Misconfigured
 from memory.model import FOREVER
 from memory.ports import FenceFact
 from streams import kafka_clients
@@ -27,6 +27,7 @@ from streams.events import (
 )
 from streams.kafka_clients import NO_SECURITY, Security, mapped_errors
 from streams.payloads import dump_json, load_json
+from streams.ranges import partitions_of, read_ranges
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "fence": ("selector", "until"),
@@ -37,7 +38,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What each kind of fact says, and nothing else."""
 
 PAGE = 2000
-STALLED_SECONDS = 30.0
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 
 
@@ -150,64 +150,35 @@ def replay(
     Returns the end of each partition. What cannot be understood is `Misconfigured`, naming its
     offset: a memory that passed it over would show what was forgotten.
     """
-    topic = prefix + Topic.FENCES
     consumer = kafka_clients.consumer(bootstrap, security, max_poll_records=PAGE)
     try:
-        with mapped_errors():
-            ends = _ends(consumer, topic)
-        for tp, end in ends.items():
-            if positions.get(tp.partition, 0) > end:
-                raise Misconfigured(
-                    f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
-                    f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
-                )
-        _read(consumer, ends, {tp: positions.get(tp.partition, 0) for tp in ends}, apply)
-        return {tp.partition: end for tp, end in ends.items()}
+        return read_facts(consumer, prefix + Topic.FENCES, apply, positions)
     finally:
         consumer.close()
 
 
-def _ends(consumer: KafkaConsumer, topic: str) -> dict[TopicPartition, int]:
-    partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
-    ends: dict[TopicPartition, int] = consumer.end_offsets(
-        [TopicPartition(topic, partition) for partition in sorted(partitions)]
-    )
-    return ends
-
-
-def _read(
+def read_facts(
     consumer: KafkaConsumer,
-    ends: Mapping[TopicPartition, int],
-    starts: Mapping[TopicPartition, int],
+    topic: str,
     apply: Callable[[Sequence[FenceFact]], None],
-) -> None:
-    unread = {tp for tp, end in ends.items() if starts[tp] < end}
-    consumer.assign(sorted(unread))
-    for tp in unread:
-        consumer.seek(tp, starts[tp])
-    moved = time.monotonic()
-    while unread:
-        with mapped_errors():
-            batches = consumer.poll(timeout_ms=500)
-            # A position passes records that compaction has removed; an offset would not.
-            finished = {tp for tp in unread if (consumer.position(tp) or 0) >= ends[tp]}
-        facts = [
-            fact
-            for batch in batches.values()
-            for record in batch
-            if not isinstance(fact := _understood(Record.of(record)), Marker)
-        ]
+    positions: Mapping[int, int] = NOTHING_READ,
+) -> dict[int, int]:
+    """As `replay`, with a consumer that is there and the topic's full name."""
+    partitions = partitions_of(consumer, topic)
+    with mapped_errors():
+        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    for tp, end in ends.items():
+        if positions.get(tp.partition, 0) > end:
+            raise Misconfigured(
+                f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
+                f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
+            )
+    starts = {tp: positions.get(tp.partition, 0) for tp in ends}
+    for records, _ in read_ranges(consumer, starts, ends):
+        facts = [fact for fact in map(_understood, records) if not isinstance(fact, Marker)]
         if facts:
             apply(facts)
-        if batches or finished:
-            moved = time.monotonic()
-        elif time.monotonic() - moved > STALLED_SECONDS:
-            raise Unavailable("Kafka: the fences topic gives no records")
-        if finished:
-            unread -= finished
-            consumer.pause(*finished)
+    return {tp.partition: end for tp, end in ends.items()}
 
 
 def _understood(record: Record) -> FenceFact | Marker:

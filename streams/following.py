@@ -60,24 +60,31 @@ class Follower:
         self._sent.extend(pending.position(60) for pending in self._pending)
         self._pending.clear()
         deadline = time.monotonic() + timeout
-        while (visible := self._merged()) < len(self._sent) and time.monotonic() < deadline:
-            merged(visible)
+        while (done := self._merged(self._sent)) < len(self._sent) and time.monotonic() < deadline:
+            merged(done)
             time.sleep(0.1)
-        merged(visible)
-        mine = {(p.topic, p.partition, p.offset) for p in self._sent}
-        reasons = tuple(
-            {"reason": found.reason, "detail": found.detail}
+        merged(done)
+        # By place: a worker that is restarted may say the same again.
+        said = {
+            (found.topic, found.partition, found.offset): found
             for found in self._rejections.poll(until_quiet=0.5)
-            if (found.topic, found.partition, found.offset) in mine
+        }
+        places = {place: (place.topic, place.partition, place.offset) for place in self._sent}
+        accepted = [place for place in self._sent if places[place] not in said]
+        reasons = tuple(
+            {"reason": said[place].reason, "detail": said[place].detail}
+            for place in places.values()
+            if place in said
         )
         return Report(
-            accepted=len(self._sent) - len(reasons),
+            accepted=len(accepted),
             rejected=len(reasons),
-            visible=visible - len(reasons),
-            in_time=visible == len(self._sent),
+            visible=self._merged(accepted),
+            in_time=done == len(self._sent),
             reasons=reasons,
         )
 
-    def _merged(self) -> int:
+    def _merged(self, places: Sequence[Position]) -> int:
+        """How many of these have been merged, or looked at and rejected."""
         positions = self._index.positions()
-        return sum(positions.get((p.topic_id, p.partition), 0) > p.offset for p in self._sent)
+        return sum(positions.get((p.topic_id, p.partition), 0) > p.offset for p in places)

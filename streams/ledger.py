@@ -15,6 +15,8 @@ from memory.redis_errors import mapped_errors
 class Positions(Protocol):
     """The part of the index that holds positions in the log."""
 
+    def follow(self) -> None: ...
+
     def positions(self) -> Mapping[tuple[str, int], int]: ...
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None: ...
@@ -38,6 +40,9 @@ class RedisLedger:
 
     def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
         self._index.advance(positions)
+
+    def follow(self) -> None:
+        self._index.follow()
 
     def started_at(self, topic_id: str, partition: int, offset: int) -> int:
         """Starts of reading in a row at this offset, this one included."""

@@ -15,7 +15,18 @@ from memory.model import Stats
 from memory.ports import MemoryIndex
 from streams import kafka_clients
 from streams.kafka_clients import NO_SECURITY, Security
-from streams.metrics import BYTES, ITEMS, LABEL_ITEMS, LAG, OPEN_FORGETS, WAITING
+from streams.log_times import written_at
+from streams.metrics import (
+    BYTES,
+    BYTES_LIMIT,
+    ITEMS,
+    LABEL_ITEMS,
+    LAG,
+    MEASURED,
+    OLDEST_OPEN_FORGET,
+    OPEN_FORGETS,
+    WAITING,
+)
 
 INTERVAL_SECONDS = 2.0
 
@@ -35,7 +46,10 @@ class Lag:
 
 
 class Monitor:
-    """Reads sizes from the index and lag from the log. `topics` maps names to topic ids."""
+    """Reads sizes from the index and lag from the log. `topics` maps names to topic ids.
+
+    `forgets` is the one of them that holds forget-requests.
+    """
 
     def __init__(
         self,
@@ -44,12 +58,14 @@ class Monitor:
         topics: Mapping[str, str],
         labels: Sequence[str] = (),
         security: Security = NO_SECURITY,
+        forgets: str | None = None,
     ) -> None:
         self.index = index
         self._bootstrap = bootstrap
         self._topics = dict(topics)
         self._labels = tuple(labels)
         self._security = security
+        self._forgets = forgets
         self._consumer: KafkaConsumer | None = None
         self._reasons = ["nothing is measured yet"]
 
@@ -76,19 +92,42 @@ class Monitor:
             for tp, end in sorted(ends.items())
         ]
 
+    def oldest_open_forget(self, lags: Sequence[Lag]) -> float:
+        """Seconds since the oldest forget-request without a receipt came; 0 without one.
+
+        Of requests that wait in the log the time is the log's, of those taken up their own.
+        `lags` is what `lag` has just returned. Raises `Unavailable`.
+        """
+        waiting = {
+            TopicPartition(lag.topic, lag.partition): lag.position
+            for lag in lags
+            if lag.topic == self._forgets and lag.records
+        }
+        with kafka_clients.mapped_errors():
+            times = [1000 * at for at in written_at(self._consumer, waiting).values()]
+        if (taken_up := self.index.oldest_request()) is not None:
+            times.append(taken_up)
+        now = time.time()
+        return max([0.0, *(now - at / 1_000_000 for at in times)])
+
     def measure(self) -> Stats:
         """Set the gauges once."""
+        self.index.follow()  # the memory may have been rebuilt
         stats = self.index.stats()
         ITEMS.set(stats.items)
         WAITING.set(stats.waiting_corrections)
         BYTES.set(stats.bytes)
+        BYTES_LIMIT.set(stats.bytes_limit)
         OPEN_FORGETS.set(self.index.open_requests())
         if self._labels:
             counts = self.index.label_counts(self._labels)
             for label in self._labels:
                 LABEL_ITEMS.labels(label).set(counts.get(label, 0))
-        for lag in self.lag():
+        lags = self.lag()
+        for lag in lags:
             LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
+        OLDEST_OPEN_FORGET.set(self.oldest_open_forget(lags))
+        MEASURED.set_to_current_time()
         return stats
 
     def status(self) -> dict[str, Any]:
@@ -117,15 +156,16 @@ class Monitor:
     async def run(self) -> None:
         """Measure for ever; servers that are away make it unready, not dead."""
         while True:
-            started = time.monotonic()
+            started, pause = time.monotonic(), INTERVAL_SECONDS
             try:
                 await asyncio.to_thread(self.measure)
                 self._reasons = []
+                # A large memory takes long to count: never more than a twentieth of the time.
+                pause = max(pause, 20 * (time.monotonic() - started))
             except Unavailable as error:
+                # Waiting for a server costs nobody anything.
                 self._reasons = [str(error)]
-            # A large memory takes long to count: never more than a twentieth of the time.
-            took = time.monotonic() - started
-            await asyncio.sleep(max(INTERVAL_SECONDS, 20 * took))
+            await asyncio.sleep(pause)
 
     async def ready(self) -> list[str]:
         """Why the numbers are not fresh, if they are not."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory.errors import Misconfigured
-from memory.redis_setup import GENERATION
 from streams.events import Topic
 
 
@@ -26,6 +25,7 @@ class Principal(StrEnum):
     QUERY = "query"
     MONITOR = "monitor"
     OPERATOR = "operator"
+    REBUILDER = "rebuilder"
     PRODUCER = "producer"
     REVIEWER = "reviewer"
     ASKER = "asker"
@@ -42,6 +42,7 @@ WORKERS: Mapping[Principal, Topic] = {
 
 READS: Mapping[Principal, Sequence[Topic]] = {
     **{role: (topic, Topic.FENCES) for role, topic in WORKERS.items()},
+    Principal.REBUILDER: (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FENCES),
     Principal.PRODUCER: (Topic.REJECTED,),
     Principal.REVIEWER: (Topic.REJECTED,),
     Principal.ASKER: (Topic.PREDICTION,),
@@ -60,7 +61,7 @@ WRITES: Mapping[Principal, Sequence[Topic]] = {
 }
 EVERY_TOPIC: Mapping[Principal, Sequence[str]] = {
     # A worker compares all topics with their promises before it starts.
-    **dict.fromkeys(WORKERS, ("Describe", "DescribeConfigs")),
+    **dict.fromkeys((*WORKERS, Principal.REBUILDER), ("Describe", "DescribeConfigs")),
     Principal.MONITOR: ("Describe",),
     Principal.OPERATOR: ("AlterConfigs", "Create", "Describe"),
 }
@@ -108,36 +109,42 @@ class RedisRights:
 LOGIN = ("client|setinfo", "ping", "select")
 OPEN = (*LOGIN, "fcall_ro", "ft._list", "ft.config|get", "ft.info", "function|list", "hgetall")
 """To find the memory and see that its functions and its index are there."""
-WORK = (*OPEN, "config|get", "fcall", "hdel", "hget", "hincrby", "hset")
+WORK = (*OPEN, "config|get", "fcall", "hdel", "hget", "hincrby", "hset", "time")
 """To check durability, and to note positions, starts and attempts."""
 MERGE = (
     *WORK,
     *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
-    *("sadd", "scard", "set", "sscan"),
+    *("sadd", "scard", "set", "srem", "sscan"),
 )
-INDEX = f"{GENERATION}:index"
+GENERATIONS = "[0-9]*"
+"""Of a memory's keys, as a pattern: a rebuild makes the next one."""
+INDEX = f"{GENERATIONS}:index"
 """Search takes its index's name for a key that it may change, whatever it does."""
 MEMORY = (
-    f"{GENERATION}:item:*",
-    f"{GENERATION}:wait:*",
-    f"{GENERATION}:outbox:*",
-    f"{GENERATION}:posting:*",
-    f"{GENERATION}:until:*",
+    f"{GENERATIONS}:item:*",
+    f"{GENERATIONS}:wait:*",
+    f"{GENERATIONS}:outbox:*",
+    f"{GENERATIONS}:posting:*",
+    f"{GENERATIONS}:until:*",
 )
-FORGETTING = (f"{GENERATION}:request:*", f"{GENERATION}:expansion:*")
+FORGETTING = (
+    f"{GENERATIONS}:request:*",
+    f"{GENERATIONS}:expansion:*",
+    f"{GENERATIONS}:open_requests",
+)
 
 
 LOOKED_AT = (
-    f"{GENERATION}:item:*",
-    f"{GENERATION}:wait:*",
-    f"{GENERATION}:posting:*",
-    f"{GENERATION}:until:*",
-    f"{GENERATION}:request:*",
+    f"{GENERATIONS}:item:*",
+    f"{GENERATIONS}:wait:*",
+    f"{GENERATIONS}:posting:*",
+    f"{GENERATIONS}:until:*",
+    f"{GENERATIONS}:request:*",
 )
 
 
 def _own(role: Principal) -> tuple[str, ...]:
-    return (INDEX, f"{GENERATION}:pos", f"starts:{role}", f"attempts:{role}")
+    return (INDEX, f"{GENERATIONS}:pos", f"starts:{role}", f"attempts:{role}")
 
 
 REDIS: Mapping[Principal, RedisRights] = {
@@ -148,9 +155,9 @@ REDIS: Mapping[Principal, RedisRights] = {
         MERGE, ("meta",), (*_own(Principal.CORRECT), *MEMORY, *FORGETTING)
     ),
     Principal.FORGET: RedisRights(
-        (*MERGE, "ft.aggregate", "ft.cursor", "smembers", "srem"),
+        (*MERGE, "ft.aggregate", "ft.cursor", "smembers"),
         ("meta",),
-        (*_own(Principal.FORGET), *MEMORY, *FORGETTING, f"{GENERATION}:open_requests"),
+        (*_own(Principal.FORGET), *MEMORY, *FORGETTING),
     ),
     Principal.QUERY: RedisRights(
         # It looks whether what is to be forgotten is, and leaves the writing of it to others.
@@ -161,15 +168,17 @@ REDIS: Mapping[Principal, RedisRights] = {
     Principal.MONITOR: RedisRights(
         (
             *OPEN,
-            *("ft.aggregate", "ft.cursor", "ft.search", "hmget", "info", "mget", "scan", "scard"),
+            *("ft.aggregate", "ft.cursor", "ft.search", "hget", "hmget", "info", "mget"),
+            *("scan", "scard", "smembers"),
         ),
         (
             "meta",
-            f"{GENERATION}:item:*",
-            f"{GENERATION}:wait:*",
-            f"{GENERATION}:until:*",
-            f"{GENERATION}:pos",
-            f"{GENERATION}:open_requests",
+            f"{GENERATIONS}:item:*",
+            f"{GENERATIONS}:wait:*",
+            f"{GENERATIONS}:until:*",
+            f"{GENERATIONS}:pos",
+            f"{GENERATIONS}:open_requests",
+            f"{GENERATIONS}:request:*",
         ),
         (INDEX,),
     ),
@@ -177,6 +186,14 @@ REDIS: Mapping[Principal, RedisRights] = {
         (*OPEN, "config|get", "fcall", "ft.config", "ft.create", "function|load", "hsetnx"),
         (),
         ("meta", INDEX),
+    ),
+    Principal.REBUILDER: RedisRights(
+        (
+            *MERGE,
+            *("bgrewriteaof", "ft.create", "ft.dropindex", "mget", "scan", "type"),
+        ),
+        (),
+        ("meta", f"{GENERATIONS}:*"),
     ),
 }
 """Nobody else logs in to Redis."""

@@ -120,6 +120,12 @@ class Process:
             return self._popen.pid if self._popen is not None and self.alive else None
 
     @property
+    def last_pid(self) -> int | None:
+        """Process id of the present or last run; None if there was none."""
+        with self._lock:
+            return self._popen.pid if self._popen is not None else None
+
+    @property
     def returncode(self) -> int | None:
         """Exit status of the last run, negative for a signal; None while alive or never run."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -13,6 +14,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
 from streams.local import KafkaServer, RedisServer, free_port
@@ -86,11 +89,31 @@ def up(
     """Run the stack in this process until SIGTERM or SIGINT; `ready` is told the addresses.
 
     `kafka` and `redis` name external servers to use instead of own ones. `workers` tells how
-    many of each role there are (one).
+    many of each role there are (one). Raises `Misconfigured` when settings are for other servers
+    than the ones it starts.
     """
+    settings = load()
+    for server, external in (("kafka", kafka), ("redis", redis)):
+        if external is None:
+            refuse_wires_of(server, settings)
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_secrets(data_dir)
     _supervisor(data_dir.absolute(), kafka, redis, workers or {}, say, ready).run()
+
+
+def refuse_wires_of(server: str, settings: Settings) -> None:
+    """`Misconfigured` when logins or TLS are set for a server that this stack starts itself."""
+    given = [
+        name
+        for name, field in Settings.model_fields.items()
+        if name.startswith(f"{server}_") and getattr(settings, name) != field.default
+    ]
+    if given:
+        names = " and ".join(f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in given)
+        raise Misconfigured(
+            f"the {server.capitalize()} that this stack starts is for this machine alone and takes "
+            f"plain text without a login: unset {names}, or name your own with --{server}"
+        )
 
 
 def make_secrets(data_dir: Path) -> Path:
@@ -127,9 +150,13 @@ def _supervisor(
     if store:
         processes.append(store)
     metrics_dir = data_dir / "metrics"
-    shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir()
     monitor_port = free_port()
+
+    @functools.cache
+    def clear_metrics() -> None:
+        # When the first worker starts: before, the folder may be another stack's, which runs.
+        shutil.rmtree(metrics_dir, ignore_errors=True)
+        metrics_dir.mkdir()
 
     def found() -> Addresses:
         return Addresses(
@@ -140,6 +167,7 @@ def _supervisor(
 
     def worker(name: str, role: str, port: int) -> ChildSpec:
         def environment() -> Mapping[str, str]:
+            clear_metrics()
             where = found()
             return child_environment(
                 kafka=where.kafka,
@@ -172,7 +200,11 @@ def _supervisor(
         write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found())))
         ready(found())
 
-    return Supervisor(data_dir, processes, log=say, on_running=announce)
+    def drop_gauges(pid: int) -> None:
+        # Else what a dead worker last said of itself (its partitions) is summed for ever.
+        multiprocess.mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]  # untyped there
+
+    return Supervisor(data_dir, processes, log=say, on_running=announce, on_ended=drop_gauges)
 
 
 def answers(port: int) -> bool:

@@ -34,6 +34,8 @@ from streams.process import (
 
 STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
+_SAID = 500
+"""Characters shown of the last line that a child wrote."""
 
 # The second fork makes init the parent, so no zombie waits for whoever called detach.
 _DETACHER = """
@@ -64,7 +66,8 @@ class Supervisor:
     Each starts when the one before is ready. One that dies, or is not ready in time after a
     restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
     beginning after it has lived for steady seconds. They stop in reverse order. on_running is
-    called once, when all are ready.
+    called once, when all are ready; on_ended with the process id of each that has died, before
+    it is started again.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Supervisor:
         steady: float = 30.0,
         log: Log = silent,
         on_running: Callable[[], None] = lambda: None,
+        on_ended: Callable[[int], None] = lambda _pid: None,
     ) -> None:
         self._dir = data_dir
         self._on_running = on_running
+        self._on_ended = on_ended
         self._children = [
             _Child(Process(each) if isinstance(each, ChildSpec) else each) for each in processes
         ]
@@ -172,13 +177,19 @@ class Supervisor:
         return child.ready
 
     def _schedule(self, child: _Child, now: float) -> None:
+        if (pid := child.process.last_pid) is not None:
+            self._on_ended(pid)
         first, longest = self._backoff
         fresh = child.delay == 0 or now - child.started >= self._steady
         child.delay = first if fresh else min(child.delay * 2, longest)
         child.ready = False
         child.retry_at = now + child.delay
+        status = child.process.returncode
+        # One that a signal ended has not said why.
+        last = child.process.tail().rpartition("\n")[2] if status and status > 0 else ""
+        said = f" ({last.strip()[:_SAID]})" if last else ""
         self._log(
-            f"{child.process.name}: ended with status {child.process.returncode}, "
+            f"{child.process.name}: ended with status {status}{said}, "
             f"starting again in {child.delay:g} s"
         )
 

@@ -62,14 +62,36 @@ def _behind(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
 
 def speaks_tls(host: str, port: int) -> bool:
     """Whether a TLS handshake succeeds there; whose certificate it is does not matter."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
         with (
             socket.create_connection((host, port), PROBE_SECONDS) as plain,
-            context.wrap_socket(plain),
+            _trusting().wrap_socket(plain),
         ):
             return True
     except OSError:
         return False
+
+
+def ignores_tls(host: str, port: int) -> bool:
+    """Whether somebody takes a connection there and leaves a TLS handshake without an answer.
+
+    A Redis without TLS does: it waits for the line to end that the handshake seems to begin.
+    """
+    try:
+        plain = socket.create_connection((host, port), PROBE_SECONDS)
+    except OSError:
+        return False
+    try:
+        with plain, _trusting().wrap_socket(plain):
+            return False
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -20,7 +20,7 @@ from memory.redis_errors import mapped_errors
 from memory.redis_index import connect
 from streams.kafka_clients import NO_SECURITY, Security
 from streams.settings import ENVIRONMENT_PREFIX, Settings
-from streams.tls import fault_of, speaks_tls
+from streams.tls import fault_of, ignores_tls, speaks_tls
 
 
 class Hidden(str):
@@ -108,7 +108,12 @@ def redis_arguments(settings: Settings) -> Mapping[str, Any]:
 def redis_client(settings: Settings) -> redis.Redis:
     """A client that has reached Redis and logged in. Raises `Misconfigured`, `Unavailable`."""
     url = _redis_url(settings)
-    client = connect(settings.redis.get_secret_value(), **redis_arguments(settings))
+    there = (url.hostname or "localhost", url.port or 6379)
+    arguments = redis_arguments(settings)
+    if url.scheme == "rediss" and ignores_tls(*there):
+        # redis-py would wait for the handshake as long as for an answer: half a minute.
+        raise Unavailable(f"Redis: no TLS is spoken there now: see {_named('redis')}")
+    client = connect(settings.redis.get_secret_value(), **arguments)
     try:
         with mapped_errors():
             client.ping()
@@ -133,7 +138,6 @@ def redis_client(settings: Settings) -> redis.Redis:
             raise Misconfigured(
                 f"Redis: {fault.text}: see {_named(settings_named[fault.kind])}"
             ) from None
-        there = (url.hostname or "localhost", url.port or 6379)
         if url.scheme == "redis" and speaks_tls(*there):
             raise Misconfigured(
                 f"Redis: TLS is spoken there: let {_named('redis')} begin with rediss://"

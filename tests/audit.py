@@ -25,6 +25,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -95,7 +96,7 @@ def unpinned(found: Sequence[Distribution], pins: Mapping[str, str]) -> list[str
             continue
         if name not in pins:
             problems.append(f"{name} {each.version} is installed and not pinned")
-        elif pins[name] != each.version:
+        elif Version(pins[name]) != Version(each.version):  # some write v1 for 1
             problems.append(f"{name} {each.version} is installed, {pins[name]} is pinned")
     return problems
 

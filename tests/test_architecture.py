@@ -42,7 +42,7 @@ LONGER = {
     "streams/cli.py": 425,
     "streams/client.py": 450,
     "streams/codec.py": 475,
-    "streams/delivery.py": 450,
+    "streams/delivery.py": 425,
     "streams/local.py": 375,
 }
 """Modules still too long for one sitting, and what they may not grow beyond."""
@@ -142,7 +142,12 @@ def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
         for path, tree in sources("streams").items()
         if packages_of(tree) & {"faust", "mode", "aiokafka"}
     }
-    assert users <= {"streams/delivery.py", "streams/garbled.py", "streams/bootstrap.py"}
+    assert users <= {
+        "streams/delivery.py",
+        "streams/faust_app.py",
+        "streams/garbled.py",
+        "streams/bootstrap.py",
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -56,8 +56,11 @@ def read_all(running: Running, topic: Topic) -> list[Record]:
     return records
 
 
-def _events(running: Running, skew: int) -> Iterator[Ingest | Correction | Forget]:
-    """What the writing topics hold, as the roles would admit it."""
+def admitted_events(
+    running: Running, without: Container[bytes | None] = ()
+) -> Iterator[Ingest | Correction | Forget]:
+    """What the writing topics hold, as the roles would admit it, but for records of these keys."""
+    skew = round(running.settings.clock_skew * 1_000_000)
     ids = running.topic_ids()
     ingest, correct = (
         ids[full_name(running.settings, topic)]
@@ -70,6 +73,8 @@ def _events(running: Running, skew: int) -> Iterator[Ingest | Correction | Forge
     }
     for topic, decode in decoders.items():
         for record in read_all(running, topic):
+            if record.key in without:
+                continue
             try:
                 event = decode(record)
             except Rejected:
@@ -78,8 +83,11 @@ def _events(running: Running, skew: int) -> Iterator[Ingest | Correction | Forge
                 yield event
 
 
-def rebuilt_digests(running: Running) -> Digests:
-    """The digest of a batch rebuild by the pure law from what the topics hold."""
+def rebuilt_digests(running: Running, without: Container[bytes | None] = ()) -> Digests:
+    """The digest of a batch rebuild by the pure law from what the topics hold.
+
+    Records of the keys in `without` are left out, as a memory leaves out what it rejected.
+    """
     skew = round(running.settings.clock_skew * 1_000_000)
     index = running.index()
     oracle = ExactIndex(
@@ -87,7 +95,7 @@ def rebuilt_digests(running: Running) -> Digests:
     )
     admitted: list[law.Admitted] = []
     first_seen: dict[str, Forget] = {}
-    for event in _events(running, skew):
+    for event in admitted_events(running, without):
         if isinstance(event, Forget):
             known = first_seen.get(event.request_id, event)
             first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
@@ -105,7 +113,9 @@ def rebuilt_digests(running: Running) -> Digests:
         admitted.append(law.Admitted(request, until, frozenset(found)))
 
     def trace_of(event: Ingest) -> Trace:
-        assert isinstance(event.payload, VectorPayload)
+        payload = event.payload
+        # No digest covers a vector, so that of an image may be any.
+        vector = payload.vector if isinstance(payload, VectorPayload) else np.ones(index.dim, "f4")
         return Trace(
             event.image_id,
             event.payload_digest,
@@ -114,7 +124,7 @@ def rebuilt_digests(running: Running) -> Digests:
             event.subjects,
             event.attributes,
             index.embedder,
-            event.payload.vector,
+            vector,
         )
 
     keys = law.Keys(oracle.image_key, oracle.selector_key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memory.ports import MemoryIndex
-from streams import bootstrap, delivery
+from streams import bootstrap, faust_app
 from streams.settings import load
 
 
@@ -53,7 +53,7 @@ def main(role: str) -> None:
     if role != os.environ["FAULT_ROLE"]:
         fault = "none:0:0"
     app = bootstrap.worker(settings, role, lambda index: Faulty(index, fault, count))
-    delivery.run(app, settings.log_level)
+    faust_app.run(app, settings.log_level)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from memory.model import Put, PutResult
 from memory.ports import MemoryIndex
-from streams import bootstrap, delivery
+from streams import bootstrap, faust_app
 from streams.settings import load
 
 
@@ -31,4 +31,4 @@ class Poisoned:
 
 if __name__ == "__main__":
     settings = load()
-    delivery.run(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)
+    faust_app.run(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)

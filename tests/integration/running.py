@@ -97,12 +97,13 @@ def running(
     environment: Mapping[str, str] | None = None,
     role_environments: Mapping[str, Mapping[str, str]] | None = None,
     instances: bool = True,
+    backoff: tuple[float, float] = (0.5, 10.0),
     **settings: object,
 ) -> Iterator[Running]:
     """Start `workers` (how many of each role), wait until they serve, and end them.
 
     `entry` is what Python runs, with the role as its argument. Without `instances` the workers
-    are nameless in their consumer group.
+    are nameless in their consumer group. `backoff` is the supervisor's, before restarts.
     """
     values = {
         "kafka": kafka,
@@ -145,7 +146,7 @@ def running(
     specs = [spec(role, n) for role, count in workers.items() for n in range(count)]
     up = threading.Event()
     failure: list[Exception] = []
-    supervisor = Supervisor(folder, specs, on_running=up.set)
+    supervisor = Supervisor(folder, specs, backoff=backoff, on_running=up.set)
 
     def run() -> None:
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,13 @@ def status(folder: Path) -> dict[str, Any]:
     return found
 
 
+def assigned_to(folder: Path, role: str) -> float:
+    """Partitions that the workers of a role have, as the stack's metrics tell."""
+    with urllib.request.urlopen(stack.addresses(folder).metrics, timeout=5) as answer:
+        text = answer.read().decode()
+    return sum(map(float, re.findall(rf'assigned_partitions{{role="{role}"}} (\S+)', text)))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A stack that is up and was taught twenty vectors; each test leaves it so."""
@@ -95,6 +104,7 @@ def test_a_second_stack_on_the_same_folder_is_refused_naming_the_first(folder: P
     assert done.returncode == 2
     assert str(state["pid"]) in done.stderr
     assert "Traceback" not in done.stderr
+    assert assigned_to(folder, "correct") == 8
 
 
 @pytest.mark.parametrize("name", ["ingest", "query", "redis", "kafka"])
@@ -109,6 +119,15 @@ def test_what_is_killed_comes_back_and_the_memory_is_the_same(folder: Path, name
         answer = client.query(unit(3), embedder="test", k=1)
     assert answer.neighbors[0].image_id == "i3"
     assert status(folder)["digest"] == before
+
+
+def test_the_partitions_of_a_worker_that_was_killed_are_counted_once(folder: Path) -> None:
+    eventually(lambda: assigned_to(folder, "correct") == 8)
+    killed = children(folder)["correct"]
+    os.kill(killed["pid"], signal.SIGKILL)
+    eventually(lambda: children(folder)["correct"]["restarts"] > killed["restarts"])
+    eventually(lambda: all(child["ready"] for child in children(folder).values()))
+    eventually(lambda: assigned_to(folder, "correct") == 8, 10)
 
 
 def test_the_stack_ends_without_orphans_and_finds_its_memory_again(folder: Path) -> None:

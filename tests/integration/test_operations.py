@@ -12,7 +12,7 @@ from typing import Any
 
 from memory.redis_index import connect
 from memory.redis_setup import LIBRARY
-from streams import delivery, stack
+from streams import delivery, faust_app, stack
 from streams.bootstrap import ROLES
 from streams.events import Topic
 from streams.local import free_port
@@ -21,7 +21,7 @@ from tests.integration.events import EMBEDDER
 from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks
 from tests.integration.running import KEY, ROOT
 
-IN_A_MEMORY = ("Before the first start", "Starting and stopping", "Deleting a memory")
+IN_A_MEMORY = ("Before the first start", "Starting and stopping", "Rebuild", "Deleting a memory")
 RUN_BY_TEST_BACKUP = ("Copying Redis", "Restoring Redis")
 ALONE = "On one machine"
 
@@ -41,7 +41,7 @@ def test_a_memory_is_made_served_and_deleted_as_the_guide_says(
     }
     store: Any = connect(redis_url)  # redis-py's types assume replies decoded to text
     try:
-        made, served, deleted = IN_A_MEMORY
+        made, served, rebuilt, deleted = IN_A_MEMORY
         said = run_blocks(made, environment, tmp_path)
         assert said.count(f"{len(Topic)} topics, 0 problems") == 2
         said = run_blocks(served, environment, tmp_path)
@@ -49,6 +49,9 @@ def test_a_memory_is_made_served_and_deleted_as_the_guide_says(
         assert "items: 0" in said
         assert list(store.scan_iter(f"{name}:*"))
         assert f"{name}:1:index".encode() in store.execute_command("FT._LIST")
+        said = run_blocks(rebuilt, environment, tmp_path)
+        assert "generation 2 answers now" in said
+        assert store.execute_command("FT._LIST").count(f"{name}:2:index".encode()) == 1
         run_blocks(deleted, environment, tmp_path)
         assert not list(store.scan_iter(f"{name}:*"))
         assert f"{name}:1:index".encode() not in store.execute_command("FT._LIST")
@@ -84,7 +87,7 @@ def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
     assert named <= {field.upper() for field in Settings.model_fields}
     codes = set(re.findall(r"^\| (\d+) \| ", GUIDE, flags=re.MULTILINE))
     assert str(delivery.EXIT_UNEXPECTED) in codes
-    assert f"within {delivery.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
+    assert f"within {faust_app.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
     assert LIBRARY in GUIDE
 
 
@@ -113,4 +116,4 @@ def test_the_systemd_unit_of_the_guide_runs_a_worker_of_the_instances_role() -> 
         )
         assert done.stdout == f"worker {role}\n"
     stops = int(unit["Service"]["TimeoutStopSec"])
-    assert stops > delivery.SHUTDOWN_SECONDS
+    assert stops > faust_app.SHUTDOWN_SECONDS

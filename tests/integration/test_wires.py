@@ -7,7 +7,8 @@ import logging
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,29 @@ def test_a_memory_learns_is_corrected_and_forgets_with_the_least_rights(
     try:
         watching.measure()
         assert watching.status()["items"] == 0
+        assert watching.oldest_open_forget([]) == 0
+        # As if no forget worker had run, and as one leaves it that ends half way.
+        unmerged = [replace(lag, position=0) for lag in watching.lag()]
+        assert 0 < watching.oldest_open_forget(unmerged) < 600
+        with half_forgotten(deployment):
+            assert watching.oldest_open_forget([]) > 600
     finally:
         watching.close()
     assert refusals(deployment) == []
+
+
+@contextmanager
+def half_forgotten(deployment: Deployment) -> Iterator[None]:
+    """A forget-request that was taken up long ago and is not carried out."""
+    settings = deployment.settings(Principal.FORGET)
+    store = bootstrap.redis_client(settings)
+    index = bootstrap.open_index(settings, store)
+    index.open_request("half-done", 1)
+    try:
+        yield
+    finally:
+        index.close_request("half-done", 1)
+        store.close()
 
 
 def refusals(deployment: Deployment) -> list[Any]:
@@ -402,3 +423,24 @@ def test_a_password_that_goes_as_it_is_stands_in_no_log(
         bootstrap.known_topic_ids(settings)
     assert f"Authenticated as {PLAIN_USER}" in caplog.text
     assert PLAIN_PASSWORD not in caplog.text
+
+
+def test_a_rebuild_needs_no_more_rights_than_its_own_and_workers_follow_with_theirs(
+    deployment: Deployment, memory: Running
+) -> None:
+    """The last test of this module: what comes after is in another generation."""
+    before = len(refusals(deployment))
+    with (
+        deployment.client(Principal.PRODUCER) as producer,
+        deployment.client(Principal.ASKER) as asker,
+        deployment.client(Principal.PRIVACY_DESK) as desk,
+    ):
+        sent = producer.ingest(unit(50), id="kept", label="lynx", embedder="test").position()
+        assert asker.query(unit(50), embedder="test", k=1, after=[sent]).status == "answered"
+        said("rebuild", environment=deployment.environment(Principal.REBUILDER))
+        sent = producer.ingest(unit(51), id="new", label="lynx", embedder="test").position()
+        answer = asker.query(unit(50), embedder="test", k=2, after=[sent])
+        assert [neighbour.image_id for neighbour in answer.neighbors] == ["kept", "new"]
+        desk.receipt(desk.forget(image="kept"))
+        assert asker.query(unit(50), embedder="test", k=1).neighbors[0].image_id == "new"
+    assert len(refusals(deployment)) == before

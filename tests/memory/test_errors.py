@@ -19,7 +19,7 @@ RAISED = [
 
 
 def test_the_tree_drawn_in_the_docstring_is_the_tree_there_is() -> None:
-    drawn = re.findall(r"^(?:[├└]── )?([A-Z]\w+)", str(errors.__doc__), re.MULTILINE)
+    drawn = re.findall(r"^(?:│   )?(?:[├└]── )?([A-Z]\w+)", str(errors.__doc__), re.MULTILINE)
     assert drawn[1:] == [found.__name__ for found in RAISED]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,45 @@ def test_dead_addresses_move_to_the_outbox_and_live_ones_stay(index: MemoryIndex
     assert item.outbox == {old, late}
 
 
+def test_the_put_that_hides_an_item_keeps_its_own_newer_address(index: MemoryIndex) -> None:
+    """As of an image whose new picture is rejected while a fence erases the old one."""
+    old, new = LogAddress(5, "t", 0, "a"), LogAddress(15, "t", 0, "b")
+    image = index.image_key("i")
+    remember(index, "i", time=5, address=old)
+    (hidden,) = index.put([Put(image, barrier=10, address=new)])
+    assert (hidden.erased, hidden.visible) == (True, False)
+    item = index.item(image)
+    assert item is not None
+    assert item.log == {new}
+    assert item.outbox == {old}
+
+
+def test_an_item_keeps_all_that_its_event_said(index: MemoryIndex) -> None:
+    said = replace(
+        trace("i", "猫"),
+        source="camera 7",
+        subjects=("ada", "bob"),
+        attributes={"lens": "f/2", "": "é"},
+    )
+    image = index.image_key("i")
+    index.put([Put(image, stamp=make_stamp(1, "i"), trace=said)])
+    index.put([Put(image, stamp=make_stamp(2, "c"), correction=True, corrected="dog")])
+    item = index.item(image)
+    assert item is not None
+    assert item.trace is not None
+    for name in (
+        "image_id",
+        "image_digest",
+        "label",
+        "source",
+        "subjects",
+        "attributes",
+        "embedder",
+    ):
+        assert getattr(item.trace, name) == getattr(said, name), name
+    assert item.corrected == "dog"
+
+
 def test_fences_are_told_to_those_who_enlist(index: MemoryIndex) -> None:
     subject = index.selector_key(Selector(SelectorKind.SUBJECT, "ada"))
     source = index.selector_key(Selector(SelectorKind.SOURCE, "camera"))
@@ -281,6 +321,18 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     assert index.open_request(request, 30) == (10, True)
     assert index.open_requests() == 0
     assert index.expansion(request, ()) == frozenset()
+
+
+def test_the_oldest_request_is_the_open_one_that_was_seen_first(index: MemoryIndex) -> None:
+    assert index.oldest_request() is None
+    older, old = index.request_key("older"), index.request_key("old")
+    index.open_request(older, 10)
+    index.open_request(old, 20)
+    assert index.oldest_request() == 10
+    index.close_request(older, 99)
+    assert index.oldest_request() == 20
+    index.close_request(old, 99)
+    assert index.oldest_request() is None
 
 
 def test_stored_vectors_come_back_in_the_index_element_type(index: MemoryIndex) -> None:

@@ -97,7 +97,13 @@ def configured(client: redis.Redis, name: str, value: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("appendonly", "no"), ("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")],
+    [
+        ("appendonly", "no"),
+        ("appendfsync", "everysec"),
+        ("appendfsync", "no"),
+        ("no-appendfsync-on-rewrite", "yes"),
+        ("maxmemory-policy", "allkeys-lru"),
+    ],
 )
 def test_a_redis_that_could_lose_what_it_confirmed_is_refused(
     index: RedisIndex, redis_client: redis.Redis, name: str, value: str
@@ -286,6 +292,121 @@ def test_a_full_redis_still_forgets_and_lets_a_worker_start(
         index.advance({("t", 0): 1})
         opened(redis_client, index._prefix.rpartition(":")[0])
     assert index.stats().items == 3 - forgotten.images
+
+
+def test_the_limit_of_redis_is_told_beside_what_it_uses(
+    index: RedisIndex, redis_client: redis.Redis
+) -> None:
+    assert index.stats().bytes_limit == 0
+    with configured(redis_client, "maxmemory", str(10**9)):
+        stats = index.stats()
+    assert stats.bytes_limit == 10**9
+    assert 0 < stats.bytes < 10**9
+
+
+@pytest.mark.parametrize(("algorithm", "exact"), [("FLAT", True), ("HNSW", False)])
+def test_only_an_exact_search_is_called_so(
+    redis_client: redis.Redis, unique: Callable[[str], str], algorithm: str, *, exact: bool
+) -> None:
+    index = opened(redis_client, unique("exact"), algorithm=algorithm)
+    index.put([seen(index, f"i{n}", n) for n in range(30)])
+    query = seen(index, "", 3).trace
+    assert query is not None
+    (result,) = index.search([query.vector], [1])
+    assert result.hits[0].image_id == "i3"
+    assert result.exact is exact
+
+
+def test_a_search_that_gives_up_on_a_tie_at_the_cut_is_not_called_exact(
+    index: RedisIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.put([seen(index, f"i{n:02}", 1) for n in range(60)])
+    query = seen(index, "", 1).trace
+    assert query is not None
+    (whole,) = index.search([query.vector], [5])
+    assert whole.exact
+    assert [hit.image_id for hit in whole.hits] == [f"i{n:02}" for n in range(5)]
+    monkeypatch.setattr(redis_search, "MAX_CANDIDATES", 40)
+    (cut,) = index.search([query.vector], [5])
+    assert len(cut.hits) == 5
+    assert not cut.exact
+
+
+def test_a_labels_images_are_read_to_the_last_page(
+    index: RedisIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.put([seen(index, f"i{n}", n, ("cat", "dog")[n % 2]) for n in range(50)])
+    monkeypatch.setattr(redis_search, "PAGE", 7)
+    found = [image for page in index.labelled("cat") for image in page]
+    assert sorted(found) == sorted(index.image_key(f"i{n}") for n in range(0, 50, 2))
+    monkeypatch.setattr(redis_search, "PAGE", 1)
+    assert index.label_counts() == {"cat": 25, "dog": 25}
+
+
+class Replying:
+    """A Redis whose replies to searches are changed: the rows as lists of names and values."""
+
+    def __init__(self, client: redis.Redis, change: Callable[[list[Any]], None]) -> None:
+        self._client = client
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def pipeline(self, **options: Any) -> Any:
+        pipeline: Any = self._client.pipeline(**options)
+        execute = pipeline.execute
+
+        def changed() -> list[Any]:
+            replies: list[Any] = execute()
+            for reply in replies[1:-2]:
+                self._change(reply)
+            return replies
+
+        pipeline.execute = changed
+        return pipeline
+
+
+def asked(index: RedisIndex, change: Callable[[list[Any]], None]) -> Any:
+    """What a search for the three nearest of ten gives when the reply is changed so."""
+    index.put([seen(index, f"i{n}", n) for n in range(10)])
+    query = seen(index, "", 4).trace
+    assert query is not None
+    index._search._client = Replying(index._client, change)
+    return index.search([query.vector], [3])[0]
+
+
+def test_a_search_that_was_cut_short_is_an_error_and_no_answer(index: RedisIndex) -> None:
+    def cut(reply: list[Any]) -> None:
+        del reply[-2:]
+
+    with pytest.raises(Unavailable, match="cut short"):
+        asked(index, cut)
+
+
+def test_a_row_that_is_being_erased_this_moment_does_no_harm(index: RedisIndex) -> None:
+    """The search engine has found it; its fields are gone when they are read."""
+    gone: list[bytes] = []
+
+    def erase(reply: list[Any]) -> None:
+        row = reply[2]
+        gone.append(row[row.index(b"id") + 1])
+        row.clear()
+
+    result = asked(index, erase)
+    assert gone == [b"i4"], "the nearest"
+    assert len(result.hits) == 3
+    assert "i4" not in {hit.image_id for hit in result.hits}
+
+
+def test_a_search_that_runs_out_of_time_is_an_error_on_this_server(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    """By default the engine answers from what it has read so far."""
+    redis_client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "RETURN")  # type: ignore[no-untyped-call]  # untyped there
+    opened(redis_client, unique("time"))
+    ((_, policy),) = redis_client.execute_command("FT.CONFIG", "GET", "ON_TIMEOUT")  # type: ignore[no-untyped-call]  # untyped there
+    assert policy.lower() == b"fail"
 
 
 def test_an_index_made_over_existing_data_never_answers_from_a_part(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from memory.model import Vector
+from memory.redis_index import connect
 from streams.client import MemoryClient
 from streams.local import RedisServer
 from streams.settings import CACHE
@@ -32,6 +33,7 @@ ROUNDS = 6
 
 MAY_BE_ZERO = {
     "memory: Open forget-requests": "each is carried out between two looks of the monitor",
+    "memory: Oldest open forget-request": "as above",
     "workers: Lag": "the workers keep up with this small load",
 }
 
@@ -111,7 +113,7 @@ def one_round(watched: Watched, number: int) -> None:
 def watched(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with (
-        RedisServer(folder / "redis", CACHE) as redis,
+        RedisServer(folder / "redis", CACHE, extra_config={"maxmemory": "1gb"}) as redis,
         running(
             folder / "workers",
             kafka=kafka_bootstrap,
@@ -215,11 +217,29 @@ def rubbish_comes(watched: Watched) -> Iterator[None]:
 
 @contextmanager
 def forgetting_stops_half_way(watched: Watched) -> Iterator[None]:
-    """As a worker leaves it that ends between the fence and the receipt."""
+    """As a worker leaves it that ends between the fence and the receipt, long ago."""
     index = watched.memory.index()
-    index.open_request("half-done", time.time_ns() // 1000)
+    index.open_request("half-done", time.time_ns() // 1000 - 1_000_000_000)
     yield
     index.close_request("half-done", time.time_ns() // 1000)
+
+
+@contextmanager
+def nothing_can_be_measured(watched: Watched) -> Iterator[None]:
+    with watched.redis_away():
+        yield
+
+
+@contextmanager
+def store_fills(watched: Watched) -> Iterator[None]:
+    store = connect(watched.redis.url)
+    used = watched.memory.index().stats().bytes
+    store.config_set("maxmemory", round(used / 0.95))
+    try:
+        yield
+    finally:
+        store.config_set("maxmemory", "1gb")
+        store.close()
 
 
 @contextmanager
@@ -232,6 +252,8 @@ def redis_is_away(watched: Watched) -> Iterator[None]:
 TROUBLE: dict[str, tuple[Callable[[Watched], AbstractContextManager[None]], str | None]] = {
     "VisualMemoryWorkerDown": (worker_hangs, "query"),
     "VisualMemoryMonitorDown": (monitor_hangs, None),
+    "VisualMemoryMonitorStale": (nothing_can_be_measured, None),
+    "VisualMemoryStoreAlmostFull": (store_fills, None),
     "VisualMemoryRoleWithoutPartitions": (role_hangs, "correct"),
     "VisualMemoryLagGrows": (lag_grows, "image-ingest"),
     "VisualMemoryFreshnessHigh": (events_come_late, "ingest"),

@@ -2,11 +2,14 @@
 
 Run as a program with a JSON object as its argument: bootstrap, topic, group, folder, way. In the
 folder are `positions` (offsets by partition), `calls` (a line a call of the handler: the offsets
-by partition) and `times` (how often the way's trouble is still to happen).
+by partition), `times` (how often the way's trouble is still to happen) and `unacked` (the most
+records that the worker held at once). `outgoing`, if given, is a topic for what the handler tells,
+a record for each one that it is given.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -15,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import Unavailable
-from streams import delivery
-from streams.events import OutgoingRecord, Record
+from streams import delivery, faust_app
+from streams.events import OutgoingRecord, Record, Topic
 from streams.process import write_atomically
 
 TOPIC_ID = "topic-id"
 BATCH = 16
+PLACES = 4
 SECRET = "what nobody may read"
 
 
@@ -47,6 +51,9 @@ class FileLedger:
             after[partition] = max(offset, after.get(partition, 0))
         self._positions.write_text(json.dumps(after))
 
+    def follow(self) -> None:
+        """There is no other memory."""
+
     def started_at(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
 
@@ -62,20 +69,28 @@ class Handler:
         self._calls = Path(told["folder"], "calls")
         self._times = Path(told["folder"], "times")
         self._way = told["way"]
+        self._tells = "outgoing" in told
 
-    def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+    def note(self, records: Sequence[Record]) -> None:
+        """Write a call down."""
         offsets: dict[int, list[int]] = {}
         for record in records:
             offsets.setdefault(record.partition, []).append(record.offset)
         with self._calls.open("a") as calls:
             calls.write(json.dumps(offsets) + "\n")
+
+    def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        self.note(records)
         if self._way == "stuck":
             time.sleep(600)
         elif self._is_due():
             if self._way == "away":
                 raise Unavailable("away")
             raise UnexpectedError(SECRET)
-        return []
+        if not self._tells:
+            return []
+        places = [f"{record.partition}:{record.offset}" for record in records]
+        return [OutgoingRecord(Topic.REJECTED, b"k", place.encode(), ()) for place in places]
 
     def _is_due(self) -> bool:
         left = int(self._times.read_text()) if self._times.exists() else 0
@@ -84,23 +99,39 @@ class Handler:
         return left > 0
 
 
+async def note_unacked(app: Any, file: Path) -> None:
+    """Write down the most records that Faust had taken from the log and nobody had finished."""
+    most = 0
+    while True:
+        await asyncio.sleep(0.01)
+        most = max(most, len(app.consumer.unacked))
+        write_atomically(file, str(most))
+
+
 def main(told: Mapping[str, Any]) -> None:
-    app = delivery.make_app(
+    delivery.MAX_BATCH_BYTES = told.get("batch_bytes", delivery.MAX_BATCH_BYTES)
+    app = faust_app.make_app(
         told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, buffer=2 * BATCH
     )
     source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH)
-    carrier = delivery.Delivery(app, source, FileLedger(told), str, lambda _record: [])
+    carrier = delivery.Delivery(
+        app, source, FileLedger(told), lambda _topic: told["outgoing"], lambda _record: []
+    )
     handler = Handler(told)
-    delivery.SHUTDOWN_SECONDS = told.get("bound", delivery.SHUTDOWN_SECONDS)
+    app.task(lambda: note_unacked(app, Path(told["folder"], "unacked")))
+    faust_app.SHUTDOWN_SECONDS = told.get("bound", faust_app.SHUTDOWN_SECONDS)
     if told.get("tasks"):
 
         async def answer(record: Record) -> list[OutgoingRecord]:
+            if told["way"] == "waits":
+                handler.note([record])
+                await asyncio.Event().wait()
             return await carrier.in_thread(handler, [record])
 
-        carrier.in_tasks(answer, 4)
+        carrier.in_tasks(answer, PLACES)
     else:
         carrier.in_batches(handler)
-    delivery.run(app, "INFO")
+    faust_app.run(app, "INFO")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from kafka.admin import NewTopic
+from kafka import TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from streams import delivery, kafka_clients
-from streams.delivery import EXIT_UNEXPECTED, Offsets, to_record
+from streams import faust_app, kafka_clients
+from streams.delivery import EXIT_UNEXPECTED
 from streams.events import Record
-from tests.streams.delivery_worker import BATCH, SECRET
+from streams.faust_app import to_record
+from streams.offsets import Offsets
+from tests.streams.delivery_worker import BATCH, PLACES, SECRET
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 2
@@ -120,6 +123,7 @@ def test_a_record_without_headers_has_none(headers: Any) -> None:
 
 @given(st.integers(0, 9_999_999_999_999))
 @example(1001)
+@example(8_971_589_812_366)
 def test_no_millisecond_of_the_log_is_lost_in_floats(milliseconds: int) -> None:
     assert to_record(event(timestamp=milliseconds / 1000)).timestamp == milliseconds * 1000
 
@@ -166,11 +170,28 @@ def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> 
     assert "carried on" not in ended.stdout
 
 
+def test_what_an_operator_has_to_mend_is_the_last_thing_that_is_said() -> None:
+    program = """
+        import logging
+        from memory.errors import Misconfigured
+        from streams.delivery import die
+        logging.basicConfig()
+        try:
+            raise Misconfigured("made anew while this worker ran: label-correction")
+        except Misconfigured as error:
+            die("correct", error)
+    """
+    ended = python("\n".join(line[8:] for line in program.splitlines()))
+    assert ended.returncode == EXIT_UNEXPECTED
+    last = ended.stderr.splitlines()[-1]
+    assert last == "correct: made anew while this worker ran: label-correction"
+
+
 def test_a_shutdown_that_hangs_is_ended() -> None:
     """With a thread that never ends, as a Faust worker with events that are not acked."""
     ended = python(
         "import threading, time\n"
-        "from streams.delivery import end_within\n"
+        "from streams.faust_app import to_record, end_within\n"
         "threading.Thread(target=time.sleep, args=(600,)).start()\n"
         "end_within(0.2)\n"
         "time.sleep(600)\n"
@@ -179,12 +200,12 @@ def test_a_shutdown_that_hangs_is_ended() -> None:
 
 
 def test_a_shutdown_that_does_not_hang_is_not_held_up() -> None:
-    ended = python("from streams.delivery import end_within\nend_within(600)\nprint('ended')\n")
+    ended = python("from streams.faust_app import end_within\nend_within(600)\nprint('ended')\n")
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
 
 
 def test_the_bound_leaves_a_supervisor_time() -> None:
-    assert delivery.SHUTDOWN_SECONDS < 20
+    assert faust_app.SHUTDOWN_SECONDS < 20
 
 
 # Workers on a real Kafka
@@ -198,10 +219,10 @@ class Workplace:
     topic: str
     folder: Path
 
-    def send(self, count: int = RECORDS) -> None:
+    def send(self, count: int = RECORDS, value: bytes = b"v") -> None:
         producer = kafka_clients.producer(self.bootstrap, {})
         for n in range(count):
-            producer.send(self.topic, b"v", partition=n % PARTITIONS)
+            producer.send(self.topic, value, partition=n % PARTITIONS)
         producer.flush()
         producer.close()
 
@@ -227,6 +248,11 @@ class Workplace:
 
     def restore(self, positions: Mapping[str, int]) -> None:
         (self.folder / "positions").write_text(json.dumps(positions))
+
+    def unacked(self) -> int:
+        """The most records that the worker has held at once."""
+        file = self.folder / "unacked"
+        return int(file.read_text()) if file.exists() else 0
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
@@ -271,14 +297,22 @@ ENDS = {str(p): len(EACH) for p in range(PARTITIONS)}
 
 
 @pytest.fixture
-def place(kafka_bootstrap: str, unique: Callable[[str], str], tmp_path: Path) -> Workplace:
+def empty_place(kafka_bootstrap: str, unique: Callable[[str], str], tmp_path: Path) -> Workplace:
     topic = unique("delivery") + "topic"
-    with kafka_clients.administration(kafka_bootstrap, {}) as admin:
-        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
-        admin.wait_for_topics([topic])
-    found = Workplace(kafka_bootstrap, topic, tmp_path)
-    found.send()
-    return found
+    create(kafka_bootstrap, NewTopic(topic, PARTITIONS, 1))
+    return Workplace(kafka_bootstrap, topic, tmp_path)
+
+
+@pytest.fixture
+def place(empty_place: Workplace) -> Workplace:
+    empty_place.send()
+    return empty_place
+
+
+def create(bootstrap: str, topic: NewTopic) -> None:
+    with kafka_clients.administration(bootstrap, {}) as admin:
+        admin.create_topics([topic])
+        admin.wait_for_topics([topic.name])
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
@@ -332,7 +366,7 @@ def test_what_finds_the_store_away_is_tried_again_in_place_and_in_order(place: W
     assert max(sum(map(len, call.values())) for call in place.calls()) <= BATCH
 
 
-@pytest.mark.parametrize(("tasks", "bound"), [(False, delivery.SHUTDOWN_SECONDS), (True, 2)])
+@pytest.mark.parametrize(("tasks", "bound"), [(False, faust_app.SHUTDOWN_SECONDS), (True, 2)])
 def test_a_worker_with_events_it_cannot_finish_ends_when_asked_to(
     place: Workplace, *, tasks: bool, bound: float
 ) -> None:
@@ -347,3 +381,69 @@ def test_a_ledger_that_fails_as_nobody_expects_ends_the_worker(place: Workplace)
         assert process.wait(60) == EXIT_UNEXPECTED, place.log()
     assert place.calls() == []
     assert SECRET not in place.log()
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
+    place: Workplace, *, tasks: bool
+) -> None:
+    """That all replicas have to take it: tests/streams/test_bootstrap.py."""
+    outgoing = f"{place.topic}-told"
+    create(place.bootstrap, NewTopic(outgoing, 1, 1, topic_configs={"max.message.bytes": "9"}))
+    with place.worker("plain", tasks=tasks, outgoing=outgoing) as process:
+        place.until(lambda: place.log().count("trying again") >= 3, process)
+        assert place.calls()
+        assert place.positions() == {}
+    with kafka_clients.administration(place.bootstrap, {}) as admin:
+        mended = {"max.message.bytes": "1000000"}
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outgoing, mended)])
+    with place.worker("plain", tasks=tasks, outgoing=outgoing) as process:
+        place.until(place.all_done, process)
+        told = read(place.bootstrap, outgoing)
+        assert ended(process) == 0
+    assert told == {f"{p}:{offset}" for p in range(PARTITIONS) for offset in EACH}
+
+
+def read(bootstrap: str, topic: str) -> set[str]:
+    """The values of a topic of one partition."""
+    consumer = kafka_clients.consumer(bootstrap, {})
+    partition = TopicPartition(topic, 0)
+    consumer.assign([partition])
+    end = consumer.end_offsets([partition])[partition]
+    found: set[str] = set()
+    while consumer.position(partition) < end:
+        for records in consumer.poll(timeout_ms=500).values():
+            found |= {record.value.decode() for record in records}
+    consumer.close()
+    return found
+
+
+def test_no_more_questions_are_under_way_than_there_are_places(place: Workplace) -> None:
+    with place.worker("waits", tasks=True) as process:
+        place.until(lambda: len(place.calls()) >= PLACES, process)
+        place.until(lambda: place.unacked() > PLACES, process)  # others are there, and wait
+        assert len(place.calls()) == PLACES
+
+
+def test_a_batch_holds_no_more_bytes_than_its_bound_and_a_record(empty_place: Workplace) -> None:
+    empty_place.send(value=b"v" * 1000)
+    with empty_place.worker("plain", batch_bytes=3500) as process:
+        empty_place.until(empty_place.all_done, process)
+    sizes = [sum(map(len, call.values())) for call in empty_place.calls()]
+    assert max(sizes) == 4, "the fourth takes it over the bound"
+
+
+def test_a_worker_that_gets_on_with_nothing_takes_no_more_from_the_log(
+    empty_place: Workplace,
+) -> None:
+    many = 40 * BATCH
+    empty_place.send(many)
+    with empty_place.worker("stuck") as process:
+        empty_place.until(lambda: bool(empty_place.calls()), process)
+        # Until it has stopped taking: it holds the same for a second.
+        held = [0, *range(1, 11)]
+        while len(set(held[-11:])) > 1:
+            held.append(empty_place.unacked())
+            time.sleep(0.1)
+    # A batch in the works, two in the queue, and what the stream buffers of each partition.
+    assert BATCH < held[-1] <= 3 * BATCH + 1 + PARTITIONS * 2 * BATCH

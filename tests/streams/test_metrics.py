@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from streams import metrics
+from memory.errors import Reason
+from streams import bootstrap, metrics
+from streams.metrics import MEASURED, OLDEST_OPEN_FORGET
+from streams.settings import load
 
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
-LABELS = {"role", "outcome", "reason", "stage", "topic", "partition", "label"}
+LABELS = {"role", "outcome", "reason", "stage", "topic", "partition", "label", "model"}
 """Few values each; `label` has those that a setting allows."""
 
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric._name)
@@ -33,7 +40,8 @@ def test_a_name_tells_the_unit(metric: MetricWrapperBase) -> None:
             assert name.endswith("_seconds")
         case _:
             assert isinstance(metric, Gauge)
-            assert not re.search(r"_(total|seconds|ms|milliseconds|count|sum|bucket)$", name)
+            assert not re.search(r"_(total|ms|milliseconds|count|sum|bucket)$", name)
+            assert name.endswith("_seconds") == (metric in (OLDEST_OPEN_FORGET, MEASURED))
 
 
 @every_metric
@@ -75,3 +83,53 @@ def test_a_stage_is_observed_in_seconds() -> None:
     assert REGISTRY.get_sample_value(f"{name}_count", {"stage": "a-stage"}) == 2
     assert REGISTRY.get_sample_value(f"{name}_sum", {"stage": "a-stage"}) == pytest.approx(0.5)
     assert REGISTRY.get_sample_value(f"{name}_bucket", {"stage": "a-stage", "le": "0.25"}) == 1
+
+
+def value(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"visual_memory_{name}", labels)
+
+
+@pytest.mark.parametrize("role", sorted(metrics.OUTCOMES))
+def test_a_roles_series_are_there_before_anything_happens(role: str) -> None:
+    metrics.begin_at_zero(role)
+    assert value("retries_total", role=role) is not None
+    for outcome in metrics.OUTCOMES[role]:
+        assert value("events_total", role=role, outcome=outcome) is not None
+    for reason in Reason:
+        assert value("rejected_total", role=role, reason=str(reason)) is not None
+    for stage in metrics.STAGES[role]:
+        assert value("stage_seconds_count", stage=stage) is not None
+    merges = value("freshness_seconds_count", role=role) is not None
+    assert merges == (role in ("ingest", "correct"))
+
+
+class Blank:
+    """An embedder that takes three images at most."""
+
+    name, digest, dim = "blank", "0" * 64, 2
+
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        if len(images) > 3:
+            raise ValueError("too many")
+        return np.ones((len(images), 2), np.float32)
+
+
+def test_embedded_images_are_counted_under_the_kind_of_model_alone() -> None:
+    counted = metrics.Counted(Blank(), "a-kind")
+    assert value("embedded_images_total", model="a-kind") == 0
+    assert counted.embed([Image.new("RGB", (1, 1))] * 3).shape == (3, 2)
+    assert value("embedded_images_total", model="a-kind") == 3
+    assert (counted.name, counted.digest, counted.dim) == ("blank", "0" * 64, 2)
+
+
+def test_images_that_could_not_be_embedded_are_not_counted() -> None:
+    counted = metrics.Counted(Blank(), "another-kind")
+    with pytest.raises(ValueError, match="too many"):
+        counted.embed([Image.new("RGB", (1, 1))] * 4)
+    assert value("embedded_images_total", model="another-kind") == 0
+
+
+def test_the_folder_of_a_model_is_no_label() -> None:
+    settings = load(embedder="vectors:somewhere/private:2")
+    assert bootstrap.embedder(settings).name == "somewhere/private"
+    assert value("embedded_images_total", model="vectors") == 0

@@ -60,8 +60,9 @@ def test_only_the_privacy_desk_may_ask_to_forget() -> None:
     ]
 
 
-def test_only_workers_the_monitor_and_the_operator_log_in_to_redis() -> None:
-    assert set(REDIS) == {*WORKERS, Principal.MONITOR, Principal.OPERATOR}
+def test_only_workers_the_monitor_the_operator_and_a_rebuild_log_in_to_redis() -> None:
+    operating = {Principal.MONITOR, Principal.OPERATOR, Principal.REBUILDER}
+    assert set(REDIS) == {*WORKERS, *operating}
 
 
 @pytest.mark.parametrize("principal", REDIS)

@@ -226,6 +226,44 @@ def test_a_child_that_dies_is_started_again_and_the_others_are_left_alone(tmp_pa
         assert after["a"] == before["a"]
 
 
+def test_the_process_id_of_a_child_that_died_is_told_before_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    told: list[tuple[int, bool]] = []
+    mortal = Process(child(tmp_path))
+    supervisor = Supervisor(
+        tmp_path,
+        [mortal],
+        backoff=(0.05, 1),
+        on_ended=lambda pid: told.append((pid, mortal.alive)),
+    )
+    with in_background(supervisor):
+        eventually(lambda: status(tmp_path) == "running")
+        first = children(tmp_path)["child"]["pid"]
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: children(tmp_path)["child"]["restarts"] == 1)
+    assert told == [(first, False)]
+
+
+def test_the_last_words_of_a_child_that_fails_are_shown(tmp_path: Path) -> None:
+    said: list[str] = []
+    code = "raise SystemExit('first line' + chr(10) + 'Redis refuses this user ' + 600 * '.')"
+    failing = child(tmp_path, code, ready=None)
+    with in_background(Supervisor(tmp_path, [failing], backoff=(0.05, 1), log=said.append)):
+        eventually(lambda: len(said) > 2)
+    assert "ended with status 1 (Redis refuses this user ..." in said[1]
+    assert len(said[1]) < 600
+
+
+def test_a_child_that_a_signal_ended_has_no_last_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    with in_background(Supervisor(tmp_path, [child(tmp_path)], log=said.append)):
+        eventually(lambda: status(tmp_path) == "running")
+        os.kill(children(tmp_path)["child"]["pid"], signal.SIGKILL)
+        eventually(lambda: len(said) > 1)
+    assert "child: ended with status -9, starting again in 0.5 s" in said
+
+
 def test_the_pauses_between_restarts_double_up_to_a_bound(tmp_path: Path) -> None:
     said: list[str] = []
     flaky = child(tmp_path, "print('up', flush=True)", ready=None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memory.errors import Unavailable
 from memory.model import Position
 from streams.agents import Batcher, Watch
-from streams.delivery import Offsets
+from streams.offsets import Offsets
 
 AT = Position("image-ingest", "t", 0, 7)
 

@@ -14,14 +14,15 @@ import pytest
 import trustme
 from kafka import errors
 
-from memory.errors import Misconfigured
+from memory.errors import Misconfigured, Unavailable
+from streams import tls
 from streams.bootstrap import broker_credentials
 from streams.kafka_clients import NO_SECURITY, mapped
 from streams.quiet_logs import WIRETAPS, keep_wires_out_of_logs
 from streams.settings import Settings, load
-from streams.tls import OTHER_NAME, PLAIN, UNTRUSTED, fault_of, speaks_tls
+from streams.tls import OTHER_NAME, PLAIN, UNTRUSTED, fault_of, ignores_tls, speaks_tls
 from streams.urls import without_password
-from streams.wires import kafka_security, redis_arguments
+from streams.wires import kafka_security, redis_arguments, redis_client
 from tests.wires import Papers
 
 PASSWORD = "correct horse"
@@ -287,6 +288,26 @@ def without_tls() -> Iterator[int]:
 def test_a_port_is_told_to_speak_tls_or_not(with_tls: int, without_tls: int) -> None:
     assert speaks_tls("127.0.0.1", with_tls)
     assert not speaks_tls("127.0.0.1", without_tls)
+
+
+def test_a_port_that_leaves_a_handshake_unanswered_is_told_from_others(
+    with_tls: int, without_tls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "PROBE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert ignores_tls("127.0.0.1", port)
+    assert not ignores_tls("127.0.0.1", port)
+    assert not ignores_tls("127.0.0.1", with_tls)
+    assert not ignores_tls("127.0.0.1", without_tls)
+
+
+@pytest.mark.timeout(20)
+def test_a_redis_without_tls_is_named_as_such_long_before_its_client_gives_up(
+    redis_url: str,
+) -> None:
+    with pytest.raises(Unavailable, match=r"no TLS is spoken there now: see VISUAL_MEMORY_REDIS$"):
+        redis_client(load(redis=redis_url.replace("redis://", "rediss://")))
 
 
 def refused(port: int, name: str, ca_file: Path | None) -> Exception:

@@ -1,0 +1,44 @@
+"""A worker that stands still while a file is there. Run as a program with the role as argument."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from memory.ports import MemoryIndex
+from streams import bootstrap, faust_app, readiness
+from streams.settings import load
+
+
+class Stalling:
+    """Everything the index is, but for `put`, which waits while the file is there."""
+
+    def __init__(self, index: MemoryIndex, file: Path) -> None:
+        self._index = index
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._index, name)
+        if name != "put":
+            return found
+
+        def stalling(*arguments: Any) -> Any:
+            while self._file.exists():
+                time.sleep(0.05)
+            return found(*arguments)
+
+        return stalling
+
+
+def main(role: str) -> None:
+    settings = load()
+    readiness.STALLED_SECONDS, readiness.LOOK_SECONDS = 2.0, 0.2
+    file = Path(os.environ["STALLED_FILE"])
+    faust_app.run(bootstrap.worker(settings, role, lambda i: Stalling(i, file)), settings.log_level)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

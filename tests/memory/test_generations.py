@@ -1,0 +1,299 @@
+"""Generations of a memory in Redis: begun, filled, put in place, dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import redis
+
+from memory import generations as module
+from memory.embedders import VectorsOnly
+from memory.errors import Misconfigured, Moved, Unavailable
+from memory.facts import EveryGeneration, take
+from memory.generations import Generations
+from memory.model import Forget, Ingest, Selector, SelectorKind, VectorPayload, make_stamp
+from memory.ports import FenceFact
+from memory.redis_index import RedisIndex
+from memory.service import NoFenceLog, VisualMemory
+
+DIM = 16
+KEY = bytes(range(32))
+EMBEDDER = VectorsOnly("first", DIM)
+SECOND = VectorsOnly("second", DIM)
+IMAGES, CORRECTIONS, FENCES, QUESTIONS = "images-id", "corrections-id", "fences-id", "questions-id"
+
+
+@pytest.fixture
+def namespace(unique: Callable[[str], str]) -> str:
+    return unique("generations")
+
+
+def opened(client: redis.Redis, namespace: str, embedder: VectorsOnly = EMBEDDER) -> RedisIndex:
+    return RedisIndex.open(client, namespace=namespace, hmac_key=KEY, embedder=embedder)
+
+
+@pytest.fixture
+def index(redis_client: redis.Redis, namespace: str) -> RedisIndex:
+    return opened(redis_client, namespace)
+
+
+@pytest.fixture
+def generations(
+    redis_client: redis.Redis, namespace: str, index: RedisIndex
+) -> Iterator[Generations]:
+    """Those of the memory, with the lease."""
+    found = Generations(redis_client, namespace, index)
+    with found.leased():
+        yield found
+
+
+def event(name: str, seed: int, embedder: str = "first", subject: str = "ada") -> Ingest:
+    vector = np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
+    return Ingest(
+        stamp=make_stamp(10, name),
+        image_id=name,
+        label="cat",
+        source="camera",
+        payload=VectorPayload(vector, embedder),
+        payload_digest="digest",
+        subjects=(subject,),
+    )
+
+
+def switched(generations: Generations, following: RedisIndex) -> list[str]:
+    return generations.switch(following, [IMAGES, CORRECTIONS], FENCES)
+
+
+def begun(generations: Generations) -> RedisIndex:
+    return generations.begin(EMBEDDER, "FLAT", "FLOAT16")
+
+
+def test_a_generation_that_was_filled_answers_after_the_switch(
+    generations: Generations, index: RedisIndex
+) -> None:
+    VisualMemory(index, EMBEDDER).remember([event("a", 1)])
+    following = begun(generations)
+    VisualMemory(following, EMBEDDER).remember([event("a", 1), event("b", 2)])
+    assert index.stats().items == 1
+    assert switched(generations, following) == []
+    index.follow()
+    assert index.stats().items == 2
+    assert index.schema.generation == "2"
+
+
+def test_a_generation_that_is_behind_is_not_put_in_place(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """What a client was told is visible would not be."""
+    index.advance({(IMAGES, 0): 5, (IMAGES, 1): 3})
+    following = begun(generations)
+    following.advance({(IMAGES, 0): 4, (IMAGES, 1): 3})
+    assert switched(generations, following) == [f"{IMAGES}:0"]
+    assert generations.current().generation == "1"
+    following.advance({(IMAGES, 0): 5})
+    assert switched(generations, following) == []
+
+
+def test_what_was_answered_and_forgotten_stays_so_and_fences_are_each_generations_own(
+    generations: Generations, index: RedisIndex
+) -> None:
+    index.advance({(QUESTIONS, 0): 7, (FENCES, 0): 9})
+    following = begun(generations)
+    following.advance({(FENCES, 0): 4})
+    assert switched(generations, following) == []
+    assert index.positions() == {(QUESTIONS, 0): 7, (FENCES, 0): 4}
+
+
+def test_positions_are_those_of_the_generation_that_answers(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """Also for who has not followed, and when the former one is gone."""
+    index.advance({(IMAGES, 0): 5})
+    following = begun(generations)
+    following.advance({(IMAGES, 0): 8})
+    assert index.positions() == {(IMAGES, 0): 5}
+    switched(generations, following)
+    list(generations.drop())
+    assert index.positions() == {(IMAGES, 0): 8}
+
+
+def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
+    generations: Generations, index: RedisIndex, redis_client: redis.Redis
+) -> None:
+    memory = VisualMemory(index, EMBEDDER)
+    memory.remember([event("a", 1)])
+    switched(generations, begun(generations))
+    vector = np.ones(DIM, np.float32)
+    attempts: list[Callable[[], object]] = [
+        lambda: memory.remember([event("b", 2)]),
+        lambda: index.advance({(IMAGES, 0): 1}),
+        lambda: index.fence("subject:x", 5),
+        lambda: index.open_request("request", 5),
+        lambda: index.close_request("request", 5),
+        lambda: index.search([vector], [1]),
+        lambda: index.vectors_of(["a"]),
+        index.digests,
+    ]
+    for attempt in attempts:
+        with pytest.raises(Moved):
+            attempt()
+    list(generations.drop())
+    for attempt in [*attempts, index.stats, lambda: list(index.labelled("cat"))]:
+        with pytest.raises(Moved):
+            attempt()
+    assert [*redis_client.scan_iter(f"{index.prefix}:*", count=10_000)] == []
+
+
+def test_who_follows_goes_on_in_the_new_generation(
+    generations: Generations, index: RedisIndex
+) -> None:
+    memory = VisualMemory(index, EMBEDDER)
+    switched(generations, begun(generations))
+    index.follow()
+    memory.remember([event("b", 2)])
+    assert index.search([np.ones(DIM, np.float32)], [1])[0].hits[0].image_id == "b"
+
+
+def test_who_has_another_embedder_is_told_so_when_it_follows(
+    generations: Generations, index: RedisIndex, redis_client: redis.Redis, namespace: str
+) -> None:
+    following = generations.begin(SECOND, "HNSW", "FLOAT32")
+    assert switched(generations, following) == []
+    with pytest.raises(Misconfigured, match="made with embedder = second, the settings say first"):
+        index.follow()
+    with pytest.raises(Misconfigured, match="made with embedder = second"):
+        opened(redis_client, namespace)
+
+
+def test_positions_stand_still_while_they_are_sealed(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """Those of the topics that are read anew, in the generation that answers."""
+    following = begun(generations)
+    generations.seal([IMAGES])
+    with pytest.raises(Unavailable):
+        index.advance({(IMAGES, 0): 1})
+    index.advance({(QUESTIONS, 0): 1})
+    following.advance({(IMAGES, 0): 1})
+    generations.unseal()
+    index.advance({(IMAGES, 0): 1})
+
+
+def test_a_seal_ends_by_itself(
+    generations: Generations, index: RedisIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rebuild may be dead."""
+    monkeypatch.setattr(module, "SEAL_SECONDS", 0.001)
+    begun(generations)
+    generations.seal([IMAGES])
+    threading.Event().wait(0.01)
+    index.advance({(IMAGES, 0): 1})
+
+
+def test_an_unfinished_generation_is_taken_up(generations: Generations) -> None:
+    first = begun(generations)
+    first.advance({(IMAGES, 0): 1})
+    assert begun(generations).positions() == {(IMAGES, 0): 1}
+
+
+def test_an_unfinished_generation_of_another_make_is_not_taken_up(
+    generations: Generations,
+) -> None:
+    begun(generations)
+    with pytest.raises(Misconfigured, match=r"unfinished .* dtype = FLOAT16, .* --abandon"):
+        generations.begin(EMBEDDER, "FLAT", "FLOAT32")
+
+
+def test_a_number_is_never_used_again(generations: Generations) -> None:
+    """What a rebuild that was given up still writes must not come into another's."""
+    given_up = begun(generations)
+    assert generations.abandon()
+    list(generations.drop())
+    following = begun(generations)
+    assert (given_up.schema.generation, following.schema.generation) == ("2", "3")
+    with pytest.raises(Moved):
+        given_up.advance({(IMAGES, 0): 1})
+    assert not list(generations.drop())
+
+
+def test_dropping_leaves_nothing_and_touches_nothing_else(
+    generations: Generations, index: RedisIndex, redis_client: redis.Redis, namespace: str
+) -> None:
+    """Not even a memory whose namespace begins with this one's and the same number."""
+    neighbour = opened(redis_client, f"{namespace}:1")
+    for memory in (index, neighbour):
+        VisualMemory(memory, EMBEDDER).remember([event("a", 1)])
+    switched(generations, begun(generations))
+    list(generations.drop())
+    left = {key.decode() for key in redis_client.scan_iter(f"{namespace}:1:*", count=10_000)}
+    assert left == {
+        key.decode() for key in redis_client.scan_iter(f"{neighbour.prefix}:*", count=10_000)
+    } | {f"{namespace}:1:meta"}
+    assert neighbour.stats().items == 1
+    assert generations.dropping() == ""
+
+
+def test_a_second_rebuild_is_refused_while_one_is_at_work(
+    generations: Generations, redis_client: redis.Redis, namespace: str, index: RedisIndex
+) -> None:
+    second = Generations(redis_client, namespace, index)
+    with pytest.raises(Misconfigured, match="at work already"), second.leased():
+        pass
+
+
+def test_a_dead_rebuilds_lease_is_taken_over_and_it_changes_nothing_more(
+    redis_client: redis.Redis,
+    namespace: str,
+    index: RedisIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
+    dead, heir = (Generations(redis_client, namespace, index) for _ in range(2))
+    assert dead.lease()
+    with heir.leased():
+        with pytest.raises(Misconfigured, match="taken over"):
+            begun(dead)
+        assert begun(heir).schema.generation == "2"
+
+
+def test_facts_of_forgetting_reach_every_generation(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """Before a request is done: whichever answers next shows nothing of it."""
+    following = begun(generations)
+    for memory in (index, following):
+        VisualMemory(memory, EMBEDDER).remember([event("a", 1), event("b", 2, subject="bob")])
+    log = EveryGeneration(NoFenceLog(), generations.others)
+    forgetting = VisualMemory(index, None, fence_log=log)
+    forgetting.forget(Forget("r", Selector(SelectorKind.SUBJECT, "ada"), time=20))
+    digests = index.digests()
+    assert following.stats().items == 1
+    late = VisualMemory(following, EMBEDDER).remember([event("c", 3)])
+    assert type(late[0]).__name__ == "Refused"
+    assert following.open_request(following.request_key("r"), 30)[1]
+    assert not switched(generations, following)
+    assert following.digests().visible == digests.visible
+
+
+def test_what_the_next_generation_lacks_is_found(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """A record that is gone, a fact of forgetting that is gone: nothing is lost silently."""
+    following = begun(generations)
+    memory = VisualMemory(index, EMBEDDER)
+    memory.remember([event("a", 1), event("b", 2), event("c", 3, subject="bob")])
+    VisualMemory(following, EMBEDDER).remember([event("b", 2), event("c", 3, subject="bob")])
+    memory.forget(Forget("r", Selector(SelectorKind.SUBJECT, "bob"), time=20))
+    lacking = list(generations.lacking(index, following))
+    assert set(lacking) == {index.image_key("a"), index.image_key("c")}
+    take(following, generations.forgotten(index, following, lacking))
+    assert generations.still_lacking(index, following, lacking) == [index.image_key("a")]
+    assert following.stats().items == 1
+
+
+def test_an_unknown_fact_is_refused(index: RedisIndex) -> None:
+    with pytest.raises(ValueError, match="unknown fact"):
+        take(index, [FenceFact("wish")])

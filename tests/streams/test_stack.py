@@ -1,0 +1,53 @@
+"""What a stack on one machine refuses before it starts anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memory.errors import Misconfigured
+from streams import stack
+from streams.settings import ENVIRONMENT_PREFIX, load
+
+PASSWORD = "correct horse"
+
+
+@pytest.mark.parametrize(
+    ("server", "given"),
+    [
+        ("kafka", {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}),
+        ("kafka", {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_USERNAME": "ann"}),
+        ("kafka", {"KAFKA_PASSWORD": PASSWORD}),
+        ("redis", {"REDIS_USERNAME": "ann", "REDIS_PASSWORD": PASSWORD}),
+        ("redis", {"REDIS_CA_FILE": "/papers/ca.pem"}),
+    ],
+    ids=str,
+)
+def test_wires_of_other_servers_are_named_before_own_ones_start(
+    server: str, given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(ENVIRONMENT_PREFIX + name, value)
+    with pytest.raises(Misconfigured) as refusal:
+        stack.up(tmp_path / "stack")
+    message = str(refusal.value)
+    named = " and ".join(ENVIRONMENT_PREFIX + name for name in given)
+    assert f"unset {named}, or name your own with --{server}" in message
+    assert PASSWORD not in message
+    assert not (tmp_path / "stack").exists()
+
+
+def test_settings_of_the_memory_itself_are_for_any_server() -> None:
+    settings = load(embedder="vectors:test:2", namespace="other", partitions=3)
+    for server in ("kafka", "redis"):
+        stack.refuse_wires_of(server, settings)
+
+
+def test_the_wires_of_a_server_that_is_named_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on to Kafka, where the settings count."""
+    monkeypatch.setenv(f"{ENVIRONMENT_PREFIX}KAFKA_PASSWORD", PASSWORD)
+    with pytest.raises(Misconfigured, match="KAFKA_PASSWORD is used with SASL only"):
+        stack.up(tmp_path / "stack", kafka="localhost:1", redis="redis://localhost:1")
