@@ -6,7 +6,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help setup demo test test-prometheus test-docker check audit format bench clean
+.PHONY: help setup demo test test-prometheus test-docker crash crash-demo check audit format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,12 @@ test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs pro
 
 test-docker: $(STAMP)  ## the compose file and the integration tests on containers; needs docker
 	$(BIN)/python -m tests.docker $(ARGS)
+
+crash: $(STAMP)  ## random load, random kills, nothing lost (ROUNDS=50, SEED=1)
+	$(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+crash-demo: $(STAMP)  ## kill each process during the demo (SEED=1): it must say the same in the end
+	$(BIN)/python -m pytest tests/crash/check_demo.py $(ARGS)
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from memory.model import Position
-from streams import bootstrap, stack
-from streams.client import MemoryClient
-from streams.events import Answer
+from streams import stack
+from streams.client import ForgetRequest, MemoryClient
+from streams.events import Answer, Receipt
+from streams.persistent import Persistent, start
 from streams.samples import DEMO_CATEGORIES, Sample, emoji
 from streams.settings import CACHE
 
@@ -24,6 +25,8 @@ TEACHER, ASKED = "google", "twitter"
 SOURCE = "demo-app"
 K = 5
 TIMEOUT = 280.0
+SENT_SECONDS = 20.0
+"""What is not acknowledged by then is sent again."""
 
 
 class DemoError(RuntimeError):
@@ -36,10 +39,11 @@ def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
     categories = None if everything else DEMO_CATEGORIES
     console.print(f"Fetching the emoji of two vendors and the servers (kept in {CACHE})")
     taught, asked = emoji(TEACHER, CACHE, categories), emoji(ASKED, CACHE, categories)
-    with _stack(data_dir, console) as folder:
-        settings = stack.settings_for(folder, default=folder, kafka=None, redis=None)
-        with bootstrap.client(settings, SOURCE) as client:
-            summary = _show(client, taught, asked, console)
+    with (
+        _stack(data_dir, console) as folder,
+        closing(Persistent(folder, SOURCE, console.print, TIMEOUT)) as client,
+    ):
+        summary = _show(client, taught, asked, console)
     if json_:
         print(json.dumps(summary, ensure_ascii=False))  # noqa: T201 - for a program
 
@@ -56,7 +60,7 @@ def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
         return
     console.print("Starting Kafka, Redis with search, and four Faust workers ...")
     started = time.monotonic()
-    found = stack.up_detached(data_dir, kafka=None, redis=None, timeout=300)
+    found = start(data_dir)
     try:
         console.print(f"  up in {time.monotonic() - started:.0f} s; metrics at {found.metrics}")
         yield data_dir
@@ -65,12 +69,12 @@ def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
 
 
 def _show(
-    client: MemoryClient, taught: Sequence[Sample], asked: Sequence[Sample], console: Console
+    client: Persistent, taught: Sequence[Sample], asked: Sequence[Sample], console: Console
 ) -> dict[str, Any]:
     console.rule("1. It learns")
     started = time.monotonic()
     positions = _teach(client, taught, console)
-    first = client.query(asked[0].path, k=K, after=positions, timeout=TIMEOUT)
+    first = _query(client, asked[0], positions)
     _expect(first.status == "answered", "the memory answers after it was taught")
     console.print(
         f"  {len(taught)} classes from one image each, by {TEACHER}, searchable "
@@ -93,8 +97,13 @@ def _show(
     sample, before = asked[example], answers[example]
     resting_on = before.neighbors[0].image_id
     _print_answer(console, f"asked with {ASKED}'s {sample.name!r}", before)
-    corrected = client.correct(resting_on, "my own label").position()
-    flipped = client.query(sample.path, k=K, after=[corrected], timeout=TIMEOUT)
+    now = time.time_ns() // 1000
+    corrected = client.do(
+        lambda c: c.correct(
+            resting_on, "my own label", time=now, event_id=f"{client.run} corrected"
+        ).position(SENT_SECONDS)
+    )
+    flipped = _query(client, sample, [corrected])
     console.print(f"  correction sent: item {resting_on} is 'my own label'")
     _print_answer(console, "asked again", flipped)
     _expect(
@@ -103,9 +112,8 @@ def _show(
     )
 
     console.rule("4. It forgets")
-    request = client.forget(image=resting_on)
-    receipt = client.receipt(request, "erased", TIMEOUT)
-    after = client.query(sample.path, k=K, after=[request.position()], timeout=TIMEOUT)
+    forgotten, receipt = _forget(client, resting_on)
+    after = _query(client, sample, [forgotten])
     took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
     console.print(
         f"  forget-request for item {resting_on}: receipt says erased, {took:.0f} ms after the log "
@@ -127,30 +135,60 @@ def _show(
     }
 
 
-def _teach(client: MemoryClient, samples: Sequence[Sample], console: Console) -> Sequence[Position]:
+def _query(client: Persistent, sample: Sample, after: Sequence[Position]) -> Answer:
+    return client.do(lambda c: client.result(c.ask(sample.path, k=K, after=after, timeout=TIMEOUT)))
+
+
+def _forget(client: Persistent, image: str) -> tuple[Position, Receipt]:
+    def ask(to: MemoryClient) -> tuple[ForgetRequest, Position]:
+        request = to.forget(image=image, event_id=f"{client.run} forgotten")
+        return request, request.position(SENT_SECONDS)
+
+    request, position = client.do(ask)
+    return position, client.do(lambda c: c.receipt(request, "erased", SENT_SECONDS))
+
+
+def _teach(client: Persistent, samples: Sequence[Sample], console: Console) -> Sequence[Position]:
+    now = time.time_ns() // 1000
+    positions: dict[str, Position] = {}
+
+    def teach(to: MemoryClient) -> None:
+        pending = [
+            (s, to.ingest(s.path, id=s.id, label=s.name, time=now, event_id=f"{client.run} {s.id}"))
+            for s in samples
+            if s.id not in positions
+        ]
+        for sample, one in pending:
+            positions[sample.id] = one.position(SENT_SECONDS)
+            progress.update(bar, completed=len(positions))
+
     with _progress(console) as progress:
         bar = progress.add_task("  teaching", total=len(samples))
-        pending = [client.ingest(s.path, id=s.id, label=s.name) for s in samples]
-        positions = []
-        for one in pending:
-            positions.append(one.position(60))
-            progress.advance(bar)
+        client.do(teach)
     last: dict[int, Position] = {}
-    for position in sorted(positions, key=lambda p: p.offset):
+    for position in sorted(positions.values(), key=lambda p: p.offset):
         last[position.partition] = position
     return list(last.values())
 
 
-def _ask(client: MemoryClient, samples: Sequence[Sample], console: Console) -> list[Answer]:
+def _ask(client: Persistent, samples: Sequence[Sample], console: Console) -> list[Answer]:
+    answers: dict[str, Answer] = {}
+
+    def ask(to: MemoryClient) -> None:
+        futures = {
+            s.id: to.ask(s.path, k=K, rule="plurality", timeout=TIMEOUT)
+            for s in samples
+            if s.id not in answers
+        }
+        for name, future in futures.items():
+            answers[name] = client.result(future)
+            progress.update(bar, completed=len(answers))
+
     with _progress(console) as progress:
         bar = progress.add_task("  asking", total=len(samples))
-        futures = [client.ask(s.path, k=K, rule="plurality", timeout=TIMEOUT) for s in samples]
-        answers = []
-        for future in futures:
-            answers.append(future.result(TIMEOUT))
-            progress.advance(bar)
+        client.do(ask)
     # The nearest neighbour is the answer of a 1-NN; the other four are for top-5.
-    return [_nearest(answer) for answer in answers]
+    return [_nearest(answers[sample.id]) for sample in samples]
 
 
 def _nearest(answer: Answer) -> Answer:

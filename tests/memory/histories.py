@@ -44,6 +44,7 @@ SUBJECTS = ("ada", "bob")
 SOURCES = ("camera", "archive")
 # Differ only where TAGs, JSON and Redis' query language might not look.
 LABELS = ("cat", "Cat", "a,b {|}", "猫")
+ATTRIBUTES = ("lens", "a b")
 WORKERS = 3
 CRASHES = 4
 
@@ -70,8 +71,11 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
     source = draw(st.sampled_from(SOURCES))
     subjects = tuple(draw(st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)))
     content = draw(st.integers(0, CONTENTS))
+    attributes = draw(st.dictionaries(st.sampled_from(ATTRIBUTES), st.sampled_from(LABELS)))
     vector = np.eye(CONTENTS + 1, DIM, dtype=np.float32)[content]  # the last one is zero
-    stamp = make_stamp(time, source, image, label, *subjects, str(content))
+    # Two events that differ in nothing else are one event, so the stamp covers them here.
+    told = sorted(f"{name}={value}" for name, value in attributes.items())
+    stamp = make_stamp(time, source, image, label, *subjects, str(content), *told)
     return law.Admitted(
         Ingest(
             stamp=stamp,
@@ -81,6 +85,7 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
             payload=VectorPayload(vector, EMBEDDER),
             payload_digest=f"digest {content}",
             subjects=subjects,
+            attributes=attributes,
             address=address(time, stamp),
         )
     )

@@ -16,6 +16,7 @@ from streams import topics
 from streams.events import HEADROOM, Topic
 from streams.kafka_clients import mapped, mapped_errors
 from streams.topics import Relation, Setting, TopicSpec
+from tests.waiting import until
 
 Names = Callable[[str], str]
 
@@ -25,9 +26,17 @@ def spec(specs: list[TopicSpec], topic: Topic) -> TopicSpec:
 
 
 def alter(bootstrap: str, name: str, **settings: str) -> None:
+    """Change settings; returns when the broker, which learns of it a little later, tells them."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     dotted = {key.replace("_", "."): value for key, value in settings.items()}
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dotted)])
+
+    def told() -> bool:
+        asked = [ConfigResource(ConfigResourceType.TOPIC, name)]
+        live = admin.describe_configs(asked)["topic"][name]
+        return all(live[key]["value"] == value for key, value in dotted.items())
+
+    until(told)
     admin.close()
 
 
@@ -134,8 +143,9 @@ def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
 ) -> None:
     name = spec(created, Topic.QUERY).name
     alter(kafka_bootstrap, name, retention_ms="-1", flush_messages="1000")
+    assert len(topics.check(kafka_bootstrap, created)) == 1
     topics.configure(kafka_bootstrap, created)
-    assert topics.check(kafka_bootstrap, created) == []
+    until(lambda: topics.check(kafka_bootstrap, created) == [])
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     live = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
     admin.close()
@@ -182,6 +192,7 @@ def test_a_recreated_topic_has_another_id(kafka_bootstrap: str, created: list[To
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     admin.delete_topics([name])
     admin.close()
+    until(lambda: topics.check(kafka_bootstrap, created[:1]) != [])
     topics.create(kafka_bootstrap, created[:1])
     assert topics.topic_ids(kafka_bootstrap, [name]) != before
 
