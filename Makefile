@@ -6,7 +6,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help setup demo test test-prometheus test-docker crash crash-demo check audit format bench clean
+.PHONY: help setup demo test test-prometheus test-docker faults crash crash-demo check audit format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs pro
 
 test-docker: $(STAMP)  ## the compose file and the integration tests on containers; needs docker
 	$(BIN)/python -m tests.docker $(ARGS)
+
+faults: $(STAMP)  ## kill workers between any two steps of their work (ARGS='-m quick': some)
+	$(BIN)/python -m pytest tests/faults/check_workers.py tests/faults/check_steps.py $(ARGS)
 
 crash: $(STAMP)  ## random load, random kills, nothing lost (ROUNDS=50, SEED=1)
 	$(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

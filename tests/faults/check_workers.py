@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,12 +56,14 @@ def test_a_worker_whose_group_coordination_ends_is_started_again(shared: Ground)
 def test_a_third_worker_that_joins_amid_the_load_loses_nothing(
     fresh: Fresh, servers: Servers, tmp_path: Path
 ) -> None:
-    memory = fresh(workers={**TWO_OF_EACH}, instances=False)
+    # Of fewer partitions the first two would keep all: each its share of a group of three.
+    memory = fresh(workers=TWO_OF_EACH, instances=False, partitions=6)
     load = Load(memory.memory, 41, 2 * EVENTS, rate=300)
     load.wait_for(0.2)
     recovery = memory.recovery()
     name, third = name_of(tmp_path), {"ingest": 1, "correct": 1, "forget": 1}
-    with faults.ground(servers, tmp_path / "third", name, third, instances=False):
+    alike: dict[str, Any] = {"instances": False, "partitions": 6}
+    with faults.ground(servers, tmp_path / "third", name, third, **alike):
         load.finish()
         load = Load(memory.memory, 42, EVENTS // 2)
         load.finish()
