@@ -5,8 +5,10 @@ ARGS ?=
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# Two at a time, each with servers of its own, for two cores; ARGS='-n 0' runs one after the other.
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-prometheus test-docker faults crash crash-demo check audit format bench clean
+.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo check audit format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +25,10 @@ demo: $(STAMP)  ## watch a memory learn, recognise, be corrected and forget (ARG
 	$(BIN)/visual-memory demo $(ARGS)
 
 test: check  ## check, then all tests on real servers (ARGS='-k fence': some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+quick: check  ## check, then the tests that need no server, for the loop
+	$(BIN)/python -m pytest -m 'not servers' -n 2 --dist worksteal $(ARGS)
 
 test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs prometheus and promtool
 	$(BIN)/python -m pytest tests/prometheus/check_rules.py tests/prometheus/check_live.py $(ARGS)

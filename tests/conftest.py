@@ -1,4 +1,7 @@
-"""Real servers, started only for tests that ask for them."""
+"""Real servers, started only for tests that ask for them.
+
+What asks for one is marked `servers`, by its fixtures or by hand; `make quick` runs all the rest.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,40 @@ import pytest
 import redis as redis_py
 
 from memory.redis_index import connect
+from streams import local
 from tests import servers
+
+SERVERS = {"kafka_bootstrap", "redis_url"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    named = [name for name in servers.ADDRESSES if os.environ.get(name)]
+    if named and hasattr(config, "workerinput"):
+        raise pytest.UsageError(
+            f"{' and '.join(named)} name servers that tests set up as they want them, so that they "
+            "cannot run side by side: make test ARGS='-n 0'"
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_server_unmarked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a run of the tests that need no server, nothing starts one."""
+    if request.config.getoption("markexpr") != "not servers":
+        yield
+        return
+
+    def refuse(_: object) -> None:
+        raise AssertionError("this test starts a server: mark it with pytest.mark.servers")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local._Server, "spawn", refuse)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from streams.local import KafkaServer, RedisServer, free_port
 from streams.settings import CACHE
 from streams.topics import topic_ids
 
+ADDRESSES = ("VISUAL_MEMORY_TEST_KAFKA", "VISUAL_MEMORY_TEST_REDIS")
 KAFKA_IMAGE = "apache/kafka:4.1.0"
 REDIS_IMAGE = "redis:8.2.1"
 
@@ -68,7 +69,7 @@ def docker_has(image: str) -> bool:
 @contextmanager
 def kafka(folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Bootstrap servers of a real Kafka."""
-    if given := environment.get("VISUAL_MEMORY_TEST_KAFKA"):
+    if given := environment.get(ADDRESSES[0]):
         yield given
     elif docker_has(image := environment.get("VISUAL_MEMORY_TEST_KAFKA_IMAGE", KAFKA_IMAGE)):
         from testcontainers.core.container import DockerContainer
@@ -101,7 +102,7 @@ def _wait_for_kafka(address: str) -> None:
 @contextmanager
 def redis(folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator[str]:
     """URL of a real Redis with search, durable as the memory wants it."""
-    if given := environment.get("VISUAL_MEMORY_TEST_REDIS"):
+    if given := environment.get(ADDRESSES[1]):
         yield given
     elif docker_has(image := environment.get("VISUAL_MEMORY_TEST_REDIS_IMAGE", REDIS_IMAGE)):
         from testcontainers.community.redis import RedisContainer

@@ -24,6 +24,7 @@ def test_addresses_in_the_environment_are_taken_as_they_are(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("_without_docker")
 def test_without_docker_kafka_is_embedded(tmp_path: Path) -> None:
     with servers.kafka(tmp_path, {}) as bootstrap:
@@ -31,6 +32,7 @@ def test_without_docker_kafka_is_embedded(tmp_path: Path) -> None:
     assert (tmp_path / "kafka" / "server.log").exists()
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("_without_docker")
 def test_without_docker_redis_is_embedded(tmp_path: Path) -> None:
     with servers.redis(tmp_path, {}) as url, redis_py.Redis.from_url(url) as client:

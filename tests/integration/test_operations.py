@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from memory.redis_index import connect
 from memory.redis_setup import LIBRARY
 from streams import delivery, faust_app, stack
@@ -59,6 +61,7 @@ def test_a_memory_is_made_served_and_deleted_as_the_guide_says(
         store.close()
 
 
+@pytest.mark.servers
 def test_a_stack_on_one_machine_is_started_ended_and_copied_as_the_guide_says(
     tmp_path: Path,
 ) -> None:

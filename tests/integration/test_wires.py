@@ -38,6 +38,8 @@ from tests.wires import (
     guarded_redis,
 )
 
+pytestmark = pytest.mark.servers
+
 NAME = "guarded"
 BY_CERTIFICATE = (Principal.FORGET, Principal.QUERY)
 """These show a certificate to Kafka; the others log in by password."""

@@ -29,6 +29,8 @@ from memory.service import VisualMemory
 from streams.local import RedisServer
 from streams.settings import CACHE
 
+pytestmark = pytest.mark.servers
+
 KILLS = 20
 DIM = 8
 BATCH = 4

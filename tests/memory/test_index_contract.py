@@ -28,13 +28,8 @@ from memory.redis_index import RedisIndex
 
 DIM = 48
 KEY = bytes(range(32))
-ADAPTERS = [
-    "exact",
-    "FLAT-FLOAT16",
-    "FLAT-FLOAT32",
-    "HNSW-FLOAT16",
-    "HNSW-FLOAT32",
-]
+IN_REDIS = ["FLAT-FLOAT16", "FLAT-FLOAT32", "HNSW-FLOAT16", "HNSW-FLOAT32"]
+ADAPTERS = ["exact", *(pytest.param(name, marks=pytest.mark.servers) for name in IN_REDIS)]
 
 
 @pytest.fixture(params=ADAPTERS)

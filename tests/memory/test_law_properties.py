@@ -69,6 +69,9 @@ def open_redis(redis_url: str, unique: Callable[[str], str]) -> Iterator[OpenInd
         client.close()
 
 
+STORES = ["exact", pytest.param("redis", marks=pytest.mark.servers)]
+
+
 def open_exact() -> Sequence[MemoryIndex]:
     return [exact()]
 
@@ -133,7 +136,7 @@ def test_the_order_of_a_batch_rebuild_is_no_matter(history: History) -> None:
     assert digests_of(rebuilt(history)) == digests_of(rebuilt(history[::-1]))
 
 
-@pytest.mark.parametrize("store", ["exact", "redis"])
+@pytest.mark.parametrize("store", STORES)
 def test_what_was_forgotten_of_a_subject_might_never_have_been_seen(
     store: str, request: pytest.FixtureRequest
 ) -> None:
@@ -277,7 +280,7 @@ def test_a_mistake_in_the_functions_is_caught(
 
 
 @pytest.mark.parametrize("steps", WRONG_STEPS)
-@pytest.mark.parametrize("store", ["exact", "redis"])
+@pytest.mark.parametrize("store", STORES)
 def test_a_mistake_in_the_order_of_steps_is_caught(
     steps: type[Steps], store: str, request: pytest.FixtureRequest
 ) -> None:

@@ -125,6 +125,7 @@ class WithoutSearch(RedisServer):
         return arguments, environment
 
 
+@pytest.mark.servers
 def test_a_redis_without_search_is_refused_with_what_to_use(tmp_path: Path) -> None:
     with WithoutSearch(tmp_path, CACHE) as server:
         client = connect(server.url)

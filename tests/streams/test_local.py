@@ -88,6 +88,7 @@ def client() -> Iterator[Callable[[RedisServer | str], Any]]:
         each.close()
 
 
+@pytest.mark.servers
 def test_kafka_keeps_its_log_over_a_kill_and_a_move_to_another_port(tmp_path: Path) -> None:
     with KafkaServer(tmp_path) as first:
         create_topic(first.bootstrap)
@@ -100,6 +101,7 @@ def test_kafka_keeps_its_log_over_a_kill_and_a_move_to_another_port(tmp_path: Pa
         assert consume(second.bootstrap, 2) == [b"one", b"two"]
 
 
+@pytest.mark.servers
 def test_kafka_creates_no_topic_unasked_and_takes_settings(tmp_path: Path) -> None:
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError
@@ -128,6 +130,7 @@ def produce_quickly(bootstrap: str) -> None:
         producer.close(timeout=1)
 
 
+@pytest.mark.servers
 def test_redis_keeps_every_acknowledged_write_over_a_kill(
     tmp_path: Path, client: Callable[[RedisServer], Any]
 ) -> None:
@@ -141,6 +144,7 @@ def test_redis_keeps_every_acknowledged_write_over_a_kill(
         assert client(second).dbsize() == 50
 
 
+@pytest.mark.servers
 def test_redis_is_as_durable_as_promised(
     tmp_path: Path, client: Callable[[RedisServer], Any]
 ) -> None:
@@ -158,6 +162,7 @@ def test_redis_is_as_durable_as_promised(
     }
 
 
+@pytest.mark.servers
 def test_redis_finds_the_nearest_of_half_precision_vectors_also_after_a_restart(
     tmp_path: Path, client: Callable[[RedisServer], Any]
 ) -> None:
@@ -181,6 +186,7 @@ def test_redis_finds_the_nearest_of_half_precision_vectors_also_after_a_restart(
     assert [row.id for row in found.docs] == [f"item:{each}" for each in distances.argsort()[:3]]
 
 
+@pytest.mark.servers
 def test_redis_wants_the_password_it_was_given(
     tmp_path: Path, client: Callable[[RedisServer | str], Any]
 ) -> None:
@@ -192,6 +198,7 @@ def test_redis_wants_the_password_it_was_given(
         assert "a " not in str(server.address)
 
 
+@pytest.mark.servers
 def test_redis_listens_on_this_host_only(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         listening = [
@@ -203,6 +210,7 @@ def test_redis_listens_on_this_host_only(tmp_path: Path) -> None:
     assert listening == [f"0100007F:{server.port:04X}"]
 
 
+@pytest.mark.servers
 def test_a_failing_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
     with pytest.raises(LocalServerError, match="Bad directive") as caught:
         RedisServer(tmp_path, extra_config={"no-such-setting": "1"}).start()
@@ -211,6 +219,7 @@ def test_a_failing_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
         KafkaServer(tmp_path / "k", extra_config={"log.cleaner.threads": "many"}).start()
 
 
+@pytest.mark.servers
 def test_somebody_elses_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "theirs") as theirs:
         ours = RedisServer(tmp_path / "ours", port=theirs.port)
@@ -220,6 +229,7 @@ def test_somebody_elses_server_on_the_port_is_not_taken_for_ours(tmp_path: Path)
         assert theirs.alive
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("kind", [RedisServer, KafkaServer])
 def test_a_port_that_was_taken_meanwhile_is_chosen_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[RedisServer | KafkaServer]
@@ -269,6 +279,7 @@ def gone(children: dict[str, dict[str, Any]]) -> bool:
     return not any(Path(f"/proc/{each['pid']}").exists() for each in children.values())
 
 
+@pytest.mark.servers
 def test_a_supervised_stack_restarts_on_its_ports_and_dies_with_its_supervisor(
     tmp_path: Path, client: Callable[[RedisServer | str], Any]
 ) -> None:
