@@ -75,6 +75,18 @@ def known_topic_ids(settings: Settings) -> Mapping[str, str]:
     return topics.topic_ids(settings.kafka, names, wires.kafka_security(settings))
 
 
+def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
+    """The name of this worker in its consumer group, None where it has none.
+
+    A member that comes back under its name gets the partitions it had, and nobody looks how many
+    there are by now. So its name is another one where the topic has grown or was made anew.
+    """
+    if settings.instance is None:
+        return None
+    count = topics.partition_count(settings.kafka, topic, wires.kafka_security(settings))
+    return f"{settings.instance}.{topic_id}.{count}"
+
+
 def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
     """`Misconfigured` when a topic is missing or another of its name than before."""
     if changed := sorted(set(known_topic_ids(settings).items()) - set(before.items())):
@@ -110,20 +122,6 @@ def open_index(
 def generations(settings: Settings, client: redis.Redis, index: RedisIndex) -> Generations:
     """The generations of the memory that `index` is of."""
     return Generations(client, settings.namespace, index)
-
-
-def broker_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """What Faust logs in to Kafka with."""
-    security = wires.kafka_security(settings)
-    context = security.get("ssl_context")
-    if "sasl_mechanism" in security:
-        return faust.SASLCredentials(
-            username=security["sasl_plain_username"],
-            password=security["sasl_plain_password"],
-            mechanism=security["sasl_mechanism"],
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context else None
 
 
 def client(settings: Settings, source: str) -> MemoryClient:
@@ -260,10 +258,10 @@ def wire(
     app = faust_app.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         settings.kafka,
-        instance=settings.instance,
+        instance=group_instance(settings, topic, topic_id),
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
-        credentials=broker_credentials(settings),
+        credentials=faust_app.credentials(wires.kafka_security(settings)),
     )
     carrier = delivery.Delivery(
         app,

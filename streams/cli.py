@@ -6,7 +6,8 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -373,22 +374,23 @@ def status(settings: Settings, watch: bool, json_: bool) -> None:
     """Show items, labels, positions, lag and the digest of a memory."""
     from streams import bootstrap
 
-    monitor = bootstrap.monitor(settings)
-    while True:
-        found = monitor.status()
-        if json_:
-            emit(found)
-        else:
-            table = Table("topic", "partition", "position", "lag")
-            for lag in found["lag"]:
-                table.add_row(*(str(lag[c]) for c in ("topic", "partition", "position", "lag")))
-            console.print(table)
-            for name in ("items", "labels", "waiting_corrections", "open_forgets", "bytes"):
-                console.print(f"{name}: {found[name]}")
-            console.print(f"digest: {found['digest']['visible']}")
-        if not watch:
-            return
-        time.sleep(2)
+    with closing(bootstrap.monitor(settings)) as monitor:
+        while True:
+            found = monitor.status()
+            emit(found) if json_ else _print_status(found)
+            if not watch:
+                return
+            time.sleep(2)
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    table = Table("topic", "partition", "position", "lag")
+    for lag in found["lag"]:
+        table.add_row(*(str(lag[c]) for c in ("topic", "partition", "position", "lag")))
+    console.print(table)
+    for name in ("items", "labels", "waiting_corrections", "open_forgets", "bytes"):
+        console.print(f"{name}: {found[name]}")
+    console.print(f"digest: {found['digest']['visible']}")
 
 
 @cli.command()

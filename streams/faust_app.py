@@ -23,6 +23,7 @@ from faust.types import TP, EventT
 from memory.errors import Unavailable
 from streams.events import Record
 from streams.garbled import tolerate_garbled_headers
+from streams.kafka_clients import Security
 
 SHUTDOWN_SECONDS = 12.0
 
@@ -70,6 +71,19 @@ class Transport(driver.Transport):
         self.Consumer = consumer  # type: ignore[misc]
 
 
+def credentials(security: Security) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What Faust logs in to Kafka with, from kafka-python's SASL and TLS arguments."""
+    context = security.get("ssl_context")
+    if "sasl_mechanism" in security:
+        return faust.SASLCredentials(
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
+            mechanism=security["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
 def make_app(
     group: str,
     bootstrap: str,
@@ -77,7 +91,7 @@ def make_app(
     instance: str | None,
     max_record_bytes: int,
     buffer: int,
-    credentials: Any = None,
+    credentials: faust.SASLCredentials | faust.SSLCredentials | None = None,
 ) -> faust.App:
     """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
 

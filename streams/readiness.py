@@ -12,6 +12,8 @@ from memory.errors import Unavailable
 
 LOOK_SECONDS = 5.0
 STALLED_SECONDS = 60.0
+KAFKA_SECONDS = 10.0
+"""Two looks: a broker that answers none of them is away."""
 
 
 class Carrier(Protocol):
@@ -74,6 +76,7 @@ class Readiness:
         self._carrier = carrier
         self._index = index
         self._headway = Headway(STALLED_SECONDS)
+        self._kafka_answered = time.monotonic()
 
     async def __call__(self) -> list[str]:
         reasons = []
@@ -87,10 +90,15 @@ class Readiness:
             await asyncio.to_thread(self._index.ping)
         except Unavailable:
             reasons.append("Redis is away")
+        if time.monotonic() - self._kafka_answered > KAFKA_SECONDS:
+            reasons.append("Kafka is away")
         return reasons
 
     async def watch(self) -> None:
-        """Look at the lag for ever. A server that is away is told by `__call__`."""
+        """Look at the lag for ever. A server that is away is told by `__call__`.
+
+        Here and not there, so that one look waits for Kafka and not as many as there are probes.
+        """
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             with suppress(Unavailable):
@@ -98,6 +106,7 @@ class Readiness:
 
     async def _look(self) -> None:
         ends = await self._ends()
+        self._kafka_answered = time.monotonic()
         held = await asyncio.to_thread(self._index.positions)
         lags = {
             partition: (held.get((self._topic_id, partition), 0), end)

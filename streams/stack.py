@@ -96,7 +96,9 @@ def up(
     for server, external in (("kafka", kafka), ("redis", redis)):
         if external is None:
             refuse_wires_of(server, settings)
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Ids and vectors stand in the servers' files, also where the folder was there and open to all.
+    os.umask(0o077)
+    data_dir.mkdir(parents=True, exist_ok=True)
     make_secrets(data_dir)
     _supervisor(data_dir.absolute(), kafka, redis, workers or {}, say, ready).run()
 
@@ -226,7 +228,8 @@ def up_detached(
     argv += ["--kafka", kafka] if kafka else []
     argv += ["--redis", redis] if redis else []
     log = data_dir / "logs" / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log.touch(mode=0o600)
     log.write_text("")
     pid = detach(argv, log)
     deadline = time.monotonic() + timeout

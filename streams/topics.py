@@ -215,6 +215,17 @@ def topic_ids(
     return {name: _id_text(found[name]["topic_id"]) for name in names}
 
 
+def partition_count(bootstrap: str, name: str, security: Security = NO_SECURITY) -> int:
+    """How many partitions a topic has now. Raises `Misconfigured` when it is missing, `Unavailable`."""
+    with administration(bootstrap, security) as admin:
+        (found,) = admin.describe_topics([name])
+        if not _exists(found):
+            raise Misconfigured(
+                f"topics are missing: {name}; create them with `visual-memory topics`"
+            )
+        return len(found["partitions"])
+
+
 def _id_text(topic_id: UUID) -> str:
     return base64.urlsafe_b64encode(UUID(str(topic_id)).bytes).decode().rstrip("=")
 

@@ -1,87 +1,255 @@
-"""The command on real images: what was accepted, what was rejected, what is visible."""
+"""The command on real images: what it prints, which exit code it ends with, what it changes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from streams.settings import worker_environment
-from tests.integration.running import KEY, ROOT, running
+from memory.model import FOREVER
+from streams.bootstrap import full_name
+from streams.cli import cli
+from streams.events import Topic
+from streams.settings import ENVIRONMENT_PREFIX
+from tests.integration.running import KEY, Running, running
+from tests.streams.test_topics import alter
 
 
-def draw(path: Path, seed: int) -> None:
+def draw(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).resize((64, 64)).save(path)
+    return path
 
 
-def test_a_folder_is_taught_asked_corrected_and_forgotten(
-    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
-) -> None:
-    name = unique("command")
-    photos = tmp_path / "photos"
-    for n, label in enumerate(("cat", "cat", "dog")):
-        draw(photos / label / f"{n}.png", n)
-    (photos / "dog" / "bad.png").write_bytes(b"no image")
-    environment = worker_environment(
-        kafka=kafka_bootstrap, redis=redis_url, topic_prefix=name, namespace=name, hmac_key=KEY
-    )
+@dataclass
+class Said:
+    """What a command printed, and how it ended."""
 
-    def command(*words: str) -> tuple[int, dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-m", "streams.cli", *words, "--json"],
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        (line,) = done.stdout.splitlines()
-        return done.returncode, json.loads(line)
+    code: int
+    out: str
+    err: str
 
+    @property
+    def json(self) -> dict[str, Any]:
+        (line,) = self.out.splitlines()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+@dataclass
+class Desk:
+    """A memory and the command that speaks to it."""
+
+    memory: Running
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, *words: str | Path) -> Said:
+        done = CliRunner().invoke(cli, [str(word) for word in words], env=dict(self.environment))
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    def json(self, *words: str | Path) -> dict[str, Any]:
+        """What a command that ends well prints for a program."""
+        said = self.run(*words, "--json")
+        assert said.code == 0, (said.out, said.err)
+        return said.json
+
+    def labels(self, image: str | Path) -> dict[str, str]:
+        """The labels of what an image's answer rests on, by id."""
+        found = self.json("query", image, "-k", "100")["neighbors"]
+        return {neighbor["id"]: neighbor["label"] for neighbor in found}
+
+    def teach(self, name: str, seed: int, label: str = "cat", **options: str) -> Path:
+        """An image of this id, learned by the memory."""
+        image = draw(self.folder / label / f"{name}.png", seed)
+        more = [part for option in options.items() for part in option]
+        done = self.json("ingest", image, "--id", name, *more)
+        assert done == {"accepted": 1, "rejected": 0, "visible": 1, "in_time": True, "reasons": []}
+        return image
+
+
+@pytest.fixture(scope="module")
+def desk(
+    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("command")
+    name = f"{folder.name}-{folder.parent.name}-"
+    values = {
+        "kafka": kafka_bootstrap,
+        "redis": redis_url,
+        "topic_prefix": name,
+        "namespace": name,
+        "hmac_key": KEY,
+    }
     with running(
-        tmp_path,
+        folder,
         kafka=kafka_bootstrap,
         redis_url=redis_url,
         name=name,
         workers={"ingest": 1, "correct": 1, "forget": 1, "query": 1},
         embedder="lite0",
     ) as memory:
-        code, taught = command("ingest", str(photos), "--subject", "ada", "--source", "album")
-        assert (code, taught["accepted"], taught["rejected"], taught["visible"]) == (1, 3, 1, 3)
-        assert taught["reasons"][0]["reason"] == "not-an-image"
+        environment = {f"{ENVIRONMENT_PREFIX}{n.upper()}": value for n, value in values.items()}
+        yield Desk(memory, folder / "photos", environment)
 
-        code, answer = command("query", str(photos / "dog" / "2.png"), "-k", "1")
-        assert (code, answer["label"]) == (0, "dog")
-        assert answer["neighbors"][0]["id"] == "dog/2.png"
 
-        code, _ = command("correct", "dog/2.png", "wolf")
-        assert code == 0
-        memory.wait_until_merged()
-        code, answer = command("query", "--item", "cat/0.png", "--rule", "plurality")
-        assert code == 0
-        assert {n["id"]: n["label"] for n in answer["neighbors"]} == {
-            "cat/1.png": "cat",
-            "dog/2.png": "wolf",
-        }
+def test_a_folder_is_taught_asked_corrected_and_forgotten(desk: Desk, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for n, label in enumerate(("cat", "cat", "dog")):
+        draw(photos / label / f"{n}.png", n)
+    (photos / "dog" / "bad.png").write_bytes(b"no image")
 
-        code, receipt = command("forget", "--label", "wolf")
-        assert (code, receipt["images"]) == (0, 1)
-        code, receipt = command("forget", "--subject", "ada")
-        assert (code, receipt["images"]) == (0, 2)
-        code, answer = command("query", str(photos / "dog" / "2.png"))
-        assert (code, answer["status"]) == (0, "empty")
+    taught = desk.run("ingest", photos, "--subject", "ada", "--source", "album", "--json")
+    assert taught.code == 1
+    counts = {name: taught.json[name] for name in ("accepted", "rejected", "visible")}
+    assert counts == {"accepted": 3, "rejected": 1, "visible": 3}
+    assert taught.json["reasons"][0]["reason"] == "not-an-image"
 
-        code, found = command("status")
-        assert (code, found["items"], found["labels"]) == (0, 0, 0)
-        assert {lag["lag"] for lag in found["lag"]} == {0}
-        code, found = command("topics", "--check")
-        assert (code, found["problems"]) == (0, [])
+    answer = desk.json("query", photos / "dog" / "2.png", "-k", "1")
+    assert (answer["label"], answer["neighbors"][0]["id"]) == ("dog", "dog/2.png")
+
+    desk.json("correct", "dog/2.png", "wolf")
+    desk.memory.wait_until_merged()
+    answer = desk.json("query", "--item", "cat/0.png", "--rule", "plurality")
+    assert {n["id"]: n["label"] for n in answer["neighbors"]} == {
+        "cat/1.png": "cat",
+        "dog/2.png": "wolf",
+    }
+
+    assert desk.json("forget", "--label", "wolf")["images"] == 1
+    assert desk.json("forget", "--subject", "ada")["images"] == 2
+    assert desk.json("query", photos / "dog" / "2.png")["status"] == "empty"
+
+    desk.memory.wait_until_merged()
+    found = desk.json("status")
+    assert (found["items"], found["labels"]) == (0, 0)
+    assert {lag["lag"] for lag in found["lag"]} == {0}
+    assert desk.json("topics", "--check")["problems"] == []
+
+
+def test_an_image_is_known_by_the_id_and_the_label_that_are_given(desk: Desk) -> None:
+    image = desk.teach("by-name", 10, "fox", **{"--label": "vixen"})
+    assert desk.labels(image)["by-name"] == "vixen"
+    answer = desk.json("query", "--item", "by-name", "-k", "1")
+    assert "by-name" not in [n["id"] for n in answer["neighbors"]]
+
+
+def test_a_correction_is_taken_back(desk: Desk) -> None:
+    image = desk.teach("withdrawn", 11)
+    sent = desk.json("correct", "withdrawn", "lynx")
+    assert sent["topic"] == full_name(desk.memory.settings, Topic.LABEL_CORRECTION)
+    desk.memory.wait_until_merged()
+    assert desk.labels(image)["withdrawn"] == "lynx"
+    said = desk.run("correct", "withdrawn", "--withdraw")
+    assert (said.code, said.out) == (0, "")
+    assert said.err.startswith(f"sent: {sent['topic']}[")
+    desk.memory.wait_until_merged()
+    assert desk.labels(image)["withdrawn"] == "cat"
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_what_is_forgotten_for_ever_is_told_from_what_may_come_back(
+    desk: Desk, *, permanent: bool
+) -> None:
+    name = f"gone-{permanent}"
+    image = desk.teach(name, 12 + permanent)
+    receipt = desk.json("forget", "--image", name, *(["--permanent"] if permanent else []))
+    assert (receipt["stage"], receipt["images"]) == ("erased", 1)
+    assert (receipt["until"] == FOREVER) is permanent
+    again = desk.run("ingest", image, "--id", name, "--json")
+    assert again.code == 1, "until then it is not admitted"
+    assert again.json["reasons"][0]["reason"] == "forgotten"
+    assert name not in desk.labels(image)
+
+
+def test_a_person_reads_what_was_done(desk: Desk) -> None:
+    image = draw(desk.folder / "owl" / "read.png", 20)
+    said = desk.run("ingest", image)
+    assert (said.code, said.out) == (0, "")
+    assert "accepted 1, rejected 0, visible 1" in said.err
+
+    said = desk.run("query", image, "-k", "1")
+    assert said.code == 0
+    assert "owl (100%)" in said.err
+    assert "read.png" in said.err
+
+    said = desk.run("status")
+    assert said.code == 0
+    assert f"items: {desk.json('status')['items']}" in said.err
+    assert "digest: " in said.err
+
+    said = desk.run("forget", "--label", "owl")
+    assert said.code == 0
+    assert "erased: 1 images are in no answer any more" in said.err
+    said = desk.run("forget", "--image", "read.png", "--wait", "sent")
+    assert said.code == 0
+    assert "sent as " in said.err
+
+
+def test_a_question_without_an_answer_ends_with_1_and_says_why(desk: Desk) -> None:
+    said = desk.run("query", "--item", "nobody")
+    assert said.code == 1
+    assert "rejected unknown-item" in said.err
+    assert desk.run("query", "--item", "nobody", "--json").json["status"] == "rejected"
+
+
+def test_a_rejected_image_ends_with_1_and_its_reason(desk: Desk, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    said = desk.run("ingest", bad)
+    assert said.code == 1
+    assert "accepted 0, rejected 1, visible 0" in said.err
+    assert "not-an-image" in said.err
+
+
+def test_a_difference_in_the_topics_ends_with_1_and_is_named(desk: Desk) -> None:
+    name = full_name(desk.memory.settings, Topic.FORGET_RECEIPT)
+    alter(desk.memory.settings.kafka, name, retention_ms="1000")
+    try:
+        for words in (["topics", "--check"], ["topics"]):
+            said = desk.run(*words)
+            assert said.code == 1
+            assert f"{name}: retention.ms is 1000" in said.err
+            assert "8 topics, 1 problems" in said.err
+        assert len(desk.run("topics", "--check", "--json").json["problems"]) == 1
+    finally:
+        alter(desk.memory.settings.kafka, name, retention_ms="-1")
+
+
+def test_only_looking_creates_no_topic(
+    desk: Desk, kafka_bootstrap: str, unique: Callable[[str], str]
+) -> None:
+    name = unique("looking")
+    other = Desk(desk.memory, desk.folder, {**desk.environment, "VISUAL_MEMORY_TOPIC_PREFIX": name})
+    for _ in range(2):
+        said = other.run("topics", "--check")
+        assert said.code == 1
+        assert said.err.count("the topic is missing") == 8
+    assert other.run("topics").code == 0
+    assert other.run("topics", "--check").code == 0
+
+
+def test_nothing_secret_is_printed(desk: Desk) -> None:
+    """Not by what reads the settings, nor by what lists them."""
+    secret = {
+        **desk.environment,
+        "VISUAL_MEMORY_REDIS": desk.environment["VISUAL_MEMORY_REDIS"].replace(
+            "redis://", "redis://:correct-horse@"
+        ),
+        "VISUAL_MEMORY_HMAC_KEY": "ab" * 32,
+    }
+    mistaken = Desk(desk.memory, desk.folder, secret)
+    for words in (["settings"], ["permissions"], ["topics"]):
+        said = mistaken.run(*words)
+        assert said.code == 0
+        assert "correct-horse" not in said.out + said.err
+        assert "ab" * 32 not in said.out + said.err

@@ -106,7 +106,10 @@ def test_none_of_the_settings_here_is_its_default() -> None:
 
 @pytest.fixture(autouse=True)
 def _topics_there() -> Iterator[None]:
-    with patch.object(topics, "topic_ids", autospec=True, return_value=IDS):
+    with (
+        patch.object(topics, "topic_ids", autospec=True, return_value=IDS),
+        patch.object(topics, "partition_count", autospec=True, return_value=5),
+    ):
         yield
 
 
@@ -395,7 +398,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     worker.make_app.assert_called_once_with(
         f"p-n-{role}",
         "one:1,two:2",
-        instance="me",
+        instance=f"me.id-{topic}.5",
         max_record_bytes=3_000_000,
         buffer=2 * batch,
         credentials=ANY,
@@ -413,6 +416,13 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     seconds, check = worker.carrier.watch.call_args.args
     assert seconds == bootstrap.TOPICS_WATCH_SECONDS
     assert (check.func, check.args) == (bootstrap.check_same_topics, (SETTINGS, IDS))
+
+
+def test_a_worker_is_known_to_its_group_by_its_name_and_what_it_reads() -> None:
+    assert bootstrap.group_instance(SETTINGS, "p-query", "id-query") == "me.id-query.5"
+    counted: Any = topics.partition_count
+    counted.assert_called_once_with("one:1,two:2", "p-query", SECURITY)
+    assert bootstrap.group_instance(load(), "query", "id-query") is None
 
 
 def test_ready_vectors_come_in_larger_batches_than_images() -> None:
@@ -530,7 +540,7 @@ def test_an_app_has_what_delivery_relies_on() -> None:
         instance="me",
         max_record_bytes=3_000_000,
         buffer=22,
-        credentials=bootstrap.broker_credentials(SETTINGS),
+        credentials=faust_app.credentials(SECURITY),
     )
     conf: Any = app.conf
     assert conf.id == "group"

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
+from kafka.future import Future
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 from memory.model import (
@@ -25,7 +27,8 @@ from memory.model import (
     SelectorKind,
     VectorPayload,
 )
-from streams import codec, topics
+from streams import client as client_module
+from streams import codec, kafka_clients, topics
 from streams.client import MemoryClient
 from streams.events import Answer, Marker, OutgoingRecord, QueryEvent, Receipt, Record, Topic
 
@@ -509,6 +512,48 @@ def test_flushing_waits_for_all_that_was_sent(client: MemoryClient) -> None:
     sent = [client.ingest(b"x", id=str(i), label="l") for i in range(50)]
     client.flush()
     assert len({pending.position(0) for pending in sent}) == 50
+
+
+class Unanswered:
+    """A producer whose log acknowledges nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[Future] = []
+
+    def send(self, _topic: str, **_record: object) -> Future:
+        self.sent.append(Future())
+        return self.sent[-1]
+
+
+def test_no_more_waits_in_a_client_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images fit. Who would add a third waits, and is told when it has waited too long."""
+    monkeypatch.setattr(client_module, "MAX_UNSENT", 3000)
+    monkeypatch.setattr(kafka_clients, "BLOCK_SECONDS", 0.2)
+    log = Unanswered()
+    client = MemoryClient("nowhere:1", source="s")
+    monkeypatch.setattr(client, "_connected", lambda _topic, _linger: ("id", log))
+    image = b"x" * 1000
+    for name in ("one", "two"):
+        client.ingest(image, id=name, label="l")
+    with pytest.raises(Unavailable, match="too much waits"):
+        client.ingest(image, id="three", label="l")
+    assert len(log.sent) == 2
+    log.sent[0].success(None)
+    client.ingest(image, id="three", label="l")
+    log.sent[1].failure(KafkaTimeoutError())  # what has failed waits no more either
+    client.ingest(image, id="four", label="l")
+    assert len(log.sent) == 4
+    client.close()
+
+
+def test_an_image_larger_than_the_room_is_sent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_UNSENT", 10)
+    log = Unanswered()
+    client = MemoryClient("nowhere:1", source="s")
+    monkeypatch.setattr(client, "_connected", lambda _topic, _linger: ("id", log))
+    client.ingest(b"x" * 1000, id="i", label="l")
+    assert len(log.sent) == 1
+    client.close()
 
 
 def test_a_closed_client_sends_nothing(client: MemoryClient) -> None:

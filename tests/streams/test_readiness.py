@@ -1,12 +1,17 @@
-"""A worker whose lag only grows is told from one that gets on."""
+"""What keeps a worker from serving; one whose lag only grows is told from one that gets on."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
-from streams.readiness import Headway
+from memory.errors import Unavailable
+from memory.exact_index import ExactIndex
+from streams import readiness
+from streams.readiness import Headway, Readiness
 
 Look = tuple[float, Mapping[int, tuple[int, int]]]
 
@@ -46,3 +51,82 @@ def test_a_worker_has_stalled_when_no_position_moves_though_records_come(
     for now, lags in looks:
         headway.look(now, lags)
     assert headway.stalled is stalled
+
+
+class Carrier:
+    """Delivery as the probes ask it."""
+
+    waiting_for = ""
+
+    def assigned(self) -> int:
+        return 1
+
+
+class Away(ExactIndex):
+    def ping(self) -> None:
+        raise Unavailable("away")
+
+
+def ready(
+    *, carrier: Carrier | None = None, index: ExactIndex | None = None, ends: Any = None
+) -> Readiness:
+    async def none() -> Mapping[int, int]:
+        return {}
+
+    found = index or ExactIndex(embedder="test", dim=2)
+    return Readiness(ends or none, "topic-id", carrier or Carrier(), found)
+
+
+def reasons(probe: Readiness) -> list[str]:
+    return asyncio.run(probe())
+
+
+def test_nothing_keeps_a_worker_that_has_all_it_needs() -> None:
+    assert reasons(ready()) == []
+
+
+def test_a_worker_without_a_partition_says_so() -> None:
+    spare = Carrier()
+    spare.assigned = lambda: 0  # type: ignore[method-assign]  # of this one
+    (reason,) = reasons(ready(carrier=spare))
+    assert "no partition" in reason
+
+
+def test_a_worker_that_repeats_a_step_says_what_it_waits_for() -> None:
+    waiting = Carrier()
+    waiting.waiting_for = "Kafka: NotEnoughReplicasError"
+    assert reasons(ready(carrier=waiting)) == ["waiting for Kafka: NotEnoughReplicasError"]
+
+
+def test_a_redis_that_is_away_is_named() -> None:
+    assert reasons(ready(index=Away(embedder="test", dim=2))) == ["Redis is away"]
+
+
+@pytest.mark.parametrize("how", ["hangs", "refuses"])
+def test_a_kafka_that_does_not_answer_is_named_until_it_does(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "KAFKA_SECONDS", 0.1)
+
+    async def watched() -> None:
+        back = asyncio.Event()
+
+        async def ends() -> Mapping[int, int]:
+            if how == "hangs":
+                await back.wait()
+            if not back.is_set():
+                raise Unavailable("away")
+            return {0: 0}
+
+        probe = ready(ends=ends)
+        assert await probe() == []
+        watching = asyncio.create_task(probe.watch())
+        await asyncio.sleep(0.2)
+        assert await probe() == ["Kafka is away"]
+        back.set()
+        while await probe():  # noqa: ASYNC110 - the probe tells no event
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(watched(), 20))

@@ -204,6 +204,12 @@ def test_ids_of_missing_topics_are_refused_naming_them(
         topics.topic_ids(kafka_bootstrap, [created[0].name, "nowhere", "neither"])
 
 
+def test_partitions_are_counted(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
+    assert topics.partition_count(kafka_bootstrap, spec(created, Topic.QUERY).name) == 2
+    with pytest.raises(Misconfigured, match="missing: nowhere"):
+        topics.partition_count(kafka_bootstrap, "nowhere")
+
+
 def test_kafka_away_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable):
         topics.check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -111,6 +112,12 @@ def test_a_process_that_cannot_find_out_in_time_is_not_ready_but_alive(server: S
     assert answer.status == 503
     assert answer.json == {"ready": False, "reasons": ["a server does not answer in time"]}
     assert server.ask("/livez").json == {"live": True}
+
+
+def test_it_listens_where_it_is_told_and_nowhere_else(server: Server) -> None:
+    socket.create_connection((HOST, server.port), 5).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.3", server.port), 5)
 
 
 def test_metrics_come_in_the_format_that_prometheus_reads(server: Server) -> None:

@@ -15,8 +15,7 @@ import trustme
 from kafka import errors
 
 from memory.errors import Misconfigured, Unavailable
-from streams import tls
-from streams.bootstrap import broker_credentials
+from streams import faust_app, tls
 from streams.kafka_clients import NO_SECURITY, mapped
 from streams.quiet_logs import WIRETAPS, keep_wires_out_of_logs
 from streams.settings import Settings, load
@@ -52,7 +51,7 @@ def both(settings: Settings) -> tuple[Any, Any]:
 
 def test_plain_text_needs_no_arguments() -> None:
     assert both(load()) == (NO_SECURITY, {})
-    assert broker_credentials(load()) is None
+    assert faust_app.credentials(kafka_security(load())) is None
 
 
 def test_a_login_goes_to_kafka_python_and_to_faust() -> None:
@@ -63,7 +62,7 @@ def test_a_login_goes_to_kafka_python_and_to_faust() -> None:
         "sasl_plain_username": "ann",
         "sasl_plain_password": PASSWORD,
     }
-    credentials: Any = broker_credentials(settings)
+    credentials: Any = faust_app.credentials(kafka_security(settings))
     assert (credentials.username, credentials.password) == ("ann", PASSWORD)
     assert credentials.mechanism.value == "SCRAM-SHA-512"
     assert credentials.protocol.value == "SASL_PLAINTEXT"
@@ -78,7 +77,7 @@ def test_tls_verifies_the_broker_and_its_name(protocol: str, files: dict[str, st
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert len(context.get_ca_certs()) == 1
-    credentials: Any = broker_credentials(settings)
+    credentials: Any = faust_app.credentials(kafka_security(settings))
     assert credentials.protocol.value == protocol
 
 
@@ -201,7 +200,7 @@ def test_no_argument_shows_a_password_where_it_is_printed(files: dict[str, str])
         redis_password=PASSWORD,
         redis="redis://h",
     )
-    printed = f"{settings!r} {both(settings)} {broker_credentials(settings)}"
+    printed = f"{settings!r} {both(settings)} {faust_app.credentials(kafka_security(settings))}"
     assert PASSWORD not in printed
 
 

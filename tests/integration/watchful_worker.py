@@ -1,0 +1,13 @@
+"""A worker that looks at its topics and servers more often. Run with the role as its argument."""
+
+from __future__ import annotations
+
+import sys
+
+from streams import bootstrap, readiness
+from streams.settings import load
+
+if __name__ == "__main__":
+    bootstrap.TOPICS_WATCH_SECONDS = 1.0
+    readiness.KAFKA_SECONDS, readiness.LOOK_SECONDS = 2.0, 0.5
+    bootstrap.run_worker(load(), sys.argv[1])

@@ -1,0 +1,120 @@
+"""The command: what it refuses, with which exit code, and what it never prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from streams.cli import cli
+from streams.local import HOST, free_port
+from tests.integration.guide import SECTIONS
+from tests.integration.running import KEY, ROOT
+
+SECRET = "correct-horse"
+KEYED = {"HMAC_KEY": KEY}
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_and_option_has_a_help_text(name: str) -> None:
+    found = cli.commands[name]
+    assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+    assert found.help
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own, with no settings but these."""
+    bare = {n: v for n, v in os.environ.items() if not n.startswith("VISUAL_MEMORY_")}
+    given = {f"VISUAL_MEMORY_{name}": value for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "streams.cli", *words],
+        env={**bare, **given, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+WRONG_USE = {
+    "a label and its withdrawal": (["correct", "i", "cat", "--withdraw"], "either a label or"),
+    "no label": (["correct", "i"], "either a label or"),
+    "two selectors": (["forget", "--image", "i", "--subject", "s"], "exactly one of"),
+    "no selector": (["forget", "--permanent"], "exactly one of"),
+    "an image and an item": (["query", __file__, "--item", "i"], "either an image file or"),
+    "nothing to ask with": (["query"], "either an image file or"),
+    "an id for many": (["ingest", "--id", "i", __file__, str(ROOT / "README.md")], "single image"),
+    "an unknown rule": (["query", "--item", "i", "--rule", "best"], "rank"),
+    "an unknown role": (["worker", "cook"], "ingest"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG_USE.values(), ids=WRONG_USE)
+def test_wrong_use_is_told_before_any_server_is_called(words: list[str], said: str) -> None:
+    nowhere = ["--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1"]
+    done = CliRunner().invoke(cli, [*words, *nowhere], env={"VISUAL_MEMORY_HMAC_KEY": KEY})
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.servers  # half a minute: it waits for one
+def test_a_server_that_is_away_at_the_start_ends_a_worker_with_2_and_one_line() -> None:
+    done = run("worker", "correct", KAFKA=f"{HOST}:{free_port()}", **KEYED)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("Kafka")
+    assert "Traceback" not in done.stderr
+
+
+REFUSED = {
+    "a bad number": ({"PARTITIONS": "0"}, "VISUAL_MEMORY_PARTITIONS"),
+    "an unknown element type": ({"INDEX_DTYPE": SECRET}, "VISUAL_MEMORY_INDEX_DTYPE"),
+    "a login without SASL": ({"KAFKA_PASSWORD": SECRET}, "VISUAL_MEMORY_KAFKA_PASSWORD"),
+    "a user without a password": (
+        {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": SECRET},
+        "VISUAL_MEMORY_KAFKA_PASSWORD",
+    ),
+    "a file that is not there": (
+        {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_CA_FILE": f"/{SECRET}"},
+        "VISUAL_MEMORY_KAFKA_CA_FILE",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "named"), REFUSED.values(), ids=REFUSED)
+def test_bad_settings_end_a_worker_with_2_and_are_named_without_their_value(
+    given: dict[str, str], named: str
+) -> None:
+    done = run("worker", "ingest", **{"KAFKA": f"{HOST}:1", **KEYED, **given})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert named in line
+    assert SECRET not in line
+    assert KEY not in line
+
+
+def test_without_a_stack_or_servers_a_command_says_how_to_get_one(tmp_path: Path) -> None:
+    for words in (["status"], ["status", "--data-dir", str(tmp_path)]):
+        done = run(*words)
+        assert done.returncode == 2
+        assert "visual-memory up" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_stack_that_does_not_run_is_ended_at_once(tmp_path: Path) -> None:
+    done = run("down", "--data-dir", str(tmp_path))
+    assert (done.returncode, done.stderr.strip()) == (0, "nothing runs in this folder")
+
+
+def test_the_guides_table_has_every_code_that_a_worker_ends_with() -> None:
+    """0: test_local_stack.py, 2: here and test_refusals.py, 70: test_delivery.py."""
+    codes = SECTIONS["Exit codes and probes"]
+    assert re.findall(r"^\| (\d+) \| ", codes, flags=re.MULTILINE) == ["0", "2", "70"]
