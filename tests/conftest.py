@@ -5,9 +5,11 @@ What asks for one is marked `servers`, by its fixtures or by hand; `make quick` 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,3 +85,12 @@ def unique() -> Callable[[str], str]:
     numbers = itertools.count()
     run = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return lambda kind: f"{kind}-{run}-{next(numbers)}-"
+
+
+@pytest.fixture
+def sockets_left() -> Iterator[None]:
+    """kafka-python leaves a socket open that could not connect, or whose TLS handshake failed."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import secrets
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -331,15 +329,6 @@ def test_who_only_answers_starts_where_the_facts_of_forgetting_are_taken(
     finally:
         store.close()
         admin.close()
-
-
-@pytest.fixture
-def sockets_left() -> Iterator[None]:
-    """kafka-python leaves a socket open whose TLS handshake failed."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def other_ca(deployment: Deployment) -> str:

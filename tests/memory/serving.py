@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,12 +33,14 @@ class Site:
     before: Callable[[], object] = bool
     """Called before each answer."""
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+    scheme: str = "http"
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"{self.scheme}://{host}:{self.port}{path}"
 
 
 @contextmanager
-def site() -> Iterator[Site]:
+def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     """A server that answers what its pages say, and 404 for the rest."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,11 +62,21 @@ def site() -> Iterator[Site]:
             with suppress(OSError):
                 self.wfile.write(page.body)
 
+        def handle(self) -> None:
+            with suppress(ssl.SSLError, ConnectionError):
+                super().handle()
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found = Site(server.server_address[1])
+    if tls is not None:
+        # The handshake is made by whoever answers, not by the one that accepts for all.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        found.scheme = "https"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from memory import claim_sources
 from memory.claims import ClaimFetcher, claim_of
@@ -274,13 +276,49 @@ def test_a_resolver_that_hangs_does_not_outlast_the_deadline(
     assert reason_of(found) is Reason.CLAIM_TIMEOUT
 
 
-def test_a_certificate_that_nobody_vouches_for_is_no_reason_to_talk(
+def test_a_server_that_speaks_no_tls_is_told_nothing(
     fetcher: Callable[..., ClaimFetcher],
 ) -> None:
     with scripted(OK + b"\r\n") as server:
         found = fetch_one(fetcher(server.url("/", "https")), server.url("/a.png", "https"))
         assert b"GET" not in server.received
     assert reason_of(found) is Reason.CLAIM_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("trusted", "certified", "named"),
+    [
+        (True, "localhost", None),
+        (True, "images.example", "its certificate cannot be verified"),
+        (False, "localhost", "its certificate cannot be verified"),
+    ],
+    ids=["its own", "another host's", "of an unknown authority"],
+)
+def test_only_a_certificate_of_the_host_itself_is_a_reason_to_talk(
+    certified: str,
+    named: str | None,
+    fetcher: Callable[..., ClaimFetcher],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    trusted: bool,
+) -> None:
+    """By the certificates that the system trusts, as a worker takes them."""
+    signing = trustme.CA()
+    known = signing if trusted else trustme.CA()
+    known.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    signing.issue_cert(certified).configure_cert(tls)
+    with site(tls) as web:
+        web.pages["/a.png"] = Served(DATA)
+        found = fetch_one(fetcher(web.url("/", "localhost")), web.url("/a.png", "localhost"))
+        assert web.hits == ([] if named else ["/a.png"])
+    if named is None:
+        assert found == [DATA]
+    else:
+        assert reason_of(found) is Reason.CLAIM_UNAVAILABLE
+        assert named in str(found[0])
 
 
 # Addresses

@@ -106,6 +106,7 @@ def test_without_a_stack_or_servers_a_command_says_how_to_get_one(tmp_path: Path
         done = run(*words)
         assert done.returncode == 2
         assert "visual-memory up" in done.stderr
+        assert (str(tmp_path) if len(words) > 1 else "/nowhere/visual-memory") in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -315,9 +316,9 @@ def create(bootstrap: str, topic: NewTopic) -> None:
         admin.wait_for_topics([topic.name])
 
 
-def ended(process: subprocess.Popen[bytes]) -> int:
-    """Exit status after SIGTERM."""
-    process.terminate()
+def ended(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> int:
+    """Exit status after a signal."""
+    process.send_signal(how)
     return process.wait(20)
 
 
@@ -366,13 +367,20 @@ def test_what_finds_the_store_away_is_tried_again_in_place_and_in_order(place: W
     assert max(sum(map(len, call.values())) for call in place.calls()) <= BATCH
 
 
-@pytest.mark.parametrize(("tasks", "bound"), [(False, faust_app.SHUTDOWN_SECONDS), (True, 2)])
+@pytest.mark.parametrize(
+    ("tasks", "how", "bound"),
+    [
+        (False, signal.SIGTERM, faust_app.SHUTDOWN_SECONDS),
+        (True, signal.SIGTERM, 2),
+        (False, signal.SIGINT, 2),
+    ],
+)
 def test_a_worker_with_events_it_cannot_finish_ends_when_asked_to(
-    place: Workplace, *, tasks: bool, bound: float
+    place: Workplace, how: signal.Signals, *, tasks: bool, bound: float
 ) -> None:
     with place.worker("stuck", tasks=tasks, bound=bound) as process:
         place.until(lambda: bool(place.calls()), process)
-        assert ended(process) == 0, place.log()
+        assert ended(process, how) == 0, place.log()
     assert place.positions() == {}
 
 
