@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from memory.images import ImageLimits, decode
 from memory.model import Vector
@@ -20,6 +21,7 @@ EXPECTED, TOLERANCE = 0.428, 0.010
 SWAP = 1e-6
 
 
+@pytest.mark.timeout(900)  # 4,900 embeddings, on a machine that may be busy with others
 def test_emoji_of_another_vendor_are_recognised_as_an_exact_search_would(
     kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:

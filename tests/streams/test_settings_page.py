@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+from memory.errors import Reason
 from streams.cli import cli
 from streams.settings import ENVIRONMENT_PREFIX, Settings
 from streams.settings_page import page
@@ -48,3 +49,22 @@ def test_the_page_is_the_same_whatever_the_environment_says(
     monkeypatch.setenv("VISUAL_MEMORY_HMAC_KEY", "ab" * 32)
     monkeypatch.setenv("VISUAL_MEMORY_KAFKA", "elsewhere:1")
     assert page() == before
+
+
+CLAIMS = (FILE.parent / "claim-checks.md").read_text("utf-8")
+
+
+def test_the_settings_of_claims_have_the_defaults_that_their_page_tells() -> None:
+    rows = re.findall(
+        rf"^\| `{ENVIRONMENT_PREFIX}([A-Z_]+)` \| (\S+) \|", CLAIMS, flags=re.MULTILINE
+    )
+    assert len(rows) == 5
+    for name, told in rows:
+        default = Settings.model_fields[name.lower()].default
+        assert told == ("none" if default == () else str(default).lower()), name
+
+
+def test_every_reason_that_the_page_of_claims_names_is_one() -> None:
+    named = set(re.findall(r"`((?:claims?|image|not|truncated)-[a-z-]+)`", CLAIMS))
+    assert len(named) > 8
+    assert named - {"claim-checks"} <= set(map(str, Reason))
