@@ -2,9 +2,9 @@
 
 Run as a program with a JSON object as its argument: bootstrap, topic, group, folder, way. In the
 folder are `positions` (offsets by partition), `calls` (a line a call of the handler: the offsets
-by partition), `times` (how often the way's trouble is still to happen) and `unacked` (the most
-records that the worker held at once). `outgoing`, if given, is a topic for what the handler tells,
-a record for each one that it is given.
+by partition), `times` (how often the way's trouble is still to happen) and `taken` (how many records
+the worker has taken from the log). `outgoing`, if given, is a topic for what the handler tells, a
+record for each one that it is given.
 """
 
 from __future__ import annotations
@@ -99,13 +99,12 @@ class Handler:
         return left > 0
 
 
-async def note_unacked(app: Any, file: Path) -> None:
-    """Write down the most records that Faust had taken from the log and nobody had finished."""
-    most = 0
+async def note_taken(app: Any, file: Path) -> None:
+    """Write down how many records Faust has taken from the log so far."""
     while True:
         await asyncio.sleep(0.01)
-        most = max(most, len(app.consumer.unacked))
-        write_atomically(file, str(most))
+        taken = sum((offset or 0) + 1 for offset in app.consumer._read_offset.values())
+        write_atomically(file, str(taken))
 
 
 def main(told: Mapping[str, Any]) -> None:
@@ -118,7 +117,7 @@ def main(told: Mapping[str, Any]) -> None:
         app, source, FileLedger(told), lambda _topic: told["outgoing"], lambda _record: []
     )
     handler = Handler(told)
-    app.task(lambda: note_unacked(app, Path(told["folder"], "unacked")))
+    app.task(lambda: note_taken(app, Path(told["folder"], "taken")))
     faust_app.SHUTDOWN_SECONDS = told.get("bound", faust_app.SHUTDOWN_SECONDS)
     if told.get("tasks"):
 

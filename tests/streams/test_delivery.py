@@ -250,9 +250,9 @@ class Workplace:
     def restore(self, positions: Mapping[str, int]) -> None:
         (self.folder / "positions").write_text(json.dumps(positions))
 
-    def unacked(self) -> int:
-        """The most records that the worker has held at once."""
-        file = self.folder / "unacked"
+    def taken(self) -> int:
+        """How many records the worker has taken from the log."""
+        file = self.folder / "taken"
         return int(file.read_text()) if file.exists() else 0
 
     def log(self) -> str:
@@ -400,6 +400,7 @@ def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
     create(place.bootstrap, NewTopic(outgoing, 1, 1, topic_configs={"max.message.bytes": "9"}))
     with place.worker("plain", tasks=tasks, outgoing=outgoing) as process:
         place.until(lambda: place.log().count("trying again") >= 3, process)
+        time.sleep(2.5 if tasks else 0)  # positions of questions are noted each second
         assert place.calls()
         assert place.positions() == {}
     with kafka_clients.administration(place.bootstrap, {}) as admin:
@@ -429,7 +430,7 @@ def read(bootstrap: str, topic: str) -> set[str]:
 def test_no_more_questions_are_under_way_than_there_are_places(place: Workplace) -> None:
     with place.worker("waits", tasks=True) as process:
         place.until(lambda: len(place.calls()) >= PLACES, process)
-        place.until(lambda: place.unacked() > PLACES, process)  # others are there, and wait
+        place.until(lambda: place.taken() > PLACES, process)  # others are there, and wait
         assert len(place.calls()) == PLACES
 
 
@@ -451,7 +452,7 @@ def test_a_worker_that_gets_on_with_nothing_takes_no_more_from_the_log(
         # Until it has stopped taking: it holds the same for a second.
         held = [0, *range(1, 11)]
         while len(set(held[-11:])) > 1:
-            held.append(empty_place.unacked())
+            held.append(empty_place.taken())
             time.sleep(0.1)
     # A batch in the works, two in the queue, and what the stream buffers of each partition.
     assert BATCH < held[-1] <= 3 * BATCH + 1 + PARTITIONS * 2 * BATCH
