@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from streams.client import MemoryClient
 from streams.supervisor import read_state
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import ROOT
+from tests.waiting import until
 
 pytestmark = pytest.mark.servers
 
@@ -36,13 +36,6 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
         timeout=200,
         check=False,
     )
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def children(folder: Path) -> Mapping[str, Any]:
@@ -112,8 +105,8 @@ def test_what_is_killed_comes_back_and_the_memory_is_the_same(folder: Path, name
     before = status(folder)["digest"]
     killed = children(folder)[name]
     os.kill(killed["pid"], signal.SIGKILL)
-    eventually(lambda: children(folder)[name]["restarts"] > killed["restarts"])
-    eventually(lambda: all(child["ready"] for child in children(folder).values()))
+    until(lambda: children(folder)[name]["restarts"] > killed["restarts"])
+    until(lambda: all(child["ready"] for child in children(folder).values()))
     assert children(folder)[name]["address"] == killed["address"]
     with client_of(folder) as client:
         answer = client.query(unit(3), embedder="test", k=1)
@@ -122,12 +115,12 @@ def test_what_is_killed_comes_back_and_the_memory_is_the_same(folder: Path, name
 
 
 def test_the_partitions_of_a_worker_that_was_killed_are_counted_once(folder: Path) -> None:
-    eventually(lambda: assigned_to(folder, "correct") == 8)
+    until(lambda: assigned_to(folder, "correct") == 8)
     killed = children(folder)["correct"]
     os.kill(killed["pid"], signal.SIGKILL)
-    eventually(lambda: children(folder)["correct"]["restarts"] > killed["restarts"])
-    eventually(lambda: all(child["ready"] for child in children(folder).values()))
-    eventually(lambda: assigned_to(folder, "correct") == 8, 10)
+    until(lambda: children(folder)["correct"]["restarts"] > killed["restarts"])
+    until(lambda: all(child["ready"] for child in children(folder).values()))
+    until(lambda: assigned_to(folder, "correct") == 8, 10)
 
 
 def test_the_stack_ends_without_orphans_and_finds_its_memory_again(folder: Path) -> None:
@@ -150,7 +143,7 @@ def test_a_supervisor_that_is_killed_leaves_no_orphans(folder: Path) -> None:
     assert state is not None
     pids = [child["pid"] for child in state["children"].values()]
     os.kill(state["pid"], signal.SIGKILL)
-    eventually(lambda: not [pid for pid in pids if runs(pid)])
+    until(lambda: not [pid for pid in pids if runs(pid)])
     assert read_state(folder) is None
     done = command("up", "--data-dir", str(folder), "--detach")
     assert done.returncode == 0, done.stderr
@@ -180,7 +173,7 @@ def test_a_stack_in_the_foreground_ends_at_a_signal(
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: (read_state(tmp_path) or {}).get("status") == "running", 120)
+        until(lambda: (read_state(tmp_path) or {}).get("status") == "running", 120)
         running = children(tmp_path)
         assert set(running) == {"ingest", "correct", "forget", "query", "monitor"}
         process.send_signal(how)

@@ -18,6 +18,7 @@ from streams.process import ChildSpec, Process
 from streams.settings import CACHE, ENVIRONMENT_PREFIX
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import KEY, ROOT, Running, running
+from tests.waiting import until
 
 ENTRY = str(Path(__file__).parent / "stalling_worker.py")
 
@@ -66,13 +67,6 @@ def reasons(port: int) -> list[str]:
         return found
 
 
-def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 def test_a_worker_is_unready_while_redis_is_away_and_ready_again_after(
     memory: Running, redis_server: RedisServer
 ) -> None:
@@ -80,10 +74,10 @@ def test_a_worker_is_unready_while_redis_is_away_and_ready_again_after(
     assert reasons(port) == []
     redis_server.kill()
     try:
-        wait_until(lambda: "Redis is away" in reasons(port))
+        until(lambda: "Redis is away" in reasons(port))
     finally:
         redis_server.start()
-    wait_until(lambda: reasons(port) == [])
+    until(lambda: reasons(port) == [])
 
 
 def test_a_worker_whose_lag_only_grows_is_unready_until_it_gets_on(
@@ -94,9 +88,9 @@ def test_a_worker_whose_lag_only_grows_is_unready_until_it_gets_on(
     for number in range(3):
         client.ingest(unit(number), id=f"i{number}", label="a", embedder="test").position()
         time.sleep(0.5)
-    wait_until(lambda: any("lag grows" in reason for reason in reasons(port)))
+    until(lambda: any("lag grows" in reason for reason in reasons(port)))
     stalled.unlink()
-    wait_until(lambda: reasons(port) == [])
+    until(lambda: reasons(port) == [])
     assert memory.restarts("ingest") == 0
 
 

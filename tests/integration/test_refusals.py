@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from streams.events import Topic
 from streams.settings import Settings, load
 from tests.integration.events import EMBEDDER
 from tests.integration.running import KEY
+from tests.memory.test_redis_index import configured
 from tests.streams.test_topics import alter
 from tests.waiting import until
 
@@ -48,16 +48,6 @@ def other(settings: Settings, **changes: object) -> Settings:
 def refused(settings: Settings, role: str, match: str) -> None:
     with pytest.raises(Misconfigured, match=match):
         bootstrap.worker(settings, role)
-
-
-@contextmanager
-def configured(client: redis.Redis, name: str, value: str) -> Iterator[None]:
-    before = str(client.config_get(name)[name])
-    client.config_set(name, value)
-    try:
-        yield
-    finally:
-        client.config_set(name, before)
 
 
 @roles

@@ -21,19 +21,13 @@ from streams import cache, installation, local
 from streams.local import KafkaServer, RedisServer, free_port
 from streams.process import LocalServerError
 from streams.supervisor import detach, read_state
+from tests.waiting import until
 
 # kafka-python reads its schemas with a function that Python 3.11 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
 TOPIC = "photos"
-
-
-def eventually(check: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        time.sleep(0.05)
 
 
 def produce(bootstrap: str, value: bytes) -> int:
@@ -261,7 +255,7 @@ Supervisor(folder, servers, log=print).run()
 """
     pid = detach([sys.executable, "-W", "error", "-u", "-c", code], folder / "stack.log")
     try:
-        eventually(lambda: servers_of(folder))
+        until(lambda: servers_of(folder))
         yield pid
     finally:
         with suppress(ProcessLookupError):
@@ -289,21 +283,21 @@ def test_a_supervised_stack_restarts_on_its_ports_and_dies_with_its_supervisor(
         create_topic(before["kafka"]["address"])
         for each in before.values():
             os.kill(each["pid"], signal.SIGKILL)
-        eventually(lambda: [each["restarts"] for each in servers_of(tmp_path).values()] == [1, 1])
+        until(lambda: [each["restarts"] for each in servers_of(tmp_path).values()] == [1, 1])
         after = servers_of(tmp_path)
         for name in before:
             assert after[name]["address"] == before[name]["address"]
             assert after[name]["pid"] != before[name]["pid"]
         produce(after["kafka"]["address"], b"one")
         os.kill(supervisor, signal.SIGKILL)
-        eventually(lambda: gone(after))
+        until(lambda: gone(after))
 
     with detached_stack(tmp_path) as supervisor:
         now = servers_of(tmp_path)
         assert client(f"redis://{now['redis']['address']}").get("item") == b"kept"
         assert consume(now["kafka"]["address"], 1) == [b"one"]
         os.kill(supervisor, signal.SIGTERM)
-        eventually(lambda: not Path(f"/proc/{supervisor}").exists())
+        until(lambda: not Path(f"/proc/{supervisor}").exists())
         assert gone(now)
     assert "Traceback" not in (tmp_path / "stack.log").read_text()
 
