@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 INTEGRATION = HERE.parent / "integration"
 # These start stacks of their own, without Docker, and are run by `make test`.
 OWN_SERVERS = {
-    f"test_{name}.py" for name in ("backup", "command", "local_stack", "operations", "readme")
+    f"test_{name}.py"
+    for name in ("backup", "command", "demo", "local_stack", "operations", "readme")
 }
 
 

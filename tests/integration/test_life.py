@@ -57,7 +57,7 @@ def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt
     """As the guide says of trying another beside the old: the second comes later."""
     name = unique("two")
 
-    def memory(namespace: str) -> contextlib.AbstractContextManager[Running]:
+    def memory_in(namespace: str) -> contextlib.AbstractContextManager[Running]:
         return running(
             tmp_path / namespace,
             kafka=kafka_bootstrap,
@@ -69,13 +69,13 @@ def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt
             namespace=f"{name}{namespace}",
         )
 
-    with memory("one") as one:
+    with memory_in("one") as one:
         client = one.client()
         teach(client)
         one.wait_until_merged()
         early = client.forget(subject="s1")
         client.receipt(early, "erased")
-        with memory("two") as two:
+        with memory_in("two") as two:
             teach(client, IMAGES)
             late = client.forget(subject="s2")
             one.wait_until_merged()
@@ -85,6 +85,8 @@ def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt
             receipts = [str(r.value) for r in read_all(one, Topic.FORGET_RECEIPT)]
             for request in (early, late):
                 assert sum(request.request_id in receipt for receipt in receipts) == 2
+            # In one consumer group they would push each other out.
+            assert not any(memory.restarts(role) for memory in (one, two) for role in ALL)
 
 
 def test_partitions_grow_as_the_guide_says(
