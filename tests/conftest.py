@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
             item.add_marker(pytest.mark.servers)
+        if isinstance(item, pytest.Function) and "sockets_left" in item.fixturenames:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <:ResourceWarning"))
 
 
 @pytest.fixture(autouse=True, scope="session")
