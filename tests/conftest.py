@@ -28,8 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     named = [name for name in servers.ADDRESSES if os.environ.get(name)]
     if named and hasattr(config, "workerinput"):
         raise pytest.UsageError(
-            f"{' and '.join(named)} name servers that tests set up as they want them, so that they "
-            "cannot run side by side: make test ARGS='-n 0'"
+            f"{' and '.join(named)}: tests set such servers up as they want them, so they cannot run "
+            "side by side: make test ARGS='-n 0'"
         )
 
 
