@@ -1,0 +1,362 @@
+"""What others have stored or typed: copies of it, which a change of the code's shape must not touch.
+
+`python -m tests.golden` writes them anew, after a change that is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import redis
+from click.testing import CliRunner
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import REGISTRY
+
+from memory.embedders import VectorsOnly
+from memory.errors import Reason, Rejected
+from memory.model import (
+    ClaimPayload,
+    Correction,
+    Forget,
+    ImagePayload,
+    Ingest,
+    ItemRef,
+    LogAddress,
+    Neighbor,
+    Position,
+    Query,
+    Rule,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+    make_stamp,
+)
+from memory.ports import FenceFact
+from memory.redis_index import RedisIndex
+from memory.service import VisualMemory
+from streams import codec, metrics, topics
+from streams.cli import cli
+from streams.events import Answer, OutgoingRecord, Receipt, Record, Topic
+from streams.fences import encode_fact
+from streams.ledger import RedisLedger
+
+FOLDER = Path(__file__).parent
+NAMESPACE = "golden"
+KEY = bytes(range(32))
+NOW = 1_790_000_000_123_456
+"""When all of it happens, µs: a day of September 2026."""
+VECTOR = np.array([0.5, -0.25, 0.125, 2], np.float32)
+EMBEDDER = "golden-4"
+
+
+def shown(record: OutgoingRecord) -> dict[str, Any]:
+    return {
+        "topic": str(record.topic),
+        "key": record.key.decode(),
+        "value": None if record.value is None else record.value.decode("latin-1"),
+        "headers": [[name, value.decode()] for name, value in record.headers],
+        "partition": record.partition,
+    }
+
+
+def outgoing() -> dict[str, OutgoingRecord]:
+    """A record of every kind."""
+    common: dict[str, Any] = {"source": "app/1", "time": NOW}
+    images: dict[str, Any] = {"image_id": "bild-ü", "label": "Katze 🐈"}
+    position = Position("x-image-ingest", "AAAAAAAAAAAAAAAAAAAAAA", 3, 17)
+    neighbor = Neighbor("bild-ü", "Katze 🐈", 0.125, 0, 0.5)
+    record = Record("x-image-ingest", 3, 17, b"key", b"value", (), NOW)
+    answer = Answer(
+        query="q1",
+        status="answered",
+        label="Katze 🐈",
+        shares={"Katze 🐈": 0.75, "Hund": 0.25},
+        neighbors=(neighbor, Neighbor("b", "Hund", 0.5, 1, 1 / 3)),
+        rule="rank",
+        k=10,
+        exact=True,
+        embedder="e" * 64,
+        as_of=(position,),
+        timings={"embed": 0.01, "search": 0.002, "vote": 0.0001},
+    )
+    receipt = Receipt(
+        request="r1",
+        stage="erased",
+        stages={"received": NOW, "fenced": NOW + 1, "erased": NOW + 2},
+        selector_kind="subject",
+        selector_digest="subject:" + "0" * 32,
+        until=NOW + 300_000_000,
+        images=2,
+    )
+    refused = Rejected(Reason.FORGOTTEN, "what this event is about is forgotten")
+    return {
+        "image": codec.encode_ingest(
+            **common,
+            **images,
+            event_id="e1",
+            payload=ImagePayload(b"\x89PNG\r\n"),
+            subjects=["anna", "ben"],
+            attributes={"camera": "3", "place": "Köln"},
+            content_type="image/png",
+        ),
+        "vector": codec.encode_ingest(
+            **common, **images, event_id="e2", payload=VectorPayload(VECTOR, EMBEDDER)
+        ),
+        "claim": codec.encode_ingest(
+            **common,
+            **images,
+            event_id="e3",
+            payload=ClaimPayload("https://host/folder/a%20b.png?x=1", "0" * 64),
+        ),
+        "correction": codec.encode_correction(
+            **common, event_id="e4", image_id="bild-ü", label="Hund"
+        ),
+        "withdrawal": codec.encode_correction(
+            **common, event_id="e5", image_id="bild-ü", label=None
+        ),
+        **{
+            f"forget of one {kind}": codec.encode_forget(
+                **common, event_id=f"f-{kind}", selector=Selector(kind, "name"), permanent=permanent
+            )
+            for kind, permanent in zip(SelectorKind, (False, True, False, True), strict=True)
+        },
+        "question by image": codec.encode_query(
+            **common, event_id="q1", query=Query(ImagePayload(b"image")), reply_partition=5
+        ),
+        "question by item": codec.encode_query(
+            **common,
+            event_id="q2",
+            query=Query(ItemRef("bild-ü"), k=3, rule=Rule.SOFTMAX),
+            reply_partition=0,
+            after=[position],
+            timeout=2.5,
+        ),
+        "answer": codec.encode_prediction(answer, 5),
+        "answer of an empty memory": codec.encode_prediction(
+            Answer(query="q3", status="empty", rule="rank", k=1, exact=True, embedder="e"), 1
+        ),
+        "refused question": codec.encode_prediction(
+            Answer(query="q2", status="rejected", reason="invalid-k", detail="k must be 1"), 0
+        ),
+        "receipt": codec.encode_receipt(receipt),
+        "rejection": codec.encode_rejection(record, refused, admitted_after=NOW),
+        "rejection of another kind": codec.encode_rejection(
+            record, Rejected(Reason.NOT_FINITE, "the vector has NaN")
+        ),
+        "heartbeat": codec.encode_heartbeat(Topic.FENCES, 2),
+        "fence": encode_fact(FenceFact("fence", selector="source:" + "1" * 32, until=NOW)),
+        "barrier": encode_fact(FenceFact("barrier", image="2" * 32, until=NOW)),
+        "posting": encode_fact(FenceFact("posting", selector="source:3", image="4" * 32)),
+        "closed request": encode_fact(FenceFact("request", request="5" * 32, until=NOW)),
+    }
+
+
+def records() -> object:
+    """Every kind of record, byte for byte, and what a reader makes of those it orders by."""
+    with mock.patch.object(time, "time_ns", return_value=NOW * 1000):
+        made = outgoing()
+    read: dict[str, Any] = {}
+    for name, record in made.items():
+        came = Record(f"x-{record.topic}", 3, 17, record.key, record.value, record.headers, NOW)
+        match record.topic:
+            case Topic.IMAGE_INGEST:
+                ingest = codec.decode_ingest(came, "topic-id", clock_skew=0)
+                assert isinstance(ingest, Ingest)
+                assert ingest.address is not None
+                read[name] = [ingest.stamp, ingest.payload_digest, ingest.address.encode()]
+            case Topic.LABEL_CORRECTION:
+                correction = codec.decode_correction(came, "topic-id", clock_skew=0)
+                assert isinstance(correction, Correction)
+                assert correction.address is not None
+                read[name] = [correction.stamp, correction.address.encode()]
+            case Topic.FORGET_REQUEST:
+                request = codec.decode_forget(came, clock_skew=0)
+                assert isinstance(request, Forget)
+                read[name] = [request.request_id, request.time, request.permanent]
+    return {"records": {name: shown(record) for name, record in made.items()}, "read": read}
+
+
+def declared_topics() -> object:
+    """Names, partitions and configuration of the topics."""
+    return {
+        spec.name: {
+            "partitions": spec.partitions,
+            "replication": spec.replication,
+            "configuration": {
+                name: f"{setting.relation} {setting.value}"
+                for name, setting in spec.settings.items()
+            },
+        }
+        for spec in topics.declare("x-")
+    }
+
+
+def metric_names() -> object:
+    """Names, types, labels and buckets of the metrics."""
+    # The registry of a process of tests has series that tests made; its collectors are the same.
+    assert metrics.EVENTS in REGISTRY._collector_to_names
+    return {
+        collector._name: {
+            "type": type(collector).__name__,
+            "help": collector._documentation,
+            "labels": list(collector._labelnames),
+            "buckets": list(getattr(collector, "_kwargs", {}).get("buckets", ())),
+        }
+        for collector in list(REGISTRY._collector_to_names)
+        if isinstance(collector, MetricWrapperBase)
+        if collector._name.startswith("visual_memory_")
+    }
+
+
+def help_pages() -> object:
+    """What ``--help`` prints, of the command and of all its commands."""
+    runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
+
+    def page(words: tuple[str, ...]) -> str:
+        done = runner.invoke(cli, [*words, "--help"], prog_name="visual-memory")
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert isinstance(cli, click.Group)
+    return {" ".join(words): page(words) for words in ((), *((name,) for name in cli.commands))}
+
+
+class Telling:
+    """A fence log that keeps facts in a list."""
+
+    def __init__(self) -> None:
+        self.facts: list[FenceFact] = []
+
+    def append(self, facts: Any) -> None:
+        self.facts += facts
+
+
+def stored(client: redis.Redis, namespace: str) -> object:
+    """The keys and values of a small memory, and the functions beside it."""
+    index = RedisIndex.open(
+        client, namespace=namespace, hmac_key=KEY, embedder=VectorsOnly(EMBEDDER, 4)
+    )
+    log = Telling()
+    memory = VisualMemory(index, None, fence_log=log, clock_skew=0)
+
+    def ingest(name: str, time: int, **more: Any) -> Ingest:
+        return Ingest(
+            stamp=make_stamp(time, name),
+            image_id=name,
+            label="Katze 🐈",
+            source="app/1",
+            payload=VectorPayload(VECTOR, index.embedder),
+            payload_digest=name.rjust(64, "0"),
+            address=LogAddress(time, "topic-id", 3, name.rjust(64, "0")),
+            **more,
+        )
+
+    with mock.patch.object(time, "time_ns", return_value=NOW * 1000):
+        outcomes = memory.remember(
+            [
+                ingest("seen", NOW, subjects=("anna", "ben"), attributes={"camera": "3"}),
+                ingest("corrected", NOW),
+                ingest("forgotten", NOW, subjects=("carl",)),
+            ]
+        )
+        address = LogAddress(NOW, "corrections-id", 0, "c" * 64)
+        memory.correct(
+            [
+                Correction(make_stamp(NOW, "c"), "corrected", "Hund", address),
+                Correction(make_stamp(NOW, "w"), "waits", "Hund"),
+            ]
+        )
+        subject = Selector(SelectorKind.SUBJECT, "carl")
+        memory.forget(Forget("request-1", subject, NOW + 1))
+        memory.forget(Forget("request-2", Selector(SelectorKind.LABEL, "nobody"), NOW + 1))
+        index.open_request(index.request_key("request-3"), NOW)
+        index.expansion(index.request_key("request-3"), [index.image_key("seen")])
+        index.advance({("topic-id", 3): 17, ("corrections-id", 0): 5})
+        ledger = RedisLedger(client, namespace, "ingest", index)
+        ledger.started_at("topic-id", 3, 17)
+        ledger.attempt("topic-id", 3, 17)
+        outcomes += memory.remember([ingest("late", NOW, subjects=("carl",))])
+    assert len(outcomes) == 4
+    digests = index.digests()
+    # The namespace of a test is its own: what is compared has the same one every time.
+    names = sorted(client.scan_iter(f"{namespace}*", count=1000))
+    return _renamed(
+        {
+            "keys": {_text(name): _value(client, name) for name in names},
+            "facts": [shown(encode_fact(fact))["value"] for fact in log.facts],
+            "functions": _functions(client),
+            "index": _index(client, f"{namespace}:1:index"),
+            "digests": [digests.visible, digests.full],
+        },
+        lambda text: text.replace(namespace, NAMESPACE),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1") if any(byte >= 0x80 for byte in value) else value.decode()
+
+
+def _value(client: redis.Redis, name: bytes) -> object:
+    raw: Any = client
+    match raw.type(name):
+        case b"hash":
+            return {_text(k): _text(v) for k, v in sorted(raw.hgetall(name).items())}
+        case b"set":
+            return sorted(map(_text, raw.smembers(name)))
+        case b"string":
+            return _text(raw.get(name))
+        case other:
+            raise AssertionError(f"a key of another type: {other}")
+
+
+def _functions(client: redis.Redis) -> object:
+    raw: Any = client
+    libraries = [dict(zip(one[::2], one[1::2], strict=True)) for one in raw.function_list()]
+    return {
+        _text(library[b"library_name"]): sorted(
+            _text(dict(zip(f[::2], f[1::2], strict=True))[b"name"]) for f in library[b"functions"]
+        )
+        for library in libraries
+    }
+
+
+def _index(client: redis.Redis, name: str) -> object:
+    raw: Any = client
+    reply = raw.execute_command("FT.INFO", name)
+    found = dict(zip(reply[::2], reply[1::2], strict=True))
+    return json.loads(json.dumps([found[b"index_definition"], found[b"attributes"]], default=_text))
+
+
+def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return rename(value)
+    if isinstance(value, Mapping):
+        return {rename(k): _renamed(v, rename) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, rename) for one in value]
+    return value
+
+
+COPIES: Mapping[str, Callable[[], object]] = {
+    "records": records,
+    "topics": declared_topics,
+    "metrics": metric_names,
+    "help": help_pages,
+}
+"""What needs no server, by the name of its file."""
+
+
+def write(name: str, value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    (FOLDER / f"{name}.json").write_text(text + "\n", "utf-8")
+
+
+def read(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
