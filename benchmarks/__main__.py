@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks import service
 from benchmarks.service import DIM, vectors
-from memory.model import Put, Trace, make_stamp
+from memory.model.events import Put, Trace, make_stamp
 from streams import bootstrap
-from streams.samples import emoji
+from streams.demo.emoji import emoji
 
 PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "redis", "torch", "numpy")
 

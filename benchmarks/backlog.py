@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks import service
 from benchmarks.__main__ import machine, percentiles
 from benchmarks.service import EMBEDDER, Service, resident, vectors
-from memory.model import Vector
+from memory.model.events import Vector
 from streams import bootstrap
-from streams.samples import emoji
+from streams.demo.emoji import emoji
 
 
 def seconds_of(action: Callable[[int], object], rounds: int) -> list[float]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from memory.model import Put, Trace, make_stamp
-from memory.redis_index import RedisIndex, connect
-from streams.local import RedisServer
-from streams.settings import CACHE
+from memory.model.events import Put, Trace, make_stamp
+from memory.redis.index import RedisIndex, connect
+from streams.config.settings import CACHE
+from streams.local.servers import RedisServer
 
 CASES = [
     (384, "FLAT", "FLOAT16"),

@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.__main__ import machine, percentiles
 from memory.embedders import VectorsOnly
-from memory.model import Put, Trace, Vector, make_stamp
-from memory.redis_index import RedisIndex, connect
-from streams.local import RedisServer
-from streams.settings import CACHE
+from memory.model.events import Put, Trace, Vector, make_stamp
+from memory.redis.index import RedisIndex, connect
+from streams.config.settings import CACHE
+from streams.local.servers import RedisServer
 
 DIM = 384
 PAGE = 1000

@@ -21,8 +21,8 @@ from benchmarks import service
 from benchmarks.__main__ import machine, percentiles
 from benchmarks.service import EMBEDDER, Service, vectors
 from streams.client import MemoryClient
-from streams.installation import find_java, install_kafka
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.local.downloads import find_java, install_kafka
 
 FLOOD = "flood"
 BETWEEN_SECONDS = 0.1

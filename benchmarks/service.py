@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from memory.model import Position, Vector
+from memory.model.events import Position, Vector
 from streams import bootstrap
 from streams.client import MemoryClient
-from streams.events import Topic
-from streams.local import KafkaServer, RedisServer, free_port
-from streams.process import ChildSpec
-from streams.settings import CACHE, Settings, load, worker_environment
+from streams.config.settings import CACHE, Settings, load, worker_environment
+from streams.contract.messages import Topic
+from streams.local.process import ChildSpec
+from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.supervisor import Supervisor
 from streams.stack import answers
-from streams.supervisor import Supervisor
 
 DIM = 384
 EMBEDDER = "bench"

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from memory import law
-from memory.model import (
+from memory import merge
+from memory.model.events import (
     NEVER,
     Digests,
     Hit,
@@ -26,7 +26,7 @@ from memory.model import (
     Stats,
     Vector,
 )
-from memory.redis_search import cosine_distances
+from memory.redis.search import cosine_distances
 
 
 class ExactIndex:
@@ -39,7 +39,7 @@ class ExactIndex:
         self._dim = dim
         self._hmac_key = hmac_key
         self._dtype = np.dtype(dtype)
-        self.state = law.State()
+        self.state = merge.State()
         self._requests: dict[str, tuple[int, bool]] = {}
         self._expansions: dict[str, set[str]] = {}
         self._positions: dict[tuple[str, int], int] = {}
@@ -75,33 +75,33 @@ class ExactIndex:
         return [
             max(
                 (
-                    self.state.items.get(image, law.EMPTY).barrier,
-                    *(law.enlist(self.state, selector, image) for selector in selectors),
+                    self.state.items.get(image, merge.EMPTY).barrier,
+                    *(merge.enlist(self.state, selector, image) for selector in selectors),
                 )
             )
             for selectors, image in listings
         ]
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        return [law.put(self.state, self._stored(put)) for put in puts]
+        return [merge.put(self.state, self._stored(put)) for put in puts]
 
     def _stored(self, put: Put) -> Put:
         trace = put.trace
         if trace is None:
             return put
-        vector = law.stored_vector(trace, self._embedder, self._dim, self._dtype)
+        vector = merge.stored_vector(trace, self._embedder, self._dim, self._dtype)
         return replace(put, trace=replace(trace, vector=vector.astype(np.float32)))
 
     def fence(self, selector: str, until: int) -> None:
-        law.fence(self.state, selector, until)
+        merge.fence(self.state, selector, until)
 
     def listed(self, selector: str) -> Iterator[Sequence[str]]:
         if images := sorted(self.state.postings.get(selector, ())):
             yield images
 
     def relist(self, selector: str, image: str) -> None:
-        law.enlist(self.state, selector, image)
-        law.put(self.state, Put(image=image, selectors=(selector,)))
+        merge.enlist(self.state, selector, image)
+        merge.put(self.state, Put(image=image, selectors=(selector,)))
 
     def labelled(self, label: str) -> Iterator[Sequence[str]]:
         found = [image for image, item in self._visible() if item.label == label]
@@ -156,7 +156,7 @@ class ExactIndex:
         return results
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
-        items = [self.state.items.get(self.image_key(i), law.EMPTY) for i in image_ids]
+        items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
         return [item.trace.vector if item.trace else None for item in items]
 
     def item(self, image: str) -> Item | None:
@@ -170,7 +170,7 @@ class ExactIndex:
             self._positions[place] = max(self._positions.get(place, -1), offset)
 
     def digests(self) -> Digests:
-        return law.digests(self.state.items, self.state.fences)
+        return merge.digests(self.state.items, self.state.fences)
 
     def stats(self) -> Stats:
         items = self.state.items.values()

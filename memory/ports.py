@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
-from memory.model import (
+from memory.model.events import (
     ClaimPayload,
     Digests,
     Item,

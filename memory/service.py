@@ -1,6 +1,6 @@
 """The memory as a library: remember, correct, forget, recall.
 
-Everything here is safe to repeat and to interleave with other workers; see memory/law.py.
+Everything here is safe to repeat and to interleave with other workers; see memory/merge.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
-from memory.claims import redeemed
+from memory.claims.fetcher import redeemed
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.facts import take
 from memory.images import ImageLimits, decode
-from memory.model import (
+from memory.model.events import (
     FOREVER,
     NEVER,
     Correction,

@@ -15,21 +15,24 @@ from memory.claims import ClaimFetcher
 from memory.embedders import load_embedder
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.facts import EveryGeneration, Take
-from memory.generations import Generations
 from memory.images import ImageLimits
 from memory.ports import Embedder, FenceFact, FenceLog, MemoryIndex
-from memory.redis_index import RedisIndex
+from memory.redis.generations import Generations
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams import codec, delivery, faust_app, topics, web, wires
-from streams.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
 from streams.client import MemoryClient
-from streams.events import OutgoingRecord, Record, Topic
-from streams.fences import KafkaFenceLog, replay
-from streams.ledger import RedisLedger
-from streams.metrics import Counted, begin_at_zero, observe_stage
-from streams.monitor import Monitor
-from streams.readiness import Readiness
-from streams.settings import Settings, prepare_process
+from streams.config import connections
+from streams.config.settings import Settings, prepare_process
+from streams.contract import codec
+from streams.contract.messages import OutgoingRecord, Record, Topic
+from streams.kafka import admin
+from streams.workers import delivery, faust_app, probes
+from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
+from streams.workers.attempts import RedisLedger
+from streams.workers.fence_log import KafkaFenceLog, replay
+from streams.workers.metrics import Counted, begin_at_zero, observe_stage
+from streams.workers.monitor import Monitor
+from streams.workers.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,8 @@ def full_name(settings: Settings, topic: Topic) -> str:
     return settings.topic_prefix + str(topic)
 
 
-def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
-    return topics.declare(
+def topic_specs(settings: Settings) -> list[admin.TopicSpec]:
+    return admin.declare(
         prefix=settings.topic_prefix,
         partitions=settings.partitions,
         replication=settings.replication,
@@ -64,15 +67,15 @@ def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
 def create_topics(settings: Settings) -> None:
     """Create what is missing; `Misconfigured` when what is there breaks a promise."""
     specs = topic_specs(settings)
-    security = wires.kafka_security(settings)
-    topics.create(settings.kafka, specs, security)
-    topics.check_or_refuse(settings.kafka, specs, security)
+    security = connections.kafka_security(settings)
+    admin.create(settings.kafka, specs, security)
+    admin.check_or_refuse(settings.kafka, specs, security)
 
 
 def known_topic_ids(settings: Settings) -> Mapping[str, str]:
     """Topic ids by full name. `Misconfigured` when a topic is missing."""
     names = [full_name(settings, topic) for topic in Topic]
-    return topics.topic_ids(settings.kafka, names, wires.kafka_security(settings))
+    return admin.topic_ids(settings.kafka, names, connections.kafka_security(settings))
 
 
 def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
@@ -83,7 +86,7 @@ def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
     """
     if settings.instance is None:
         return None
-    count = topics.partition_count(settings.kafka, topic, wires.kafka_security(settings))
+    count = admin.partition_count(settings.kafka, topic, connections.kafka_security(settings))
     return f"{settings.instance}.{topic_id}.{count}"
 
 
@@ -96,7 +99,7 @@ def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
 
 def redis_client(settings: Settings) -> redis.Redis:
     """A client that has logged in. Raises `Misconfigured`, `Unavailable`."""
-    return wires.redis_client(settings)
+    return connections.redis_client(settings)
 
 
 def embedder(settings: Settings) -> Embedder:
@@ -130,7 +133,7 @@ def client(settings: Settings, source: str) -> MemoryClient:
         source=source,
         prefix=settings.topic_prefix,
         max_record_bytes=settings.max_image_bytes,
-        **wires.kafka_security(settings),
+        **connections.kafka_security(settings),
     )
 
 
@@ -159,7 +162,7 @@ def open_memory(
         topic_ids[full_name(settings, ROLES[role])]: full_name(settings, ROLES[role])
         for role in WRITING
     }
-    log = KafkaFenceLog(settings.kafka, settings.topic_prefix, wires.kafka_security(settings))
+    log = KafkaFenceLog(settings.kafka, settings.topic_prefix, connections.kafka_security(settings))
     return memory_of(settings, index, made_for, EveryGeneration(log, others), names)
 
 
@@ -210,7 +213,7 @@ def catch_up_on_fences(
                 f"them there ({error}); start a forget worker first"
             ) from None
 
-    security = wires.kafka_security(settings)
+    security = connections.kafka_security(settings)
     ends = replay(settings.kafka, settings.topic_prefix, apply, positions, security)
     memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
 
@@ -229,7 +232,9 @@ def worker(
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
-    topics.check_or_refuse(settings.kafka, topic_specs(settings), wires.kafka_security(settings))
+    admin.check_or_refuse(
+        settings.kafka, topic_specs(settings), connections.kafka_security(settings)
+    )
     topic_ids = known_topic_ids(settings)
     store = redis_client(settings)
     made_for = embedder(settings) if role in EMBEDDING else None
@@ -261,7 +266,7 @@ def wire(
         instance=group_instance(settings, topic, topic_id),
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
-        credentials=faust_app.credentials(wires.kafka_security(settings)),
+        credentials=faust_app.credentials(connections.kafka_security(settings)),
     )
     carrier = delivery.Delivery(
         app,
@@ -296,8 +301,8 @@ def wire(
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
-    async def probes() -> None:
-        await web.serve(settings.web_host, settings.web_port, readiness)
+    async def serve_probes() -> None:
+        await probes.serve(settings.web_host, settings.web_port, readiness)
         await readiness.watch()
 
     return app
@@ -321,7 +326,7 @@ def run_monitor(settings: Settings) -> None:
 
     async def serve() -> None:
         watching = monitor(settings)
-        await web.serve(settings.web_host, settings.web_port, watching.ready)
+        await probes.serve(settings.web_host, settings.web_port, watching.ready)
         await watching.run()
 
     asyncio.run(serve())
@@ -335,6 +340,6 @@ def monitor(settings: Settings) -> Monitor:
         settings.kafka,
         {full_name(settings, topic): ids[full_name(settings, topic)] for topic in ROLES.values()},
         settings.metric_labels,
-        wires.kafka_security(settings),
+        connections.kafka_security(settings),
         forgets=full_name(settings, Topic.FORGET_REQUEST),
     )

@@ -18,10 +18,10 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
-from streams.local import KafkaServer, RedisServer, free_port
-from streams.process import ChildSpec, LocalServerError, Process, write_atomically
-from streams.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
-from streams.supervisor import Supervisor, detach, read_state
+from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
+from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.supervisor import Supervisor, detach, read_state
 
 WORKERS = ("ingest", "correct", "forget", "query")
 ADDRESSES_FILE = "addresses.json"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from memory.redis_index import connect
-from streams import local
+from memory.redis.index import connect
+from streams.local.servers import _Server
 from tests import servers
 
 SERVERS = {"kafka_bootstrap", "redis_url"}
@@ -52,7 +52,7 @@ def _no_server_unmarked(request: pytest.FixtureRequest) -> Iterator[None]:
         raise AssertionError("this test starts a server: mark it with pytest.mark.servers")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local._Server, "spawn", refuse)
+        patch.setattr(_Server, "spawn", refuse)
         yield
 
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory.errors import Unavailable
-from streams.kafka_clients import NO_SECURITY
-from streams.local import KafkaServer, RedisServer, free_port
-from streams.settings import CACHE
-from streams.topics import topic_ids
+from streams.config.settings import CACHE
+from streams.kafka.admin import topic_ids
+from streams.kafka.cluster import NO_SECURITY
+from streams.local.servers import KafkaServer, RedisServer, free_port
 
 ADDRESSES = ("VISUAL_MEMORY_TEST_KAFKA", "VISUAL_MEMORY_TEST_REDIS")
 KAFKA_IMAGE = "apache/kafka:4.1.0"

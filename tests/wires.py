@@ -25,10 +25,10 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from memory.redis_index import connect
-from streams.kafka_clients import NO_SECURITY, administration
-from streams.local import HOST, KafkaServer, RedisServer, free_port
-from streams.settings import CACHE
+from memory.redis.index import connect
+from streams.config.settings import CACHE
+from streams.kafka.cluster import NO_SECURITY, administration
+from streams.local.servers import HOST, KafkaServer, RedisServer, free_port
 
 MECHANISM = "SCRAM-SHA-512"
 PLAIN_USER, PLAIN_PASSWORD = "unscrambled", "a-password-as-it-is"

@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from memory.embedders.batches import BatchedEmbedder, Embeddings
 from memory.embedders.lite0 import Lite0Embedder
-from memory.embedders.vision import TransformersEmbedder
+from memory.embedders.transformers_model import TransformersEmbedder
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.ports import Embedder
 

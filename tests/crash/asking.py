@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from memory.errors import Unavailable
-from memory.model import Position, Vector
+from memory.model.events import Position, Vector
 from streams.client import ForgetRequest, MemoryClient, Pending
-from streams.events import Answer
+from streams.contract.messages import Answer
 from tests.faults.ground import unit
 from tests.integration.running import Running
 

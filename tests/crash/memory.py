@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memory.model import LogAddress
-from streams.local import KafkaServer, RedisServer
-from streams.process import ChildSpec, Process
-from streams.settings import CACHE
-from streams.supervisor import Supervisor, read_state
+from memory.model.events import LogAddress
+from streams.config.settings import CACHE
+from streams.local.process import ChildSpec, Process
+from streams.local.servers import KafkaServer, RedisServer
+from streams.local.supervisor import Supervisor, read_state
 from tests.crash.asking import Asker
 from tests.crash.plan import STOPPED_SECONDS, WORKERS, Fault, Plan
 from tests.crash.workers import settings_of

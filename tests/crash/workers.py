@@ -12,8 +12,8 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
-from streams.local import KafkaServer, RedisServer
-from streams.settings import Settings, load
+from streams.config.settings import Settings, load
+from streams.local.servers import KafkaServer, RedisServer
 from tests.faults.breaking_worker import DIM
 from tests.faults.ground import Servers, ground
 from tests.integration.running import KEY

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streams.process import LocalServerError
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.local.process import LocalServerError
 from tests.docker.engine import engine
 from tests.docker.images import images
 

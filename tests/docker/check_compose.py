@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from memory.errors import Unavailable
 from streams.client import MemoryClient
-from streams.events import Answer
+from streams.contract.messages import Answer
 from tests.docker.engine import docker
 from tests.docker.stack import Stack, until
 

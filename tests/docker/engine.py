@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streams.process import ChildSpec, LocalServerError, Process
+from streams.local.process import ChildSpec, LocalServerError, Process
 
 
 def docker(*arguments: str) -> str:

@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from streams.installation import install_kafka, install_redis
-from streams.process import LocalServerError
+from streams.local.downloads import install_kafka, install_redis
+from streams.local.process import LocalServerError
 from tests.docker.engine import docker
 from tests.servers import KAFKA_IMAGE, REDIS_IMAGE
 

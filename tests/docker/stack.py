@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from streams.local import free_port
-from streams.process import LocalServerError
+from streams.local.process import LocalServerError
+from streams.local.servers import free_port
 from tests.docker.engine import docker
 
 ROOT = Path(__file__).parents[2]

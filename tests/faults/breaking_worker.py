@@ -25,10 +25,12 @@ from PIL.Image import Image
 from memory.embedders import BatchedEmbedder
 from memory.embedders.batches import Embeddings
 from memory.ports import MemoryIndex
-from streams import bootstrap, codec, delivery, faust_app
-from streams.events import Header
-from streams.fences import KafkaFenceLog
-from streams.settings import Settings, load
+from streams import bootstrap
+from streams.config.settings import Settings, load
+from streams.contract import codec
+from streams.contract.messages import Header
+from streams.workers import delivery, faust_app
+from streams.workers.fence_log import KafkaFenceLog
 
 POISON = "poison"
 POISON_SOURCE = b"cannot-be-decoded"

@@ -22,7 +22,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, multiprocess
 
 from memory.errors import Unavailable
-from memory.model import (
+from memory.model.events import (
     Forget,
     ImagePayload,
     LogAddress,
@@ -32,12 +32,14 @@ from memory.model import (
     Vector,
     VectorPayload,
 )
-from streams import bootstrap, codec, kafka_clients
+from streams import bootstrap
 from streams.bootstrap import ROLES, WRITING, full_name
-from streams.events import OutgoingRecord, Topic
-from streams.local import KafkaServer, RedisServer
-from streams.settings import CACHE
-from streams.supervisor import read_state
+from streams.config.settings import CACHE
+from streams.contract import codec
+from streams.contract.messages import OutgoingRecord, Topic
+from streams.kafka import cluster
+from streams.local.servers import KafkaServer, RedisServer
+from streams.local.supervisor import read_state
 from tests.faults.breaking_worker import DIM
 from tests.integration.events import admitted_events, read_all, rebuilt_digests, rejected
 from tests.integration.running import Running, running
@@ -152,7 +154,7 @@ class Load:
 
     def _run(self) -> None:
         try:
-            producer = kafka_clients.producer(self._memory.settings.kafka, {}, linger_ms=5)
+            producer = cluster.producer(self._memory.settings.kafka, {}, linger_ms=5)
             started = time.monotonic()
             futures = []
             for n in range(self.wanted):

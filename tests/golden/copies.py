@@ -21,7 +21,7 @@ from prometheus_client.registry import REGISTRY
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.model import (
+from memory.model.events import (
     ClaimPayload,
     Correction,
     Forget,
@@ -39,13 +39,15 @@ from memory.model import (
     make_stamp,
 )
 from memory.ports import FenceFact
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams import codec, metrics, topics
 from streams.cli import cli
-from streams.events import Answer, OutgoingRecord, Receipt, Record, Topic
-from streams.fences import encode_fact
-from streams.ledger import RedisLedger
+from streams.contract import codec
+from streams.contract.messages import Answer, OutgoingRecord, Receipt, Record, Topic
+from streams.kafka import admin
+from streams.workers import metrics
+from streams.workers.attempts import RedisLedger
+from streams.workers.fence_log import encode_fact
 
 FOLDER = Path(__file__).parent
 NAMESPACE = "golden"
@@ -194,7 +196,7 @@ def declared_topics() -> object:
                 for name, setting in spec.settings.items()
             },
         }
-        for spec in topics.declare("x-")
+        for spec in admin.declare("x-")
     }
 
 

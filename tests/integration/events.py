@@ -8,10 +8,10 @@ from collections.abc import Callable, Container, Iterator
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from memory import law
+from memory import merge
 from memory.errors import Rejected
 from memory.exact_index import ExactIndex
-from memory.model import (
+from memory.model.events import (
     Correction,
     Digests,
     Forget,
@@ -22,10 +22,10 @@ from memory.model import (
     VectorPayload,
 )
 from memory.ports import FenceFact
-from streams import codec
 from streams.bootstrap import full_name
-from streams.events import Marker, Record, Topic
-from streams.fences import decode_fact
+from streams.contract import codec
+from streams.contract.messages import Marker, Record, Topic
+from streams.workers.fence_log import decode_fact
 from tests.integration.running import Running
 
 DIM = 24
@@ -93,24 +93,24 @@ def rebuilt_digests(running: Running, without: Container[bytes | None] = ()) -> 
     oracle = ExactIndex(
         embedder=index.embedder, dim=index.dim, hmac_key=running.settings.secret_key()
     )
-    admitted: list[law.Admitted] = []
+    admitted: list[merge.Admitted] = []
     first_seen: dict[str, Forget] = {}
     for event in admitted_events(running, without):
         if isinstance(event, Forget):
             known = first_seen.get(event.request_id, event)
             first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
         else:
-            admitted.append(law.Admitted(event))
+            admitted.append(merge.Admitted(event))
     barriers: dict[int, set[str]] = {}
     for record in read_all(running, Topic.FENCES):
         fact = decode_fact(record)
         if isinstance(fact, FenceFact) and fact.kind == "barrier":
             barriers.setdefault(fact.until, set()).add(fact.image)
     for request in first_seen.values():
-        until = law.until_of(request, request.time, skew)
+        until = merge.until_of(request, request.time, skew)
         # What a label expands into is admitted as the images it found, not as the label.
         found = barriers.get(until, set()) if request.selector.kind is SelectorKind.LABEL else ()
-        admitted.append(law.Admitted(request, until, frozenset(found)))
+        admitted.append(merge.Admitted(request, until, frozenset(found)))
 
     def trace_of(event: Ingest) -> Trace:
         payload = event.payload
@@ -127,9 +127,9 @@ def rebuilt_digests(running: Running, without: Container[bytes | None] = ()) -> 
             vector,
         )
 
-    keys = law.Keys(oracle.image_key, oracle.selector_key)
-    state = law.rebuild(admitted, keys, trace_of)
-    return law.digests(state.items, state.fences)
+    keys = merge.Keys(oracle.image_key, oracle.selector_key)
+    state = merge.rebuild(admitted, keys, trace_of)
+    return merge.digests(state.items, state.fences)
 
 
 def rejected(running: Running) -> list[dict[str, object]]:

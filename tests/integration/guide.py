@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from streams.installation import install_redis
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.local.downloads import install_redis
 from tests.integration.running import ROOT
 
 GUIDE = (ROOT / "docs" / "operations.md").read_text("utf-8")

@@ -10,10 +10,10 @@ import signal
 import sys
 from typing import Any
 
-from memory import generations
-from memory.redis_index import RedisIndex
-from streams.rebuild_command import wired
-from streams.settings import load
+from memory.redis import generations
+from memory.redis.index import RedisIndex
+from streams.cli.rebuild import wired
+from streams.config.settings import load
 
 CLASSES = {"Generations": generations.Generations, "RedisIndex": RedisIndex}
 

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from memory.model import Put, PutResult
+from memory.model.events import Put, PutResult
 from memory.ports import MemoryIndex
-from streams import bootstrap, faust_app
-from streams.settings import load
+from streams import bootstrap
+from streams.config.settings import load
+from streams.workers import faust_app
 
 
 class Poisoned:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import redis
 
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 from streams import bootstrap
 from streams.client import MemoryClient
-from streams.local import free_port
-from streams.monitor import Monitor
-from streams.process import ChildSpec
-from streams.settings import ENVIRONMENT_PREFIX, Settings, load
+from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
+from streams.local.process import ChildSpec
+from streams.local.servers import free_port
+from streams.local.supervisor import Supervisor, read_state
 from streams.stack import answers
-from streams.supervisor import Supervisor, read_state
+from streams.workers.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32)).hex()

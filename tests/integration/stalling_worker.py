@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from memory.ports import MemoryIndex
-from streams import bootstrap, faust_app, readiness
-from streams.settings import load
+from streams import bootstrap
+from streams.config.settings import load
+from streams.workers import faust_app, readiness
 
 
 class Stalling:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from memory.images import ImageLimits, decode
-from memory.model import Vector
+from memory.model.events import Vector
 from memory.ports import Embedder
 from streams import bootstrap
-from streams.samples import Sample, emoji
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.demo.emoji import Sample, emoji
 from tests.integration.running import running
 
 EXPECTED, TOLERANCE = 0.428, 0.010

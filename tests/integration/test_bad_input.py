@@ -19,10 +19,10 @@ from kafka import KafkaProducer
 from PIL import Image
 
 from memory.errors import Reason, Rejected
-from memory.model import ImagePayload, Query, Selector, SelectorKind, VectorPayload
-from streams import codec
+from memory.model.events import ImagePayload, Query, Selector, SelectorKind, VectorPayload
 from streams.bootstrap import full_name
-from streams.events import HEARTBEAT, OutgoingRecord, Topic, record_key
+from streams.contract import codec
+from streams.contract.messages import HEARTBEAT, OutgoingRecord, Topic, record_key
 from tests.integration.events import DIM, EMBEDDER, rejected, unit
 from tests.integration.running import Running, running
 

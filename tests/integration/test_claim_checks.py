@@ -16,7 +16,7 @@ from PIL import Image
 
 from memory.claims import claim_of
 from memory.errors import Reason
-from memory.model import ClaimPayload
+from memory.model.events import ClaimPayload
 from tests.integration.events import rejected
 from tests.integration.running import Running, running
 from tests.memory.serving import Served, Site, site

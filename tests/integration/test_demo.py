@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.supervisor import read_state
+from streams.local.supervisor import read_state
 from tests.integration.running import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")

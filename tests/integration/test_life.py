@@ -17,15 +17,16 @@ import redis
 from kafka.admin import NewPartitions
 
 from memory.errors import Misconfigured
-from memory.redis_setup import FUNCTIONS_VERSION
-from streams import bootstrap, kafka_clients
+from memory.redis.schema import FUNCTIONS_VERSION
+from streams import bootstrap
 from streams.bootstrap import ROLES, full_name
 from streams.client import MemoryClient
-from streams.events import Topic
-from streams.local import KafkaServer, RedisServer
-from streams.process import Process
-from streams.settings import CACHE
-from streams.supervisor import read_state
+from streams.config.settings import CACHE
+from streams.contract.messages import Topic
+from streams.kafka import cluster
+from streams.local.process import Process
+from streams.local.servers import KafkaServer, RedisServer
+from streams.local.supervisor import read_state
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import Running, running
 from tests.integration.test_readiness import reasons
@@ -85,7 +86,7 @@ def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt
             receipts = [str(r.value) for r in read_all(one, Topic.FORGET_RECEIPT)]
             for request in (early, late):
                 assert sum(request.request_id in receipt for receipt in receipts) == 2
-            with kafka_clients.administration(kafka_bootstrap, {}) as admin:
+            with cluster.administration(kafka_bootstrap, {}) as admin:
                 groups = {group["group_id"] for group in admin.list_groups()}
             # In one group for both, members of a name would push each other out.
             assert {
@@ -113,7 +114,7 @@ def test_partitions_grow_as_the_guide_says(
         teach(small.client())
         small.wait_until_merged()
     grown = [*ROLES.values(), Topic.PREDICTION]
-    with kafka_clients.administration(kafka_bootstrap, {}) as admin:
+    with cluster.administration(kafka_bootstrap, {}) as admin:
         names = [full_name(small.settings, topic) for topic in grown]
         admin.create_partitions({topic: NewPartitions(4) for topic in names})
     with memory(4) as large:
@@ -148,7 +149,7 @@ def test_a_topic_that_is_made_anew_ends_its_workers_and_is_read_from_its_start(
             client.correct(f"i{n}", "before")
         memory.wait_until_merged()
         topic = full_name(memory.settings, Topic.LABEL_CORRECTION)
-        with kafka_clients.administration(kafka_bootstrap, {}) as admin:
+        with cluster.administration(kafka_bootstrap, {}) as admin:
             admin.delete_topics([topic])
         until(lambda: memory.restarts("correct") >= 1, what=memory.logs)
         assert f"topics are missing: {topic}" in memory.logs()
@@ -224,7 +225,7 @@ def test_old_workers_go_on_beside_new_ones_and_are_refused_when_they_start_anew(
     unique: Callable[[str], str],
 ) -> None:
     """The first new worker puts newer functions into Redis."""
-    ours = files("memory").joinpath("law.lua").read_text("utf-8")
+    ours = files("memory.redis").joinpath("law.lua").read_text("utf-8")
     version = f"local VERSION = {FUNCTIONS_VERSION}\n"
     assert version in ours
     with running(

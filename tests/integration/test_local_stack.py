@@ -17,7 +17,7 @@ import pytest
 
 from streams import bootstrap, stack
 from streams.client import MemoryClient
-from streams.supervisor import read_state
+from streams.local.supervisor import read_state
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import ROOT
 from tests.waiting import until

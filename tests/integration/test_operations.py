@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from memory.redis_index import connect
-from memory.redis_setup import LIBRARY
-from streams import delivery, faust_app, stack
+from memory.redis.index import connect
+from memory.redis.schema import LIBRARY
+from streams import stack
 from streams.bootstrap import ROLES
-from streams.events import Topic
-from streams.local import free_port
-from streams.settings import ENVIRONMENT_PREFIX, Settings
+from streams.config.settings import ENVIRONMENT_PREFIX, Settings
+from streams.contract.messages import Topic
+from streams.local.servers import free_port
+from streams.workers import delivery, faust_app
 from tests.integration.events import EMBEDDER
 from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks
 from tests.integration.running import KEY, ROOT

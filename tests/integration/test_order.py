@@ -9,10 +9,10 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
-from memory.model import Selector, SelectorKind, VectorPayload
-from streams import codec
+from memory.model.events import Selector, SelectorKind, VectorPayload
 from streams.bootstrap import full_name
-from streams.events import OutgoingRecord
+from streams.contract import codec
+from streams.contract.messages import OutgoingRecord
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
 from tests.integration.running import running
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.local import RedisServer, free_port
-from streams.process import ChildSpec, Process
-from streams.settings import CACHE, ENVIRONMENT_PREFIX
+from streams.config.settings import CACHE, ENVIRONMENT_PREFIX
+from streams.local.process import ChildSpec, Process
+from streams.local.servers import RedisServer, free_port
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import KEY, ROOT, Running, running
 from tests.waiting import until

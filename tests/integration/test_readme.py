@@ -15,9 +15,9 @@ import pytest
 
 from memory.errors import Reason
 from streams.cli import cli
-from streams.events import Topic, event_type
-from streams.samples import emoji
-from streams.settings import CACHE, ENVIRONMENT_PREFIX, Settings
+from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings
+from streams.contract.messages import Topic, event_type
+from streams.demo.emoji import emoji
 from tests.integration.running import ROOT, running
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from streams.client import MemoryClient
-from streams.events import Answer
+from streams.contract.messages import Answer
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import running
 

@@ -14,11 +14,11 @@ from typing import Self
 
 import pytest
 
-from memory.generations import Generations
-from memory.redis_index import RedisIndex
+from memory.redis.generations import Generations
+from memory.redis.index import RedisIndex
 from streams import bootstrap
-from streams.events import Topic
-from streams.settings import Settings, worker_environment
+from streams.config.settings import Settings, worker_environment
+from streams.contract.messages import Topic
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import ROOT, Running, running
 

@@ -18,13 +18,14 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from PIL import Image
 
-from memory.model import ClaimPayload
-from streams import bootstrap, codec
-from streams.events import Topic
-from streams.kafka_clients import NO_SECURITY, administration
-from streams.rebuild import Loss, Result
-from streams.rebuild_command import wired
-from streams.settings import load
+from memory.model.events import ClaimPayload
+from streams import bootstrap
+from streams.cli.rebuild import wired
+from streams.config.settings import load
+from streams.contract import codec
+from streams.contract.messages import Topic
+from streams.kafka.cluster import NO_SECURITY, administration
+from streams.rebuild.rebuild import Loss, Result
 from tests.integration.events import read_all
 from tests.integration.running import KEY, Running
 

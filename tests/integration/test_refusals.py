@@ -10,10 +10,11 @@ import redis
 from kafka.admin import NewPartitions
 
 from memory.errors import Misconfigured
-from streams import bootstrap, kafka_clients, topics
+from streams import bootstrap
 from streams.bootstrap import ROLES, full_name
-from streams.events import Topic
-from streams.settings import Settings, load
+from streams.config.settings import Settings, load
+from streams.contract.messages import Topic
+from streams.kafka import cluster
 from tests.integration.events import EMBEDDER
 from tests.integration.running import KEY
 from tests.memory.test_redis_index import configured
@@ -75,10 +76,10 @@ def test_a_topic_of_fewer_partitions_than_the_setting_says(settings: Settings, r
 @roles
 def test_answers_in_a_partition_that_it_does_not_know(settings: Settings, role: str) -> None:
     name = full_name(settings, Topic.PREDICTION)
-    with kafka_clients.administration(settings.kafka, {}) as admin:
+    with cluster.administration(settings.kafka, {}) as admin:
         admin.create_partitions({name: NewPartitions(3)})
     specs = bootstrap.topic_specs(settings)
-    until(lambda: topics.check(settings.kafka, specs) != [])
+    until(lambda: admin.check(settings.kafka, specs) != [])
     refused(settings, role, "set VISUAL_MEMORY_PARTITIONS to 3")
 
 

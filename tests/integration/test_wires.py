@@ -16,14 +16,15 @@ import trustme
 from click.testing import CliRunner
 
 from memory.errors import Misconfigured
-from memory.model import Selector, SelectorKind
-from memory.redis_index import connect
-from memory.redis_setup import GENERATION
-from streams import bootstrap, wires
+from memory.model.events import Selector, SelectorKind
+from memory.redis.index import connect
+from memory.redis.schema import GENERATION
+from streams import bootstrap
 from streams.cli import cli
 from streams.client import MemoryClient
-from streams.permissions import WORKERS, Principal
-from streams.settings import ENVIRONMENT_PREFIX, Settings, load
+from streams.config import connections
+from streams.config.permissions import WORKERS, Principal
+from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import KEY, Running, running
 from tests.wires import (
@@ -298,7 +299,7 @@ def test_a_worker_writes_no_topic_that_only_others_fill(
 def test_who_only_answers_changes_nothing_in_redis(
     deployment: Deployment, memory: Running, command: tuple[str, ...]
 ) -> None:
-    store: Any = wires.redis_client(deployment.settings(Principal.QUERY))
+    store: Any = connections.redis_client(deployment.settings(Principal.QUERY))
     try:
         with pytest.raises(redis.exceptions.NoPermissionError):
             store.execute_command(*command)
@@ -393,7 +394,7 @@ def test_a_redis_url_may_hold_the_user_and_the_password(deployment: Deployment) 
     settings = deployment.settings(
         Principal.MONITOR, redis=url, redis_username=None, redis_password=None
     )
-    store = wires.redis_client(settings)
+    store = connections.redis_client(settings)
     try:
         assert store.ping()
     finally:

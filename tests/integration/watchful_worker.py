@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from streams import bootstrap, readiness
-from streams.settings import load
+from streams import bootstrap
+from streams.config.settings import load
+from streams.workers import readiness
 
 if __name__ == "__main__":
     bootstrap.TOPICS_WATCH_SECONDS = 1.0

@@ -15,9 +15,10 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from memory import law
+from memory import merge
 from memory.exact_index import ExactIndex
-from memory.model import (
+from memory.merge import Admitted
+from memory.model.events import (
     NEVER,
     Correction,
     Digests,
@@ -58,7 +59,7 @@ def exact() -> ExactIndex:
     return ExactIndex(embedder=EMBEDDER, dim=DIM, hmac_key=KEY)
 
 
-KEYS = law.Keys(exact().image_key, exact().selector_key)
+KEYS = merge.Keys(exact().image_key, exact().selector_key)
 
 
 def address(time: int, *parts: object) -> LogAddress:
@@ -66,7 +67,7 @@ def address(time: int, *parts: object) -> LogAddress:
 
 
 @st.composite
-def ingests(draw: st.DrawFn) -> law.Admitted:
+def ingests(draw: st.DrawFn) -> Admitted:
     time, image, label = draw(times), draw(st.sampled_from(IMAGES)), draw(st.sampled_from(LABELS))
     source = draw(st.sampled_from(SOURCES))
     subjects = tuple(draw(st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)))
@@ -76,7 +77,7 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
     # Two events that differ in nothing else are one event, so the stamp covers them here.
     told = sorted(f"{name}={value}" for name, value in attributes.items())
     stamp = make_stamp(time, source, image, label, *subjects, str(content), *told)
-    return law.Admitted(
+    return Admitted(
         Ingest(
             stamp=stamp,
             image_id=image,
@@ -92,15 +93,15 @@ def ingests(draw: st.DrawFn) -> law.Admitted:
 
 
 @st.composite
-def corrections(draw: st.DrawFn) -> law.Admitted:
+def corrections(draw: st.DrawFn) -> Admitted:
     time, image = draw(times), draw(st.sampled_from(IMAGES))
     label = draw(st.none() | st.sampled_from(LABELS))
     stamp = make_stamp(time, "reviewer", image, label)
-    return law.Admitted(Correction(stamp, image, label, address(time, stamp)))
+    return Admitted(Correction(stamp, image, label, address(time, stamp)))
 
 
 @st.composite
-def forgets(draw: st.DrawFn) -> law.Admitted:
+def forgets(draw: st.DrawFn) -> Admitted:
     selector = draw(
         st.sampled_from(
             [
@@ -113,15 +114,15 @@ def forgets(draw: st.DrawFn) -> law.Admitted:
     )
     time, permanent = draw(times), draw(st.integers(0, 9)) == 9
     request = Forget(f"{selector} {time} {permanent}", selector, time, permanent)
-    until = law.until_of(request, request.time, clock_skew=0)
+    until = merge.until_of(request, request.time, clock_skew=0)
     expansion: frozenset[str] = frozenset()
     if selector.kind is SelectorKind.LABEL:
         # What a label found when it was expanded depends on the moment; it is part of the event.
         expansion = frozenset(map(KEYS.image, draw(st.sets(st.sampled_from(IMAGES)))))
-    return law.Admitted(request, until, expansion)
+    return Admitted(request, until, expansion)
 
 
-History = list[law.Admitted]
+History = list[Admitted]
 
 histories: st.SearchStrategy[History] = st.lists(
     st.one_of(ingests(), ingests(), corrections(), forgets()), min_size=3, max_size=14
@@ -153,7 +154,7 @@ def trace_of(event: Ingest) -> Trace | None:
 class Steps:
     """What a worker does with an event, stopping after each step (design, "The law")."""
 
-    def carry(self, index: MemoryIndex, admitted: law.Admitted) -> Iterator[None]:
+    def carry(self, index: MemoryIndex, admitted: Admitted) -> Iterator[None]:
         match admitted.event:
             case Ingest() as event:
                 return self.ingest(index, event)
@@ -192,7 +193,7 @@ class Steps:
         )
         yield
 
-    def forget(self, index: MemoryIndex, admitted: law.Admitted) -> Iterator[None]:
+    def forget(self, index: MemoryIndex, admitted: Admitted) -> Iterator[None]:
         assert isinstance(admitted.event, Forget)
         selector, until = admitted.event.selector, admitted.until
         if selector.kind is SelectorKind.IMAGE:
@@ -211,7 +212,7 @@ class Steps:
 
 
 def carry(
-    history: Sequence[law.Admitted],
+    history: Sequence[Admitted],
     schedule: bytes,
     indexes: Sequence[MemoryIndex],
     steps: Steps,
@@ -223,7 +224,7 @@ def carry(
         return next(choices, 0) % options
 
     waiting = [event for event in history for _ in range(1 + (choose(4) == 3))]
-    active: list[tuple[law.Admitted, Iterator[None]]] = []
+    active: list[tuple[Admitted, Iterator[None]]] = []
     crashes = started = 0
     while waiting or active:
         room = bool(waiting) and len(active) < WORKERS
@@ -253,12 +254,12 @@ def described(item: Item | None) -> object:
     return values
 
 
-def rebuilt(history: Sequence[law.Admitted]) -> law.State:
-    return law.rebuild(history, KEYS, trace_of)
+def rebuilt(history: Sequence[Admitted]) -> merge.State:
+    return merge.rebuild(history, KEYS, trace_of)
 
 
-def digests(state: law.State) -> Digests:
-    return law.digests(state.items, state.fences)
+def digests(state: merge.State) -> Digests:
+    return merge.digests(state.items, state.fences)
 
 
 def property_of(
@@ -266,7 +267,7 @@ def property_of(
     *,
     examples: int,
     steps: Steps | None = None,
-    keep: Callable[[law.Admitted], bool] = lambda _event: True,
+    keep: Callable[[Admitted], bool] = lambda _event: True,
     search_only: bool = False,
 ) -> Callable[[], None]:
     """The law, as a test: whatever the schedule, a history ends in the batch rebuild of it.
@@ -310,7 +311,7 @@ class EnlistAfterPut(Steps):
 class ScanBeforeFence(Steps):
     """A mistake: an image enlisted between the two is seen by neither."""
 
-    def forget(self, index: MemoryIndex, admitted: law.Admitted) -> Iterator[None]:
+    def forget(self, index: MemoryIndex, admitted: Admitted) -> Iterator[None]:
         assert isinstance(admitted.event, Forget)
         selector = admitted.event.selector
         if selector.kind in (SelectorKind.IMAGE, SelectorKind.LABEL):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.claim_addresses import Address, is_public, read_address, read_prefix
+from memory.claims.addresses import Address, is_public, read_address, read_prefix
 from memory.errors import Misconfigured, Reason, Rejected
 
 SECRET = "customer-4"

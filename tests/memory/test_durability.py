@@ -14,7 +14,7 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Unavailable
-from memory.model import (
+from memory.model.events import (
     Forget,
     Ingest,
     Prediction,
@@ -24,10 +24,10 @@ from memory.model import (
     VectorPayload,
     make_stamp,
 )
-from memory.redis_index import RedisIndex, connect
+from memory.redis.index import RedisIndex, connect
 from memory.service import VisualMemory
-from streams.local import RedisServer
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.local.servers import RedisServer
 
 pytestmark = pytest.mark.servers
 

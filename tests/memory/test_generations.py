@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import redis
 
-from memory import generations as module
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import EveryGeneration, take
-from memory.generations import Generations
-from memory.model import Forget, Ingest, Selector, SelectorKind, VectorPayload, make_stamp
+from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload, make_stamp
 from memory.ports import FenceFact
-from memory.redis_index import RedisIndex
+from memory.redis import generations as module
+from memory.redis.generations import Generations
+from memory.redis.index import RedisIndex
 from memory.service import NoFenceLog, VisualMemory
 
 DIM = 16

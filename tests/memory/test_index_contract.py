@@ -12,7 +12,7 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
-from memory.model import (
+from memory.model.events import (
     FOREVER,
     NEVER,
     LogAddress,
@@ -24,7 +24,7 @@ from memory.model import (
     make_stamp,
 )
 from memory.ports import MemoryIndex
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 
 DIM = 48
 KEY = bytes(range(32))

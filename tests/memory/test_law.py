@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory import law
+from memory import merge
 from memory.errors import Reason, Rejected
-from memory.model import (
+from memory.model.events import (
     FOREVER,
     NEVER,
     Forget,
@@ -78,9 +78,9 @@ puts = st.builds(
 
 
 def merged(*changes: Put) -> object:
-    item = law.EMPTY
+    item = merge.EMPTY
     for change in changes:
-        item = law.merge(item, change)
+        item = merge.merge(item, change)
     return described(item)
 
 
@@ -96,19 +96,19 @@ def test_the_greatest_stamp_stands_and_at_one_time_the_content_decides() -> None
 
 
 def test_no_image_overwrites_what_a_person_said_and_a_withdrawal_ends_it() -> None:
-    item = law.merge(law.merge(law.EMPTY, said(1, "dog")), seen(5, "cat"))
+    item = merge.merge(merge.merge(merge.EMPTY, said(1, "dog")), seen(5, "cat"))
     assert item.label == "dog"
-    withdrawn = law.merge(item, said(6, None))
+    withdrawn = merge.merge(item, said(6, None))
     assert withdrawn.label == "cat"
-    assert law.merge(withdrawn, said(4, "owl")).label == "cat"
+    assert merge.merge(withdrawn, said(4, "owl")).label == "cat"
 
 
 @pytest.mark.parametrize("barrier", [4, 5, 6, FOREVER])
 def test_what_has_a_time_up_to_the_barrier_is_dead(barrier: int) -> None:
     lives = barrier < 5
     addresses = frozenset({LogAddress(5, "t", 0, "k")})
-    item = law.merge(law.EMPTY, seen(5, address=LogAddress(5, "t", 0, "k")))
-    item = law.merge(law.merge(item, said(5, "dog")), Put(IMAGE, barrier))
+    item = merge.merge(merge.EMPTY, seen(5, address=LogAddress(5, "t", 0, "k")))
+    item = merge.merge(merge.merge(item, said(5, "dog")), Put(IMAGE, barrier))
     assert (item.trace is not None) is lives
     assert (item.corrected == "dog") is lives
     assert item.log == (addresses if lives else frozenset())
@@ -117,36 +117,36 @@ def test_what_has_a_time_up_to_the_barrier_is_dead(barrier: int) -> None:
 
 def test_an_event_that_loses_leaves_its_address_and_selectors() -> None:
     address = LogAddress(1, "t", 0, "k")
-    item = law.merge(law.EMPTY, seen(5))
-    item = law.merge(item, seen(1, selectors=("subject:ada",), address=address))
+    item = merge.merge(merge.EMPTY, seen(5))
+    item = merge.merge(item, seen(1, selectors=("subject:ada",), address=address))
     assert item.log == {address}
     assert item.selectors == {"subject:ada"}
 
 
 def test_a_put_says_what_it_did() -> None:
-    state = law.State()
-    first = law.put(state, seen(5, selectors=("subject:ada",)))
+    state = merge.State()
+    first = merge.put(state, seen(5, selectors=("subject:ada",)))
     assert (first.won, first.visible, first.erased) == (True, True, False)
-    loser = law.put(state, seen(4))
+    loser = merge.put(state, seen(4))
     assert (loser.won, loser.visible) == (False, True)
-    assert law.put(state, seen(5)).won, "a repeat of what stands"
-    erased = law.put(state, Put(IMAGE, 7))
+    assert merge.put(state, seen(5)).won, "a repeat of what stands"
+    erased = merge.put(state, Put(IMAGE, 7))
     assert (erased.barrier, erased.erased, erased.visible) == (7, True, False)
     assert erased.selectors == {"subject:ada"}
-    assert not law.put(state, Put(IMAGE, 7)).erased
+    assert not merge.put(state, Put(IMAGE, 7)).erased
 
 
 def test_a_fence_never_falls_and_reaches_who_enlists_later() -> None:
-    state = law.State()
-    assert law.enlist(state, "subject:ada", IMAGE) == NEVER
-    law.fence(state, "subject:ada", 8)
-    law.fence(state, "subject:ada", 3)
-    assert law.enlist(state, "subject:ada", IMAGE) == 8
+    state = merge.State()
+    assert merge.enlist(state, "subject:ada", IMAGE) == NEVER
+    merge.fence(state, "subject:ada", 8)
+    merge.fence(state, "subject:ada", 3)
+    assert merge.enlist(state, "subject:ada", IMAGE) == 8
 
 
-def ingest(image: str, time: int, *subjects: str) -> law.Admitted:
+def ingest(image: str, time: int, *subjects: str) -> merge.Admitted:
     payload = VectorPayload(np.eye(4, dtype=np.float32)[0], "test")
-    return law.Admitted(
+    return merge.Admitted(
         Ingest(stamp(time, image), image, "cat", "camera", payload, "digest", subjects)
     )
 
@@ -158,7 +158,7 @@ def test_a_rebuild_reaches_all_that_ever_bore_a_selector_and_nothing_else() -> N
             ingest("a", 3),
             ingest("a", 7, "ada"),
             ingest("b", 3),
-            law.Admitted(forget, until=5),
+            merge.Admitted(forget, until=5),
             ingest("c", 4, "ada"),
         ]
     )
@@ -171,21 +171,21 @@ def test_a_rebuild_reaches_all_that_ever_bore_a_selector_and_nothing_else() -> N
 
 def test_a_label_reaches_the_images_it_was_expanded_into() -> None:
     forget = Forget("r", Selector(SelectorKind.LABEL, "cat"), 5)
-    admitted = law.Admitted(forget, 5, frozenset({KEYS.image("b")}))
+    admitted = merge.Admitted(forget, 5, frozenset({KEYS.image("b")}))
     state = rebuilt([ingest("a", 3), ingest("b", 3), admitted])
     assert [i for i in "ab" if state.items[KEYS.image(i)].trace] == ["a"]
 
 
 def test_until_is_the_first_time_seen_and_the_skew_or_for_ever() -> None:
     forget = Forget("r", Selector(SelectorKind.IMAGE, "i"), 5)
-    assert law.until_of(forget, 5, 3) == 8
-    assert law.until_of(replace(forget, permanent=True), 5, 3) == FOREVER
+    assert merge.until_of(forget, 5, 3) == 8
+    assert merge.until_of(replace(forget, permanent=True), 5, 3) == FOREVER
 
 
-def state_of(*changes: Put) -> law.State:
-    state = law.State()
+def state_of(*changes: Put) -> merge.State:
+    state = merge.State()
     for change in changes:
-        law.put(state, change)
+        merge.put(state, change)
     return state
 
 
@@ -207,7 +207,7 @@ def test_digests_cover_labels_stamps_and_images_but_no_vectors_and_no_log() -> N
 def test_only_the_full_digest_tells_of_barriers_fences_and_selectors() -> None:
     reference = digests(state_of(seen(5)))
     fenced = state_of(seen(5))
-    law.fence(fenced, "subject:ada", 1)
+    merge.fence(fenced, "subject:ada", 1)
     for state in (
         fenced,
         state_of(seen(5), Put(IMAGE, 1)),
@@ -229,5 +229,5 @@ def test_a_vector_is_refused_for_what_would_be_stored_of_it(
     vector: list[float], reason: Reason
 ) -> None:
     with pytest.raises(Rejected) as caught:
-        law.stored_vector(trace(vector=vector), "test", 2, np.float16)
+        merge.stored_vector(trace(vector=vector), "test", 2, np.float16)
     assert caught.value.reason is reason

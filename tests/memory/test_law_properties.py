@@ -15,12 +15,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory import exact_index, law
+from memory import exact_index, merge
 from memory.embedders import VectorsOnly
 from memory.exact_index import ExactIndex
-from memory.model import FOREVER, Forget, Ingest, Put, PutResult, Selector, SelectorKind
+from memory.model.events import FOREVER, Forget, Ingest, Put, PutResult, Selector, SelectorKind
 from memory.ports import MemoryIndex
-from memory.redis_index import RedisIndex, connect
+from memory.redis.index import RedisIndex, connect
 from tests.memory.histories import (
     DIM,
     EMBEDDER,
@@ -153,7 +153,7 @@ def test_what_was_forgotten_of_a_subject_might_never_have_been_seen(
     def never_saw_it(history: History, schedule: bytes, who: str, until: int) -> None:
         request = Forget("r", Selector(SelectorKind.SUBJECT, who), LAST)
         indexes = open_indexes()
-        carry([*history, law.Admitted(request, until)], schedule, indexes, Steps())
+        carry([*history, merge.Admitted(request, until)], schedule, indexes, Steps())
         shown = {
             admitted.event.image_id
             for admitted in history
@@ -257,9 +257,9 @@ def wrong(source: str, right_text: str, wrong_text: str) -> str:
 def test_a_mistake_in_the_pure_law_is_caught(
     right_text: str, wrong_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = types.ModuleType(law.__name__)
-    exec(wrong(getsource(law), right_text, wrong_text), module.__dict__)
-    monkeypatch.setattr(exact_index, "law", module)
+    module = types.ModuleType(merge.__name__)
+    exec(wrong(getsource(merge), right_text, wrong_text), module.__dict__)
+    monkeypatch.setattr(exact_index, "merge", module)
     with pytest.raises(AssertionError):
         property_of(open_exact, examples=2000, search_only=True)()
 
@@ -270,7 +270,7 @@ def test_a_mistake_in_the_pure_law_is_caught(
 def test_a_mistake_in_the_functions_is_caught(
     right_text: str, wrong_text: str, open_redis: OpenIndexes, redis_client: redis.Redis
 ) -> None:
-    source = files("memory").joinpath("law.lua").read_text("utf-8")
+    source = files("memory.redis").joinpath("law.lua").read_text("utf-8")
     redis_client.function_load(wrong(source, right_text, wrong_text), replace=True)
     try:
         with pytest.raises(AssertionError):

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from memory.embedders import VectorsOnly
-from memory.model import FOREVER, Put, Selector, SelectorKind
+from memory.model.events import FOREVER, Put, Selector, SelectorKind
 from memory.ports import FenceFact
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 
 IMAGES = ("photo-1", "photo-2")

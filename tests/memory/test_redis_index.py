@@ -17,10 +17,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory import redis_search
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Unavailable
-from memory.model import (
+from memory.model.events import (
     MAX_LABEL,
     Forget,
     Ingest,
@@ -33,11 +32,12 @@ from memory.model import (
     checked_text,
     make_stamp,
 )
-from memory.redis_index import RedisIndex, connect
-from memory.redis_setup import FUNCTIONS_VERSION
+from memory.redis import search
+from memory.redis.index import RedisIndex, connect
+from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
-from streams.local import RedisServer
-from streams.settings import CACHE
+from streams.config.settings import CACHE
+from streams.local.servers import RedisServer
 
 DIM = 32
 KEY = bytes(range(32))
@@ -145,7 +145,7 @@ def test_a_namespace_that_would_match_others_keys_is_refused(
 def test_functions_newer_than_the_program_are_refused_and_older_ones_replaced(
     redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
-    ours = files("memory").joinpath("law.lua").read_text("utf-8")
+    ours = files("memory.redis").joinpath("law.lua").read_text("utf-8")
     version = f"local VERSION = {FUNCTIONS_VERSION}\n"
     assert version in ours
     namespace = unique("version")
@@ -327,7 +327,7 @@ def test_a_search_that_gives_up_on_a_tie_at_the_cut_is_not_called_exact(
     (whole,) = index.search([query.vector], [5])
     assert whole.exact
     assert [hit.image_id for hit in whole.hits] == [f"i{n:02}" for n in range(5)]
-    monkeypatch.setattr(redis_search, "MAX_CANDIDATES", 40)
+    monkeypatch.setattr(search, "MAX_CANDIDATES", 40)
     (cut,) = index.search([query.vector], [5])
     assert len(cut.hits) == 5
     assert not cut.exact
@@ -337,10 +337,10 @@ def test_a_labels_images_are_read_to_the_last_page(
     index: RedisIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.put([seen(index, f"i{n}", n, ("cat", "dog")[n % 2]) for n in range(50)])
-    monkeypatch.setattr(redis_search, "PAGE", 7)
+    monkeypatch.setattr(search, "PAGE", 7)
     found = [image for page in index.labelled("cat") for image in page]
     assert sorted(found) == sorted(index.image_key(f"i{n}") for n in range(0, 50, 2))
-    monkeypatch.setattr(redis_search, "PAGE", 1)
+    monkeypatch.setattr(search, "PAGE", 1)
     assert index.label_counts() == {"cat": 25, "dog": 25}
 
 
@@ -420,7 +420,7 @@ def test_an_index_made_over_existing_data_never_answers_from_a_part(
     assert query
     before = index.search([query.vector], [1])
     index._client.execute_command("FT.DROPINDEX", f"{index._prefix}:index")
-    monkeypatch.setattr(redis_search, "BUILD_SECONDS", 0)
+    monkeypatch.setattr(search, "BUILD_SECONDS", 0)
     index = opened(redis_client, namespace, algorithm="HNSW")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
-from memory.model import (
+from memory.model.events import (
     FOREVER,
     Correction,
     Forget,

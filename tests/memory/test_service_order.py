@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 
-from memory import law
-from memory.model import Correction, Ingest, SelectorKind
+from memory import merge
+from memory.model.events import Correction, Ingest, SelectorKind
 from memory.ports import FenceFact, MemoryIndex
 from memory.service import VisualMemory
 from tests.memory.histories import (
@@ -110,7 +110,7 @@ class ServiceSteps(Steps):
     def __init__(self) -> None:
         self.facts = Facts()
 
-    def carry(self, index: MemoryIndex, admitted: law.Admitted) -> Iterator[None]:
+    def carry(self, index: MemoryIndex, admitted: merge.Admitted) -> Iterator[None]:
         event = admitted.event
 
         def call(pause: Callable[[], None]) -> object:
@@ -130,7 +130,7 @@ class ServiceSteps(Steps):
 class FencesTooLate(ServiceSteps):
     """A mistake: the index raises a fence only after the listed images were looked at."""
 
-    def carry(self, index: MemoryIndex, admitted: law.Admitted) -> Iterator[None]:
+    def carry(self, index: MemoryIndex, admitted: merge.Admitted) -> Iterator[None]:
         return super().carry(cast("MemoryIndex", _LateFences(index)), admitted)
 
 
@@ -151,7 +151,7 @@ class _LateFences:
         self._index.close_request(request, until)
 
 
-def by_id(admitted: law.Admitted) -> bool:
+def by_id(admitted: merge.Admitted) -> bool:
     """Not a forget by label: what it finds depends on the moment, so it is no admitted event."""
     event = admitted.event
     return isinstance(event, Ingest | Correction) or event.selector.kind is not SelectorKind.LABEL

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from memory.model import Vector
-from memory.redis_index import connect
+from memory.model.events import Vector
+from memory.redis.index import connect
 from streams.client import MemoryClient
-from streams.local import RedisServer
-from streams.settings import CACHE
-from streams.supervisor import read_state
+from streams.config.settings import CACHE
+from streams.local.servers import RedisServer
+from streams.local.supervisor import read_state
 from tests.integration.running import Running, running
 from tests.integration.test_bad_input import png
 from tests.prometheus.files import Panel, alerts, panels

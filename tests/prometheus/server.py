@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streams.local import HOST, free_port
-from streams.process import ChildSpec, Process
+from streams.local.process import ChildSpec, Process
+from streams.local.servers import HOST, free_port
 from tests.prometheus.files import PROMETHEUS, read_yaml
 
 WINDOW = "15s"

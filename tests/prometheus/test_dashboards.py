@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 
-from streams import metrics
+from streams.workers import metrics
 from tests.prometheus.files import (
     DASHBOARDS,
     METRIC,
@@ -27,7 +27,7 @@ SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "
 
 
 def ours() -> Iterator[Metric]:
-    """Every metric of `streams.metrics`, as the registry that /metrics serves has it."""
+    """Every metric of `streams.workers.metrics`, as the registry that /metrics serves has it."""
     assert metrics.ITEMS in set(REGISTRY._names_to_collectors.values())
     for family in REGISTRY.collect():
         if METRIC.match(family.name):

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import Unavailable
-from streams import delivery, faust_app
-from streams.events import OutgoingRecord, Record, Topic
-from streams.process import write_atomically
+from streams.contract.messages import OutgoingRecord, Record, Topic
+from streams.local.process import write_atomically
+from streams.workers import delivery, faust_app
 
 TOPIC_ID = "topic-id"
 BATCH = 16

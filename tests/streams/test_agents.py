@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model import (
+from memory.model.events import (
     NEVER,
     Correction,
     Forget,
@@ -31,9 +31,9 @@ from memory.model import (
     make_stamp,
 )
 from memory.service import Forgotten, Merged, Outcome, Refused, VisualMemory
-from streams import codec
-from streams.agents import Batcher, ForgetAgent, QueryAgent, Watch, WritingAgent
-from streams.events import Marker, OutgoingRecord, QueryEvent, Record, Topic
+from streams.contract import codec
+from streams.contract.messages import Marker, OutgoingRecord, QueryEvent, Record, Topic
+from streams.workers.agents import Batcher, ForgetAgent, QueryAgent, Watch, WritingAgent
 
 SECRET = "ada lovelace"
 NOW = time.time_ns() // 1000

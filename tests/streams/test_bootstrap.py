@@ -16,14 +16,18 @@ from memory.errors import Misconfigured, Reason
 from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
 from memory.ports import FenceFact
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams import bootstrap, codec, delivery, faust_app, topics, web, wires
-from streams.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams import bootstrap
 from streams.bootstrap import ROLES
-from streams.events import HEADROOM, Header, Record, Topic
-from streams.metrics import observe_stage
-from streams.settings import Settings, load
+from streams.config import connections
+from streams.config.settings import Settings, load
+from streams.contract import codec
+from streams.contract.messages import HEADROOM, Header, Record, Topic
+from streams.kafka import admin
+from streams.workers import delivery, faust_app, probes
+from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.metrics import observe_stage
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -60,7 +64,7 @@ SETTINGS = load(
     log_level="WARNING",
 )
 """None of them is the default, so that one that is dropped shows."""
-SECURITY = wires.kafka_security(SETTINGS)
+SECURITY = connections.kafka_security(SETTINGS)
 IDS = {f"p-{topic}": f"id-{topic}" for topic in Topic}
 SKEW = 9_000_000
 
@@ -107,8 +111,8 @@ def test_none_of_the_settings_here_is_its_default() -> None:
 @pytest.fixture(autouse=True)
 def _topics_there() -> Iterator[None]:
     with (
-        patch.object(topics, "topic_ids", autospec=True, return_value=IDS),
-        patch.object(topics, "partition_count", autospec=True, return_value=5),
+        patch.object(admin, "topic_ids", autospec=True, return_value=IDS),
+        patch.object(admin, "partition_count", autospec=True, return_value=5),
     ):
         yield
 
@@ -139,14 +143,14 @@ def test_topics_are_declared_as_the_settings_say() -> None:
 def test_kafka_is_called_by_its_address_with_the_login() -> None:
     specs = bootstrap.topic_specs(SETTINGS)
     with (
-        patch.object(topics, "create", autospec=True) as create,
-        patch.object(topics, "check_or_refuse", autospec=True) as check,
+        patch.object(admin, "create", autospec=True) as create,
+        patch.object(admin, "check_or_refuse", autospec=True) as check,
     ):
         bootstrap.create_topics(SETTINGS)
     create.assert_called_once_with("one:1,two:2", specs, SECURITY)
     check.assert_called_once_with("one:1,two:2", specs, SECURITY)
     assert bootstrap.known_topic_ids(SETTINGS) == IDS
-    topics.topic_ids.assert_called_once_with(  # type: ignore[attr-defined]  # the fixture's
+    admin.topic_ids.assert_called_once_with(  # type: ignore[attr-defined]  # the fixture's
         "one:1,two:2", list(IDS), SECURITY
     )
 
@@ -186,7 +190,7 @@ def test_a_monitor_watches_what_the_roles_read_and_the_labels_that_are_set() -> 
 @holds("redis", "namespace", "hmac_key", "index_algorithm", "index_dtype")
 def test_an_index_is_opened_as_the_settings_say() -> None:
     store, embedder = Mock(), VectorsOnly("some/folder", 8)
-    with patch.object(wires, "connect", autospec=True) as connect:
+    with patch.object(connections, "connect", autospec=True) as connect:
         bootstrap.redis_client(SETTINGS)
     connect.assert_called_once_with("redis://there:1/0")
     with patch.object(RedisIndex, "open") as opened:
@@ -323,7 +327,7 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
     index = create_autospec(RedisIndex, instance=True)
     wrapped = object()
     with (
-        patch.object(topics, "check_or_refuse", autospec=True) as checked,
+        patch.object(admin, "check_or_refuse", autospec=True) as checked,
         replaced("redis_client") as redis,
         replaced("embedder") as embedder,
         replaced("open_index", return_value=index) as opened,
@@ -420,7 +424,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
 
 def test_a_worker_is_known_to_its_group_by_its_name_and_what_it_reads() -> None:
     assert bootstrap.group_instance(SETTINGS, "p-query", "id-query") == "me.id-query.5"
-    counted: Any = topics.partition_count
+    counted: Any = admin.partition_count
     counted.assert_called_once_with("one:1,two:2", "p-query", SECURITY)
     assert bootstrap.group_instance(load(), "query", "id-query") is None
 
@@ -494,9 +498,9 @@ def test_probes_listen_where_the_settings_say_and_watch_the_workers_lag() -> Non
         ANY, "id-label-correction", worker.carrier, worker.memory.index
     )
     assert (worker.ends.func, worker.ends.args) == (worker.log_ends, (worker.app,))
-    (probes,) = worker.tasks
-    with patch.object(web, "serve", autospec=True) as serve:
-        asyncio.run(probes())
+    (serve_probes,) = worker.tasks
+    with patch.object(probes, "serve", autospec=True) as serve:
+        asyncio.run(serve_probes())
     readiness = worker.readiness.return_value
     serve.assert_awaited_once_with("127.0.0.9", 1234, readiness)
     readiness.watch.assert_awaited_once_with()
@@ -525,7 +529,7 @@ def test_a_monitor_listens_where_the_settings_say() -> None:
     watching = MagicMock(run=AsyncMock())
     with (
         replaced("monitor", return_value=watching) as monitor,
-        patch.object(web, "serve", autospec=True) as serve,
+        patch.object(probes, "serve", autospec=True) as serve,
     ):
         bootstrap.run_monitor(SETTINGS)
     monitor.assert_called_once_with(SETTINGS)

@@ -12,13 +12,13 @@ import pytest
 
 from memory.claims import claim_of
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.model import ClaimPayload, ImagePayload, Ingest, Payload, Query
-from streams import codec
+from memory.model.events import ClaimPayload, ImagePayload, Ingest, Payload, Query
 from streams.bootstrap import claim_fetcher
 from streams.client import MemoryClient
-from streams.events import CLAIM, OutgoingRecord, QueryEvent, Record
-from streams.payloads import read_payload, write_payload
-from streams.settings import Settings, load
+from streams.config.settings import Settings, load
+from streams.contract import codec
+from streams.contract.messages import CLAIM, OutgoingRecord, QueryEvent, Record
+from streams.contract.payloads import read_payload, write_payload
 
 PAGE = (Path(__file__).parents[2] / "docs" / "claim-checks.md").read_text("utf-8")
 NOW = 1_750_000_000_123_456

@@ -16,7 +16,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
-from memory.model import (
+from memory.model.events import (
     Correction,
     Forget,
     ImagePayload,
@@ -27,10 +27,19 @@ from memory.model import (
     SelectorKind,
     VectorPayload,
 )
-from streams import client as client_module
-from streams import codec, kafka_clients, topics
 from streams.client import MemoryClient
-from streams.events import Answer, Marker, OutgoingRecord, QueryEvent, Receipt, Record, Topic
+from streams.client import client as client_module
+from streams.contract import codec
+from streams.contract.messages import (
+    Answer,
+    Marker,
+    OutgoingRecord,
+    QueryEvent,
+    Receipt,
+    Record,
+    Topic,
+)
+from streams.kafka import admin, cluster
 
 PARTITIONS = 2
 SKEW = 300_000_000
@@ -86,7 +95,7 @@ class Agent:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("client")
-    topics.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -169,7 +178,7 @@ def test_an_image_gets_its_position_in_the_log(
     name = prefix + Topic.IMAGE_INGEST
     assert (position.topic, position.topic_id) == (
         name,
-        topics.topic_ids(kafka_bootstrap, [name])[name],
+        admin.topic_ids(kafka_bootstrap, [name])[name],
     )
     event = codec.decode_ingest(written(position), position.topic_id, clock_skew=SKEW)
     assert isinstance(event, Ingest)
@@ -528,7 +537,7 @@ class Unanswered:
 def test_no_more_waits_in_a_client_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images fit. Who would add a third waits, and is told when it has waited too long."""
     monkeypatch.setattr(client_module, "MAX_UNSENT", 3000)
-    monkeypatch.setattr(kafka_clients, "BLOCK_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "BLOCK_SECONDS", 0.2)
     log = Unanswered()
     client = MemoryClient("nowhere:1", source="s")
     monkeypatch.setattr(client, "_connected", lambda _topic, _linger: ("id", log))

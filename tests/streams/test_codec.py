@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Reason, Rejected
-from memory.model import (
+from memory.model.events import (
     MAX_ID,
     MAX_LABEL,
     Correction,
@@ -34,8 +34,8 @@ from memory.model import (
     VectorPayload,
     make_stamp,
 )
-from streams import codec, envelope
-from streams.events import (
+from streams.contract import cloudevents, codec
+from streams.contract.messages import (
     VECTOR,
     Headers,
     Marker,
@@ -316,7 +316,7 @@ def test_no_detail_quotes_the_event() -> None:
     ],
 )
 def test_a_time_is_rfc_3339_with_its_offset(text: str, micros: int) -> None:
-    assert envelope.parse_time(text) == micros
+    assert cloudevents.parse_time(text) == micros
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_time_that_is_none_is_rejected(text: str) -> None:
 
 @given(st.integers(0, 9_999_999_999_999_998))
 def test_every_time_survives_its_text(time: int) -> None:
-    assert envelope.parse_time(envelope.format_time(time)) == time
+    assert cloudevents.parse_time(cloudevents.format_time(time)) == time
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_every_time_survives_its_text(time: int) -> None:
     ],
 )
 def test_a_time_may_be_ahead_of_the_log_by_the_skew_only(topic: Topic, value: object) -> None:
-    moment = envelope.parse_time("2025-06-15T15:06:40Z")
+    moment = cloudevents.parse_time("2025-06-15T15:06:40Z")
     record = body(topic, value, ce_subject="img-1")
     decode = DECODERS[topic]
     assert not isinstance(decode(replace(record, timestamp=moment - SKEW)), Marker)
@@ -378,7 +378,7 @@ def test_an_image_from_the_future_is_rejected() -> None:
 @pytest.mark.parametrize("label", ["dog", "a, b", None])
 def test_a_correction_gives_or_withdraws_a_label(label: str | None) -> None:
     event = correction(body(Topic.LABEL_CORRECTION, {"label": label}, ce_subject="img-1"))
-    moment = envelope.parse_time("2025-06-15T15:06:40Z")
+    moment = cloudevents.parse_time("2025-06-15T15:06:40Z")
     assert event == Correction(
         stamp=make_stamp(
             moment, "desk", "e-1", "visual-memory.label-correction.v1", "img-1", label, None, None

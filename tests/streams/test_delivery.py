@@ -21,11 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from streams import faust_app, kafka_clients
-from streams.delivery import EXIT_UNEXPECTED
-from streams.events import Record
-from streams.faust_app import to_record
-from streams.offsets import Offsets
+from streams.contract.messages import Record
+from streams.kafka import cluster
+from streams.workers import faust_app
+from streams.workers.delivery import EXIT_UNEXPECTED
+from streams.workers.faust_app import to_record
+from streams.workers.offsets import Offsets
 from tests.streams.delivery_worker import BATCH, PLACES, SECRET
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> 
     """The message may quote an event, and so may those of its causes."""
     program = """
         import logging
-        from streams.delivery import die
+        from streams.workers.delivery import die
         logging.basicConfig()
         def fails():
             try:
@@ -175,7 +176,7 @@ def test_what_an_operator_has_to_mend_is_the_last_thing_that_is_said() -> None:
     program = """
         import logging
         from memory.errors import Misconfigured
-        from streams.delivery import die
+        from streams.workers.delivery import die
         logging.basicConfig()
         try:
             raise Misconfigured("made anew while this worker ran: label-correction")
@@ -192,7 +193,7 @@ def test_a_shutdown_that_hangs_is_ended() -> None:
     """With a thread that never ends, as a Faust worker with events that are not acked."""
     ended = python(
         "import threading, time\n"
-        "from streams.faust_app import to_record, end_within\n"
+        "from streams.workers.faust_app import to_record, end_within\n"
         "threading.Thread(target=time.sleep, args=(600,)).start()\n"
         "end_within(0.2)\n"
         "time.sleep(600)\n"
@@ -201,7 +202,9 @@ def test_a_shutdown_that_hangs_is_ended() -> None:
 
 
 def test_a_shutdown_that_does_not_hang_is_not_held_up() -> None:
-    ended = python("from streams.faust_app import end_within\nend_within(600)\nprint('ended')\n")
+    ended = python(
+        "from streams.workers.faust_app import end_within\nend_within(600)\nprint('ended')\n"
+    )
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
 
 
@@ -221,7 +224,7 @@ class Workplace:
     folder: Path
 
     def send(self, count: int = RECORDS, value: bytes = b"v") -> None:
-        producer = kafka_clients.producer(self.bootstrap, {})
+        producer = cluster.producer(self.bootstrap, {})
         for n in range(count):
             producer.send(self.topic, value, partition=n % PARTITIONS)
         producer.flush()
@@ -311,7 +314,7 @@ def place(empty_place: Workplace) -> Workplace:
 
 
 def create(bootstrap: str, topic: NewTopic) -> None:
-    with kafka_clients.administration(bootstrap, {}) as admin:
+    with cluster.administration(bootstrap, {}) as admin:
         admin.create_topics([topic])
         admin.wait_for_topics([topic.name])
 
@@ -403,7 +406,7 @@ def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
         time.sleep(2.5 if tasks else 0)  # positions of questions are noted each second
         assert place.calls()
         assert place.positions() == {}
-    with kafka_clients.administration(place.bootstrap, {}) as admin:
+    with cluster.administration(place.bootstrap, {}) as admin:
         mended = {"max.message.bytes": "1000000"}
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outgoing, mended)])
     with place.worker("plain", tasks=tasks, outgoing=outgoing) as process:
@@ -415,7 +418,7 @@ def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
 
 def read(bootstrap: str, topic: str) -> set[str]:
     """The values of a topic of one partition."""
-    consumer = kafka_clients.consumer(bootstrap, {})
+    consumer = cluster.consumer(bootstrap, {})
     partition = TopicPartition(topic, 0)
     consumer.assign([partition])
     end = consumer.end_offsets([partition])[partition]

@@ -6,9 +6,9 @@ import hashlib
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from memory.model import Neighbor, Position, Prediction, Rule, Vote
-from streams import codec
-from streams.events import (
+from memory.model.events import Neighbor, Position, Prediction, Rule, Vote
+from streams.contract import codec
+from streams.contract.messages import (
     Answer,
     Marker,
     OutgoingRecord,

@@ -13,11 +13,12 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Unavailable
-from memory.model import FOREVER
+from memory.model.events import FOREVER
 from memory.ports import FenceFact
-from streams import codec, topics
-from streams.events import Marker, OutgoingRecord, Record, Topic
-from streams.fences import KafkaFenceLog, decode_fact, encode_fact, replay
+from streams.contract import codec
+from streams.contract.messages import Marker, OutgoingRecord, Record, Topic
+from streams.kafka import admin
+from streams.workers.fence_log import KafkaFenceLog, decode_fact, encode_fact, replay
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 UNTIL = st.integers(0, FOREVER)
@@ -42,7 +43,7 @@ def received(outgoing: OutgoingRecord) -> Record:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("fences")
-    topics.create(kafka_bootstrap, topics.declare(prefix, partitions=1))
+    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=1))
     return prefix
 
 

@@ -10,11 +10,12 @@ from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model import Position
-from streams import codec, following, topics
-from streams.client import MemoryClient
-from streams.events import Record, Topic
-from streams.following import Follower, Report
+from memory.model.events import Position
+from streams.client import MemoryClient, bulk_ingest
+from streams.client.bulk_ingest import Follower, Report
+from streams.contract import codec
+from streams.contract.messages import Record, Topic
+from streams.kafka import admin
 
 PARTITIONS = 2
 
@@ -55,7 +56,7 @@ def index() -> ExactIndex:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("following")
-    topics.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -188,7 +189,7 @@ def test_a_long_stream_is_followed_from_its_first_event_to_its_last(
     send: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(following, "IN_FLIGHT", 3)
+    monkeypatch.setattr(bulk_ingest, "IN_FLIGHT", 3)
     send(20)
     assert len(follower._pending) == 3
     report = follower.finish(30, lambda _merged: workers.merge(*workers.sent))

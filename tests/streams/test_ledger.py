@@ -11,10 +11,10 @@ import redis
 
 from memory.errors import Unavailable
 from memory.exact_index import ExactIndex
-from memory.redis_index import connect
-from streams import delivery
-from streams.ledger import RedisLedger
-from streams.local import free_port
+from memory.redis.index import connect
+from streams.local.servers import free_port
+from streams.workers import delivery
+from streams.workers.attempts import RedisLedger
 
 Make = Callable[..., RedisLedger]
 

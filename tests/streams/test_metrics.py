@@ -13,9 +13,10 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from memory.errors import Reason
-from streams import bootstrap, metrics
-from streams.metrics import MEASURED, OLDEST_OPEN_FORGET
-from streams.settings import load
+from streams import bootstrap
+from streams.config.settings import load
+from streams.workers import metrics
+from streams.workers.metrics import MEASURED, OLDEST_OPEN_FORGET
 
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
 LABELS = {"role", "outcome", "reason", "stage", "topic", "partition", "label", "model"}

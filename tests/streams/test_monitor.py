@@ -16,14 +16,14 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Misconfigured, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model import Stats
-from streams import monitor as monitor_module
-from streams import topics
+from memory.model.events import Stats
 from streams.client import MemoryClient
-from streams.events import Topic
-from streams.kafka_clients import NO_SECURITY, Security, consumer
-from streams.log_times import PRECISION_MS, written_at
-from streams.monitor import Lag, Monitor
+from streams.contract.messages import Topic
+from streams.kafka import admin
+from streams.kafka.cluster import NO_SECURITY, Security, consumer
+from streams.kafka.log_times import PRECISION_MS, written_at
+from streams.workers import monitor as monitor_module
+from streams.workers.monitor import Lag, Monitor
 
 PARTITIONS = 2
 IMPATIENT: Security = MappingProxyType({"bootstrap_timeout_ms": 500})
@@ -52,7 +52,7 @@ def index() -> Index:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("monitor")
-    topics.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -64,7 +64,7 @@ def client(kafka_bootstrap: str, prefix: str) -> Iterator[MemoryClient]:
 
 def ids(bootstrap: str, prefix: str) -> dict[str, str]:
     names = [prefix + topic for topic in (Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)]
-    return topics.topic_ids(bootstrap, names)
+    return admin.topic_ids(bootstrap, names)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from streams import bootstrap
 from streams.cli import cli
-from streams.events import Topic
-from streams.permissions import (
+from streams.config.permissions import (
     REDIS,
     WORKERS,
     WRITES,
@@ -20,7 +19,8 @@ from streams.permissions import (
     redis_rules,
     table,
 )
-from streams.settings import Settings
+from streams.config.settings import Settings
+from streams.contract.messages import Topic
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
 

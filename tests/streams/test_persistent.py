@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from memory.errors import Unavailable
-from streams import persistent, stack
-from streams.persistent import Persistent
-from streams.process import LocalServerError
+from streams import stack
+from streams.demo import persistent
+from streams.demo.persistent import Persistent
+from streams.local.process import LocalServerError
 
 FEW = persistent.STARTS
 UP = stack.Addresses("kafka", "redis", "metrics")

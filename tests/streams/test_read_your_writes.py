@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 
 from memory.errors import Rejected
-from memory.model import Position, Prediction, Query
-from memory.redis_index import RedisIndex
+from memory.model.events import Position, Prediction, Query
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from tests.streams.writes import (
     IMAGES,

@@ -10,8 +10,8 @@ import pytest
 
 from memory.errors import Unavailable
 from memory.exact_index import ExactIndex
-from streams import readiness
-from streams.readiness import Headway, Readiness
+from streams.workers import readiness
+from streams.workers.readiness import Headway, Readiness
 
 Look = tuple[float, Mapping[int, tuple[int, int]]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.settings import load
+from streams.config.settings import load
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from memory.errors import Reason
 from streams.cli import cli
-from streams.settings import ENVIRONMENT_PREFIX, Settings
-from streams.settings_page import page
+from streams.config.settings import ENVIRONMENT_PREFIX, Settings
+from streams.config.settings_page import page
 
 FILE = Path(__file__).parents[2] / "docs" / "settings.md"
 

@@ -8,7 +8,7 @@ import pytest
 
 from memory.errors import Misconfigured
 from streams import stack
-from streams.settings import ENVIRONMENT_PREFIX, load
+from streams.config.settings import ENVIRONMENT_PREFIX, load
 
 PASSWORD = "correct horse"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.process import ChildSpec, LocalServerError, Process
-from streams.supervisor import Supervisor, detach, read_state
+from streams.local.process import ChildSpec, LocalServerError, Process
+from streams.local.supervisor import Supervisor, detach, read_state
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
@@ -80,8 +80,8 @@ def supervising(folder: Path) -> list[str]:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from streams.process import ChildSpec
-from streams.supervisor import Supervisor
+from streams.local.process import ChildSpec
+from streams.local.supervisor import Supervisor
 folder = Path({str(folder)!r})
 argv = [sys.executable, "-c", {SLEEPER!r}]
 specs = [ChildSpec(name, argv, folder / (name + ".log")) for name in ("first", "second")]
@@ -175,7 +175,7 @@ def test_children_die_when_their_parent_ends_without_a_word(tmp_path: Path) -> N
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from streams.process import ChildSpec, Process
+from streams.local.process import ChildSpec, Process
 log = Path({str(tmp_path)!r}) / "log"
 argv = [sys.executable, "-c", {SLEEPER!r}]
 process = Process(ChildSpec("x", argv, log, ready=lambda: "up" in log.read_text()))

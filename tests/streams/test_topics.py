@@ -12,10 +12,10 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from streams import topics
-from streams.events import HEADROOM, Topic
-from streams.kafka_clients import mapped, mapped_errors
-from streams.topics import Relation, Setting, TopicSpec
+from streams.contract.messages import HEADROOM, Topic
+from streams.kafka import admin
+from streams.kafka.admin import Relation, Setting, TopicSpec
+from streams.kafka.cluster import mapped, mapped_errors
 from tests.waiting import until
 
 Names = Callable[[str], str]
@@ -27,32 +27,32 @@ def spec(specs: list[TopicSpec], topic: Topic) -> TopicSpec:
 
 def alter(bootstrap: str, name: str, **settings: str) -> None:
     """Change settings; returns when the broker, which learns of it a little later, tells them."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    broker = KafkaAdminClient(bootstrap_servers=bootstrap)
     dotted = {key.replace("_", "."): value for key, value in settings.items()}
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dotted)])
+    broker.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dotted)])
 
     def told() -> bool:
         asked = [ConfigResource(ConfigResourceType.TOPIC, name)]
-        live = admin.describe_configs(asked)["topic"][name]
+        live = broker.describe_configs(asked)["topic"][name]
         return all(live[key]["value"] == value for key, value in dotted.items())
 
     until(told)
-    admin.close()
+    broker.close()
 
 
 @pytest.fixture
 def created(kafka_bootstrap: str, unique: Names) -> list[TopicSpec]:
-    specs = topics.declare(unique("topics"), partitions=2)
-    topics.create(kafka_bootstrap, specs)
+    specs = admin.declare(unique("topics"), partitions=2)
+    admin.create(kafka_bootstrap, specs)
     return specs
 
 
 def test_every_role_has_a_topic_with_the_prefix() -> None:
-    assert {s.name for s in topics.declare("acme.")} == {f"acme.{t}" for t in Topic}
+    assert {s.name for s in admin.declare("acme.")} == {f"acme.{t}" for t in Topic}
 
 
 def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
-    specs = topics.declare(compaction_lag=60)
+    specs = admin.declare(compaction_lag=60)
     for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST, Topic.FENCES):
         settings = spec(specs, topic).settings
         assert settings["cleanup.policy"] == Setting("compact")
@@ -61,26 +61,26 @@ def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
 
 def test_what_answers_say_expires_with_its_segments() -> None:
     for topic in (Topic.QUERY, Topic.PREDICTION, Topic.REJECTED):
-        settings = spec(topics.declare(), topic).settings
+        settings = spec(admin.declare(), topic).settings
         assert settings["cleanup.policy"] == Setting("delete")
         assert settings["segment.ms"].holds(settings["retention.ms"].value)
 
 
 def test_receipts_are_kept() -> None:
-    settings = spec(topics.declare(), Topic.FORGET_RECEIPT).settings
+    settings = spec(admin.declare(), Topic.FORGET_RECEIPT).settings
     assert settings["retention.ms"] == Setting("-1")
 
 
 def test_records_may_be_as_large_as_images_with_their_headers() -> None:
     for topic in (Topic.IMAGE_INGEST, Topic.QUERY):
-        settings = spec(topics.declare(max_record_bytes=5_000_000), topic).settings
+        settings = spec(admin.declare(max_record_bytes=5_000_000), topic).settings
         assert settings["max.message.bytes"].value == str(5_000_000 + HEADROOM)
 
 
 @pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 250, "a/"])
 def test_a_prefix_that_cannot_be_in_a_topics_name_is_refused(prefix: str) -> None:
     with pytest.raises(Misconfigured, match="prefix"):
-        topics.declare(prefix)
+        admin.declare(prefix)
 
 
 @pytest.mark.parametrize(
@@ -101,20 +101,20 @@ def test_a_setting_holds_by_its_relation(setting: Setting, found: str, *, holds:
 
 
 def test_created_topics_have_no_problems(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    assert topics.check(kafka_bootstrap, created) == []
-    topics.check_or_refuse(kafka_bootstrap, created)
+    assert admin.check(kafka_bootstrap, created) == []
+    admin.check_or_refuse(kafka_bootstrap, created)
 
 
 def test_creating_again_changes_nothing(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     names = [s.name for s in created]
-    before = topics.topic_ids(kafka_bootstrap, names)
-    topics.create(kafka_bootstrap, created)
-    assert topics.topic_ids(kafka_bootstrap, names) == before
+    before = admin.topic_ids(kafka_bootstrap, names)
+    admin.create(kafka_bootstrap, created)
+    assert admin.topic_ids(kafka_bootstrap, names) == before
 
 
 def test_a_missing_topic_is_named(kafka_bootstrap: str, unique: Names) -> None:
-    specs = topics.declare(unique("missing"))
-    problems = topics.check(kafka_bootstrap, specs)
+    specs = admin.declare(unique("missing"))
+    problems = admin.check(kafka_bootstrap, specs)
     assert len(problems) == len(specs)
     assert all(s.name in p and "missing" in p for s, p in zip(specs, problems, strict=True))
 
@@ -124,17 +124,17 @@ def test_a_changed_setting_is_named_with_what_was_found_and_wanted(
 ) -> None:
     name = spec(created, Topic.IMAGE_INGEST).name
     alter(kafka_bootstrap, name, cleanup_policy="delete", max_compaction_lag_ms="99999999999")
-    problems = "\n".join(topics.check(kafka_bootstrap, created))
+    problems = "\n".join(admin.check(kafka_bootstrap, created))
     assert f"{name}: cleanup.policy is delete, wanted is compact" in problems
     assert f"{name}: max.compaction.lag.ms is 99999999999, wanted at most 604800000" in problems
     assert f"--entity-name {name} --add-config cleanup.policy=compact" in problems
     with pytest.raises(Misconfigured, match=name):
-        topics.check_or_refuse(kafka_bootstrap, created)
+        admin.check_or_refuse(kafka_bootstrap, created)
 
 
 def test_a_stricter_setting_is_no_problem(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     alter(kafka_bootstrap, spec(created, Topic.PREDICTION).name, retention_ms="60000")
-    problems = topics.check(kafka_bootstrap, created)
+    problems = admin.check(kafka_bootstrap, created)
     assert problems == []
 
 
@@ -143,18 +143,18 @@ def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
 ) -> None:
     name = spec(created, Topic.QUERY).name
     alter(kafka_bootstrap, name, retention_ms="-1", flush_messages="1000")
-    assert len(topics.check(kafka_bootstrap, created)) == 1
-    topics.configure(kafka_bootstrap, created)
-    until(lambda: topics.check(kafka_bootstrap, created) == [])
-    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    live = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-    admin.close()
+    assert len(admin.check(kafka_bootstrap, created)) == 1
+    admin.configure(kafka_bootstrap, created)
+    until(lambda: admin.check(kafka_bootstrap, created) == [])
+    broker = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    live = broker.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    broker.close()
     assert live["topic"][name]["flush.messages"]["value"] == "1000"
 
 
 def test_too_few_partitions_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     wanted = [replace(s, partitions=3) for s in created if s.topic is Topic.QUERY]
-    (problem,) = topics.check(kafka_bootstrap, wanted)
+    (problem,) = admin.check(kafka_bootstrap, wanted)
     assert "partitions are 2, wanted at least 3" in problem
 
 
@@ -162,25 +162,25 @@ def test_a_partition_that_workers_do_not_know_is_a_problem_for_answers_only(
     kafka_bootstrap: str, created: list[TopicSpec]
 ) -> None:
     fewer = [replace(s, partitions=1) for s in created]
-    (problem,) = topics.check(kafka_bootstrap, fewer)
+    (problem,) = admin.check(kafka_bootstrap, fewer)
     assert spec(created, Topic.PREDICTION).name in problem
     assert "VISUAL_MEMORY_PARTITIONS" in problem
 
 
 def test_too_few_replicas_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    (problem,) = topics.check(kafka_bootstrap, [replace(created[0], replication=3)])
+    (problem,) = admin.check(kafka_bootstrap, [replace(created[0], replication=3)])
     assert "replication is 1, wanted at least 3" in problem
 
 
 def test_a_topic_that_cannot_be_created_is_named(kafka_bootstrap: str, unique: Names) -> None:
-    specs = topics.declare(unique("replicas"), replication=9)
+    specs = admin.declare(unique("replicas"), replication=9)
     with pytest.raises(Misconfigured, match=r"replicas.*cannot be created"):
-        topics.create(kafka_bootstrap, specs)
+        admin.create(kafka_bootstrap, specs)
 
 
 def test_an_id_is_a_topics_own(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     names = [s.name for s in created]
-    ids = topics.topic_ids(kafka_bootstrap, names)
+    ids = admin.topic_ids(kafka_bootstrap, names)
     assert list(ids) == names
     assert len(set(ids.values())) == len(names)
     assert all(len(topic_id) == 22 for topic_id in ids.values())
@@ -188,33 +188,33 @@ def test_an_id_is_a_topics_own(kafka_bootstrap: str, created: list[TopicSpec]) -
 
 def test_a_recreated_topic_has_another_id(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     name = created[0].name
-    before = topics.topic_ids(kafka_bootstrap, [name])
-    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    admin.delete_topics([name])
-    admin.close()
-    until(lambda: topics.check(kafka_bootstrap, created[:1]) != [])
-    topics.create(kafka_bootstrap, created[:1])
-    assert topics.topic_ids(kafka_bootstrap, [name]) != before
+    before = admin.topic_ids(kafka_bootstrap, [name])
+    broker = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    broker.delete_topics([name])
+    broker.close()
+    until(lambda: admin.check(kafka_bootstrap, created[:1]) != [])
+    admin.create(kafka_bootstrap, created[:1])
+    assert admin.topic_ids(kafka_bootstrap, [name]) != before
 
 
 def test_ids_of_missing_topics_are_refused_naming_them(
     kafka_bootstrap: str, created: list[TopicSpec]
 ) -> None:
     with pytest.raises(Misconfigured, match="nowhere, neither"):
-        topics.topic_ids(kafka_bootstrap, [created[0].name, "nowhere", "neither"])
+        admin.topic_ids(kafka_bootstrap, [created[0].name, "nowhere", "neither"])
 
 
 def test_partitions_are_counted(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    assert topics.partition_count(kafka_bootstrap, spec(created, Topic.QUERY).name) == 2
+    assert admin.partition_count(kafka_bootstrap, spec(created, Topic.QUERY).name) == 2
     with pytest.raises(Misconfigured, match="missing: nowhere"):
-        topics.partition_count(kafka_bootstrap, "nowhere")
+        admin.partition_count(kafka_bootstrap, "nowhere")
 
 
 def test_kafka_away_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable):
-        topics.check(
+        admin.check(
             f"127.0.0.1:{silent.getsockname()[1]}",
-            topics.declare(),
+            admin.declare(),
             {"bootstrap_timeout_ms": 300},
         )
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Unavailable
-from memory.model import Position
-from streams.agents import Batcher, Watch
-from streams.offsets import Offsets
+from memory.model.events import Position
+from streams.workers.agents import Batcher, Watch
+from streams.workers.offsets import Offsets
 
 AT = Position("image-ingest", "t", 0, 7)
 

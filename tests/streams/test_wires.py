@@ -15,13 +15,21 @@ import trustme
 from kafka import errors
 
 from memory.errors import Misconfigured, Unavailable
-from streams import faust_app, tls
-from streams.kafka_clients import NO_SECURITY, mapped
-from streams.quiet_logs import WIRETAPS, keep_wires_out_of_logs
-from streams.settings import Settings, load
-from streams.tls import OTHER_NAME, PLAIN, UNTRUSTED, fault_of, ignores_tls, speaks_tls
-from streams.urls import without_password
-from streams.wires import kafka_security, redis_arguments, redis_client
+from streams.cli.options import without_password
+from streams.config.connections import kafka_security, redis_arguments, redis_client
+from streams.config.settings import Settings, load
+from streams.kafka import tls_diagnosis
+from streams.kafka.cluster import NO_SECURITY, mapped
+from streams.kafka.log_filter import WIRETAPS, keep_wires_out_of_logs
+from streams.kafka.tls_diagnosis import (
+    OTHER_NAME,
+    PLAIN,
+    UNTRUSTED,
+    fault_of,
+    ignores_tls,
+    speaks_tls,
+)
+from streams.workers import faust_app
 from tests.wires import Papers
 
 PASSWORD = "correct horse"
@@ -292,7 +300,7 @@ def test_a_port_is_told_to_speak_tls_or_not(with_tls: int, without_tls: int) -> 
 def test_a_port_that_leaves_a_handshake_unanswered_is_told_from_others(
     with_tls: int, without_tls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(tls_diagnosis, "PROBE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert ignores_tls("127.0.0.1", port)

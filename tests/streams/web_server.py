@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from streams import web
-from streams.metrics import ASSIGNED, RETRIES
+from streams.workers import probes
+from streams.workers.metrics import ASSIGNED, RETRIES
 
 
 def read(file: Path) -> list[str] | None:
@@ -31,7 +31,7 @@ async def main(port: int, file: Path) -> None:
 
     ASSIGNED.labels("ingest").set(3)
     RETRIES.labels("ingest").inc(2)
-    await web.serve("127.0.0.1", port, ready)
+    await probes.serve("127.0.0.1", port, ready)
     await asyncio.Event().wait()
 
 

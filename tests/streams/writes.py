@@ -19,15 +19,16 @@ import redis
 from faust.types import TP
 
 from memory.embedders import VectorsOnly
-from memory.model import Position, Query, Selector, SelectorKind, VectorPayload
+from memory.model.events import Position, Query, Selector, SelectorKind, VectorPayload
 from memory.ports import FenceFact
-from memory.redis_index import RedisIndex
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams import codec, faust_app
-from streams.agents import ForgetAgent, QueryAgent, WritingAgent
-from streams.delivery import Delivery, Handle, Source
-from streams.events import Answer, OutgoingRecord, Record, Topic
-from streams.ledger import RedisLedger
+from streams.contract import codec
+from streams.contract.messages import Answer, OutgoingRecord, Record, Topic
+from streams.workers import faust_app
+from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.attempts import RedisLedger
+from streams.workers.delivery import Delivery, Handle, Source
 from tests.streams.stepping import Gated, Stepped
 
 DIM = 4

@@ -1,0 +1,139 @@
+"""Claims: events that name an image by its address and SHA-256 instead of carrying its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from memory.claims.addresses import checked_claim, read_address, read_prefix
+from memory.claims.sources import Deadline, Limits, read_file, read_http
+from memory.errors import Misconfigured, Reason, Rejected
+from memory.model.events import ClaimPayload, ImagePayload, Payload, VectorPayload
+from memory.ports import Fetch
+
+Server = tuple[str, str, int]
+
+
+def claim_of(uri: str, data: bytes) -> ClaimPayload:
+    """A claim on bytes that are to be had at an address. Raises `Rejected`."""
+    return checked_claim(ClaimPayload(uri, hashlib.sha256(data).hexdigest()))
+
+
+def redeemed(
+    payloads: Sequence[Payload],
+    fetch: Fetch | None,
+    observe: Callable[[str, float], None] = lambda _stage, _seconds: None,
+) -> list[ImagePayload | VectorPayload | Rejected]:
+    """Payloads with the bytes of claims in their place; without `fetch` claims are rejected.
+
+    `observe` is told "fetch" and the seconds it took, if there are claims.
+    """
+    claims = [payload for payload in payloads if isinstance(payload, ClaimPayload)]
+    started = time.perf_counter()
+    found = iter(fetch(claims) if claims and fetch else ())
+    if claims and fetch:
+        observe("fetch", time.perf_counter() - started)
+    off = Rejected(
+        Reason.CLAIMS_OFF, "this memory takes no claims; send the image's bytes, or set a prefix"
+    )
+    redeemed: list[ImagePayload | VectorPayload | Rejected] = []
+    for payload in payloads:
+        if isinstance(payload, ClaimPayload):
+            data = next(found) if fetch else off
+            redeemed.append(data if isinstance(data, Rejected) else ImagePayload(data))
+        else:
+            redeemed.append(payload)
+    return redeemed
+
+
+class ClaimFetcher:
+    """Fetches claims from the files and servers that an allow-list names; see memory.ports.Fetch.
+
+    `prefixes` are URIs that end in a slash (file, http, https). A claim takes at most `timeout`
+    seconds from the start of its fetching to its last byte, and `max_bytes`; up to `concurrency`
+    are fetched side by side. Only with `private_addresses` may a host's name stand for an IP
+    address that is not of the public internet. `tls` replaces the system's certificates.
+    Raises `Misconfigured` for a prefix that cannot be one.
+    """
+
+    def __init__(
+        self,
+        prefixes: Sequence[str],
+        *,
+        max_bytes: int,
+        timeout: float = 10.0,
+        private_addresses: bool = False,
+        concurrency: int = 8,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        if not prefixes:
+            raise Misconfigured("claim_prefixes is empty: no claim could be fetched")
+        self._prefixes = [read_prefix(prefix) for prefix in prefixes]
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._private_addresses = private_addresses
+        if tls is None and any(prefix.scheme == "https" for prefix in self._prefixes):
+            tls = ssl.create_default_context()
+        self._tls = tls
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="claim")
+
+    def __call__(self, claims: Sequence[ClaimPayload]) -> list[bytes | Rejected]:
+        """What each claim stands for, or why it is not to be had, in order.
+
+        A server that once takes too long is not asked again in the same call, so that its other
+        claims do not hold up everybody's.
+        """
+        late: set[Server] = set()
+        fetching = [self._pool.submit(self._fetched, claim, late) for claim in claims]
+        return [fetched.result() for fetched in fetching]
+
+    def close(self) -> None:
+        """Return when no fetch is under way."""
+        self._pool.shutdown()
+
+    def _fetched(self, claim: ClaimPayload, late: set[Server]) -> bytes | Rejected:
+        try:
+            data = self._read(claim, late)
+        except Rejected as rejected:
+            return rejected
+        if hashlib.sha256(data).hexdigest() != claim.digest:
+            return Rejected(
+                Reason.CLAIM_MISMATCH,
+                "what the claim points to has another SHA-256 than the claim; it has changed, "
+                "or the claim is wrong",
+            )
+        return data
+
+    def _read(self, claim: ClaimPayload, late: set[Server]) -> bytes:
+        address = read_address(claim.uri)
+        prefix = next((p for p in self._prefixes if address.is_under(p)), None)
+        if prefix is None:
+            raise Rejected(
+                Reason.CLAIM_NOT_ALLOWED,
+                "the claim's address is under no prefix that this memory allows",
+            )
+        if address.server in late:
+            raise Rejected(
+                Reason.CLAIM_TIMEOUT,
+                "the claim's server took too long for another claim; send the event again later",
+            )
+        limits = Limits(self._max_bytes, Deadline(time.monotonic() + self._timeout))
+        try:
+            if address.scheme == "file":
+                return read_file(address, prefix, limits)
+            return read_http(
+                address,
+                limits,
+                private_addresses=self._private_addresses,
+                tls=self._tls if address.scheme == "https" else None,
+            )
+        except TimeoutError:
+            late.add(address.server)
+            raise Rejected(
+                Reason.CLAIM_TIMEOUT,
+                f"the claim could not be fetched in {self._timeout:g} s; send the event again "
+                "later",
+            ) from None

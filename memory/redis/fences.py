@@ -1,0 +1,61 @@
+"""Which facts of forgetting a memory in Redis has not taken, found by reading alone.
+
+So a user that may only read can tell that its memory forgets what it must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from memory.ports import FenceFact
+from memory.redis.errors import mapped_errors
+from memory.redis.hashes import encode_time
+
+Keys = Callable[[FenceFact], Sequence[str]]
+"""The keys that tell about a fact: of a fence every bucket's `until`, of a barrier and a posting
+the image's two hashes, of a posting then the set, of a request its hash.
+"""
+
+
+def untaken(client: redis.Redis, keys_of: Keys, facts: Sequence[FenceFact]) -> list[FenceFact]:
+    """Those that `VisualMemory.apply` would still change something for."""
+    pipeline: Any = client.pipeline(transaction=False)
+    for fact in facts:
+        keys = keys_of(fact)
+        match fact.kind:
+            case "fence":
+                for key in keys:
+                    pipeline.get(key)
+            case "barrier":
+                for key in keys:
+                    pipeline.hget(key, "b")
+            case "posting":
+                item, wait, posting = keys
+                pipeline.hget(item, "sel")
+                pipeline.hget(wait, "sel")
+                pipeline.sismember(posting, fact.image)
+            case "request":
+                pipeline.hget(keys[0], "closed")
+            case unknown:
+                raise ValueError(f"unknown fact of forgetting: {unknown}")
+    with mapped_errors():
+        replies = iter(pipeline.execute())
+    return [fact for fact in facts if not _is_taken(fact, [next(replies) for _ in keys_of(fact)])]
+
+
+def _is_taken(fact: FenceFact, replies: Sequence[Any]) -> bool:
+    until = encode_time(fact.until).encode()
+    match fact.kind:
+        case "fence":
+            return all((held or b"") >= until for held in replies)
+        case "barrier":
+            return max(held or b"" for held in replies) >= until
+        case "posting":
+            *held_by, listed = replies
+            selectors = b" ".join(held or b"" for held in held_by).split()
+            return bool(listed) and fact.selector.encode() in selectors
+        case _:
+            return list(replies) == [b"1"]

@@ -1,0 +1,87 @@
+"""An item as the fields of its Redis hash (law.lua tells which is which)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from memory import merge
+from memory.model.events import NEVER, Item, LogAddress, Put, Trace
+from memory.redis.search import Schema
+
+DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
+"""The fields that digests cover."""
+
+
+def encode_time(time: int) -> str:
+    return "" if time == NEVER else f"{time:016d}"
+
+
+def decode_time(text: bytes | None) -> int:
+    return int(text) if text else NEVER
+
+
+def encode_put(put: Put, schema: Schema) -> list[str | bytes]:
+    """The arguments of the functions `vm1_put` and `vm1_erase`. Raises `Rejected`."""
+    register: list[str | bytes] = ["", ""]
+    if put.trace is not None:
+        register = ["t", str(put.stamp), *_encode_trace(put.trace, schema)]
+    elif put.correction:
+        register = ["c", str(put.stamp), put.corrected or ""]
+    return [
+        encode_time(put.barrier),
+        put.address.encode() if put.address else "",
+        " ".join(put.selectors),
+        *register,
+    ]
+
+
+def _encode_trace(trace: Trace, schema: Schema) -> list[str | bytes]:
+    vector = merge.stored_vector(trace, schema.embedder, schema.dim, schema.element)
+    return [
+        trace.image_id,
+        trace.image_digest,
+        trace.label,
+        trace.source,
+        json.dumps(trace.subjects, ensure_ascii=False),
+        json.dumps(dict(trace.attributes), ensure_ascii=False),
+        trace.embedder,
+        vector.tobytes(),
+    ]
+
+
+def decode_item(fields: Mapping[bytes, bytes], outbox: Iterable[bytes], schema: Schema) -> Item:
+    """The item of a hash; of what `fields` leaves out it has nothing."""
+
+    def text(name: bytes, default: bytes = b"") -> str:
+        return fields.get(name, default).decode()
+
+    trace = None
+    if b"ts" in fields:
+        trace = Trace(
+            image_id=text(b"id"),
+            image_digest=text(b"image"),
+            label=text(b"asserted"),
+            source=text(b"source"),
+            subjects=tuple(json.loads(text(b"subjects", b"[]"))),
+            attributes=json.loads(text(b"attributes", b"{}")),
+            embedder=text(b"embedder"),
+            vector=schema.decoded(fields[b"vector"]) if b"vector" in fields else _NOTHING,
+        )
+    return Item(
+        barrier=decode_time(fields.get(b"b")),
+        trace_stamp=text(b"ts"),
+        trace=trace,
+        corrected_stamp=text(b"cs"),
+        corrected=text(b"corrected") or None,
+        selectors=frozenset(text(b"sel").split()),
+        log=frozenset(
+            LogAddress.decode(name[1:].decode()) for name in fields if name.startswith(b">")
+        ),
+        outbox=frozenset(LogAddress.decode(address.decode()) for address in outbox),
+    )
+
+
+_NOTHING = np.empty(0, np.float32)

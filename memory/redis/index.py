@@ -1,0 +1,350 @@
+"""The memory's state and search in Redis with RediSearch.
+
+The law runs in Redis functions (law.lua), one call an item, pipelined: a round trip a
+batch and step. Search is memory/redis/search.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self
+
+import redis
+
+from memory.model.events import (
+    Digests,
+    Item,
+    Put,
+    PutResult,
+    SearchResult,
+    Selector,
+    SelectorKind,
+    Stats,
+    Vector,
+)
+from memory.ports import Embedder, FenceFact
+from memory.redis import scan
+from memory.redis.errors import mapped_errors
+from memory.redis.fences import untaken
+from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
+from memory.redis.schema import check_durability, connect, key_id, open_schema
+from memory.redis.search import Schema, Search
+
+PAGE = 1000
+BUCKETS = {SelectorKind.SOURCE: 16, SelectorKind.SUBJECT: 1}
+"""A large selector's postings are split, so that no key grows with the memory."""
+
+
+class RedisIndex:
+    """`memory.ports.MemoryIndex` on Redis. Open one with `open`."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        namespace: str,
+        hmac_key: bytes,
+        schema: Schema,
+        now: Callable[[], Schema] | None = None,
+    ) -> None:
+        """With `now`, which tells the generation that answers, it can follow (see `follow`)."""
+        self._client: Any = client  # redis-py's types assume replies decoded to text
+        self._namespace = namespace
+        self._hmac_key = hmac_key
+        self._now = now
+        self._adopt(schema)
+
+    def _adopt(self, schema: Schema) -> None:
+        self._prefix = f"{self._namespace}:{schema.generation}"
+        self._schema = schema
+        self._search = Search(self._client, self._prefix, schema)
+
+    @classmethod
+    def open(
+        cls,
+        client: redis.Redis,
+        *,
+        namespace: str,
+        hmac_key: bytes,
+        embedder: Embedder | None = None,
+        algorithm: str = "FLAT",
+        dtype: str = "FLOAT16",
+        exact_hnsw: bool = False,
+    ) -> Self:
+        """Open the memory of a namespace; make it if there is none and `embedder` is given.
+
+        Raises `Misconfigured` when it was made with another embedder, dimension, algorithm,
+        element type, HMAC key or law, and when there is none and no embedder to make it for.
+        """
+        with mapped_errors():
+            now = partial(
+                open_schema,
+                client,
+                namespace=namespace,
+                hmac_key=hmac_key,
+                embedder=embedder,
+                algorithm=algorithm,
+                dtype=dtype,
+                exact_hnsw=exact_hnsw,
+            )
+            index = cls(client, namespace, hmac_key, now(), now)
+            index._search.create()
+        return index
+
+    def follow(self) -> None:
+        """Go over to the generation that answers now; `Misconfigured` as `open`.
+
+        An index of one certain generation (`at`) stays with it.
+        """
+        if self._now is not None:
+            with mapped_errors():
+                schema = self._now()
+            if schema != self._schema:
+                self._adopt(schema)
+
+    def at(self, schema: Schema) -> Self:
+        """The same memory in one certain generation."""
+        return type(self)(self._client, self._namespace, self._hmac_key, schema)
+
+    def create(self) -> None:
+        """Make the search index if it is not there."""
+        with mapped_errors():
+            self._search.create()
+
+    @property
+    def schema(self) -> Schema:
+        return self._schema
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of this generation begin with, before a colon."""
+        return self._prefix
+
+    @property
+    def embedder(self) -> str:
+        return self._schema.embedder
+
+    @property
+    def dim(self) -> int:
+        return self._schema.dim
+
+    def check_durability(self) -> None:
+        """Refuse a Redis that could lose what it confirmed, or evict items. `Misconfigured`."""
+        check_durability(self._client)
+
+    def ping(self) -> None:
+        """Raises `Unavailable` when Redis does not answer."""
+        with mapped_errors():
+            self._client.ping()
+
+    def _digest(self, kind: str, name: str) -> str:
+        message = f"{kind}\0{name}".encode()
+        return hmac.new(self._hmac_key, message, hashlib.sha256).hexdigest()[:32]
+
+    def image_key(self, image_id: str) -> str:
+        return self._digest("image", image_id)
+
+    def selector_key(self, selector: Selector) -> str:
+        return f"{selector.kind}:{self._digest(selector.kind, selector.value)}"
+
+    def request_key(self, request_id: str) -> str:
+        return self._digest("request", request_id)
+
+    def item_keys(self, image: str) -> tuple[str, str, str]:
+        """Of an image: its hash with a trace, its hash without one, and its outbox."""
+        p = self._prefix
+        return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
+
+    def _selector_keys(self, selector: str, bucket: int) -> tuple[str, str]:
+        tag = f"{{{selector}.{bucket}}}"
+        return f"{self._prefix}:posting:{tag}", f"{self._prefix}:until:{tag}"
+
+    def untaken(self, facts: Sequence[FenceFact]) -> list[FenceFact]:
+        """Those facts of forgetting that are not in the memory yet; only reads."""
+        return untaken(self._client, self._fact_keys, facts)
+
+    def _fact_keys(self, fact: FenceFact) -> list[str]:
+        """The keys that tell whether a fact is taken, in the order `fences.py` wants."""
+        if fact.kind == "request":
+            return [self._request_key(fact.request)[0]]
+        if fact.kind == "fence":
+            buckets = range(self._buckets(fact.selector))
+            return [self._selector_keys(fact.selector, bucket)[1] for bucket in buckets]
+        item, wait, _ = self.item_keys(fact.image)
+        if fact.kind == "barrier":
+            return [item, wait]
+        bucket = int(fact.image[:8], 16) % self._buckets(fact.selector)
+        return [item, wait, self._selector_keys(fact.selector, bucket)[0]]
+
+    @staticmethod
+    def _buckets(selector: str) -> int:
+        return BUCKETS[SelectorKind(selector.partition(":")[0])]
+
+    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
+        pipeline = self._client.pipeline(transaction=False)
+        for selectors, image in listings:
+            item, wait, _ = self.item_keys(image)
+            pipeline.fcall_ro("vm1_barrier", 2, item, wait)
+            for selector in selectors:
+                bucket = int(image[:8], 16) % self._buckets(selector)
+                keys = self._selector_keys(selector, bucket)
+                pipeline.fcall("vm1_enlist", 2, *keys, image)
+        with mapped_errors():
+            replies = iter(pipeline.execute())
+        return [
+            max(decode_time(next(replies)) for _ in range(1 + len(selectors)))
+            for selectors, _ in listings
+        ]
+
+    def put(self, puts: Sequence[Put]) -> list[PutResult]:
+        pipeline = self._client.pipeline(transaction=False)
+        for put in puts:
+            pipeline.fcall(
+                "vm1_put" if put.trace is not None else "vm1_erase",
+                3,
+                *self.item_keys(put.image),
+                *encode_put(put, self._schema),
+            )
+        with mapped_errors():
+            replies = pipeline.execute()
+        return [
+            PutResult(
+                barrier=decode_time(barrier),
+                won=bool(won),
+                erased=bool(erased),
+                visible=bool(visible),
+                selectors=frozenset(selectors.decode().split()),
+                outbox=outbox,
+            )
+            for barrier, won, erased, visible, selectors, outbox in replies
+        ]
+
+    def fence(self, selector: str, until: int) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in range(self._buckets(selector)):
+            _, key = self._selector_keys(selector, bucket)
+            pipeline.fcall("vm1_fence", 1, key, encode_time(until))
+        with mapped_errors():
+            pipeline.execute()
+
+    def listed(self, selector: str) -> Iterator[Sequence[str]]:
+        for bucket in range(self._buckets(selector)):
+            key, _ = self._selector_keys(selector, bucket)
+            cursor = 0
+            while True:
+                with mapped_errors():
+                    cursor, members = self._client.sscan(key, cursor, count=PAGE)
+                if members:
+                    yield [member.decode() for member in members]
+                if cursor == 0:
+                    break
+
+    def relist(self, selector: str, image: str) -> None:
+        bucket = int(image[:8], 16) % self._buckets(selector)
+        with mapped_errors():
+            self._client.fcall("vm1_relist", 2, *self._selector_keys(selector, bucket), image)
+        # The item lists what it ever bore, so that a later erasure can tell the log again.
+        self.put([Put(image=image, selectors=(selector,))])
+
+    def labelled(self, label: str) -> Iterator[Sequence[str]]:
+        images = self._search.labelled(label)
+        for start in range(0, len(images), PAGE):
+            yield images[start : start + PAGE]
+
+    def _request_key(self, request: str) -> tuple[str, str]:
+        tag = f"{{{request}}}"
+        return f"{self._prefix}:request:{tag}", f"{self._prefix}:expansion:{tag}"
+
+    def open_request(self, request: str, time: int) -> tuple[int, bool]:
+        key, _ = self._request_key(request)
+        with mapped_errors():
+            first_seen, closed = self._client.fcall("vm1_open_request", 1, key, encode_time(time))
+            if closed != b"1":
+                self._client.fcall("vm1_grow", 1, f"{self._prefix}:open_requests", request)
+        return int(first_seen), closed == b"1"
+
+    def expansion(self, request: str, images: Iterable[str]) -> frozenset[str]:
+        _, key = self._request_key(request)
+        given = list(images)
+        with mapped_errors():
+            if given:
+                self._client.fcall("vm1_grow", 1, key, *given)
+            return frozenset(image.decode() for image in self._client.smembers(key))
+
+    def close_request(self, request: str, until: int) -> None:
+        keys = self._request_key(request)
+        with mapped_errors():
+            self._client.fcall("vm1_close_request", 2, *keys, encode_time(until))
+            self._client.srem(f"{self._prefix}:open_requests", request)
+
+    def open_requests(self) -> int:
+        with mapped_errors():
+            return int(self._client.scard(f"{self._prefix}:open_requests"))
+
+    def oldest_request(self) -> int | None:
+        return scan.oldest_request(self._client, self._prefix)
+
+    def search(
+        self,
+        vectors: Sequence[Vector],
+        ks: Sequence[int],
+        excluded: Sequence[str | None] | None = None,
+    ) -> list[SearchResult]:
+        return self._search.nearest(vectors, ks, excluded or [None] * len(vectors))
+
+    def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
+        pipeline = self._client.pipeline(transaction=False)
+        for image_id in image_ids:
+            item, _, _ = self.item_keys(self.image_key(image_id))
+            pipeline.hget(item, "vector")
+        schema = self._schema
+        with mapped_errors():
+            blobs = pipeline.execute()
+        self._search.check_current()
+        return [None if blob is None else schema.decoded(blob) for blob in blobs]
+
+    def item(self, image: str) -> Item | None:
+        item, wait, outbox = self.item_keys(image)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hgetall(item)
+        pipeline.hgetall(wait)
+        pipeline.smembers(outbox)
+        with mapped_errors():
+            live, waiting, sent = pipeline.execute()
+        fields = live or waiting
+        if not fields and not sent:
+            return None
+        return decode_item(fields, sent, self._schema)
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        follow = self._now is not None
+        return scan.positions(self._client, self._namespace, self._prefix, follow=follow)
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        if not positions:
+            return
+        arguments = []
+        for (topic_id, partition), offset in positions.items():
+            arguments += [f"{topic_id}:{partition}", str(offset)]
+        with mapped_errors():
+            self._client.fcall("vm1_advance", 1, f"{self._prefix}:pos", *arguments)
+
+    def digests(self) -> Digests:
+        found = scan.digests(self._client, self._prefix, self._schema)
+        self._search.check_current()
+        return found
+
+    def stats(self) -> Stats:
+        waiting, barriers = scan.waiting(self._client, self._prefix)
+        with mapped_errors():
+            found = self._client.info("memory")
+        used, limit = int(found["used_memory"]), int(found["maxmemory"])
+        return Stats(self._search.count(), waiting, barriers, used, limit)
+
+    def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
+        return self._search.label_counts(labels)
+
+
+__all__ = ["RedisIndex", "connect", "key_id", "mapped_errors"]

@@ -1,0 +1,424 @@
+#!lua name=visual_memory_v1
+
+-- The law (memory/merge.py) as Redis functions. Each touches one slot: its keys share a hash tag.
+-- Times are strings of 16 digits and stamps start with one, so they compare as strings: Lua's
+-- numbers would lose digits of microseconds. '' is "never".
+--
+-- An image's hash is `item` while it has a live trace (the search index covers that prefix) and
+-- `wait` while it has none, never both: a document without a vector would still be counted.
+--   b barrier   ts cs stamps of trace and correction   corrected ('' withdrawn)
+--   sel selectors, space-separated   label the one that counts
+--   id image label asserted source subjects attributes embedder vector: the trace
+--   >address    an event's place in the log
+--
+-- A memory's keys begin with its namespace and the number of a generation; `meta` says which of
+-- them are in use.
+
+local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
+local VERSION = 2
+local AT_ONCE = 4000
+
+-- An image can have more events than Lua can pass as arguments (8,000).
+local function call_with_all(command, key, list)
+  for i = 1, #list, AT_ONCE do
+    redis.call(command, key, unpack(list, i, math.min(i + AT_ONCE - 1, #list)))
+  end
+end
+
+local function greater(a, b)
+  if (a or '') > (b or '') then return a or '' end
+  return b or ''
+end
+
+local function is_dead(stamp, barrier)
+  return string.sub(stamp, 1, 16) <= barrier
+end
+
+local function dead_addresses(key, barrier)
+  local dead = {}
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(name, 1, 1) == '>' and string.sub(name, 2, 17) <= barrier then
+      dead[#dead + 1] = name
+    end
+  end
+  return dead
+end
+
+local function union(held, given)
+  local all, changed = {}, false
+  for selector in string.gmatch(held, '%S+') do all[selector] = true end
+  for selector in string.gmatch(given, '%S+') do
+    if not all[selector] then all[selector] = true; changed = true end
+  end
+  if not changed then return held, false end
+  local sorted = {}
+  for selector in pairs(all) do sorted[#sorted + 1] = selector end
+  table.sort(sorted)
+  return table.concat(sorted, ' '), true
+end
+
+-- Overwritten before they go: DEL alone leaves the bytes in the process's memory.
+local function shred(key)
+  local junk = {}
+  for _, name in ipairs({'id', 'image', 'label', 'asserted', 'corrected', 'source', 'subjects',
+                         'attributes', 'vector', 'ts', 'cs'}) do
+    local length = redis.call('HSTRLEN', key, name)
+    if length > 0 then
+      junk[#junk + 1] = name
+      junk[#junk + 1] = string.rep('x', length)
+    end
+  end
+  if #junk > 0 then redis.call('HSET', key, unpack(junk)) end
+  redis.call('DEL', key)
+end
+
+-- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c' or ''), stamp,
+-- then for 't' the values of TRACE, for 'c' the label ('' withdraws).
+-- Returns barrier, won, erased, visible, selectors, size of the outbox.
+local function put(keys, args)
+  local item, wait, outbox = keys[1], keys[2], keys[3]
+  local address, given, register, stamp = args[2], args[3], args[4], args[5]
+  local was_visible = redis.call('EXISTS', item) == 1
+  local key = was_visible and item or wait
+  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected')
+  local old_barrier = held[1] or ''
+  local barrier = greater(args[1], old_barrier)
+  local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6] or ''
+  local had_trace, had_correction = ts ~= '', cs ~= ''
+  local set, drop = {}, {}
+  local function assign(name, value) set[#set + 1] = name; set[#set + 1] = value end
+
+  local new_trace = register == 't' and stamp > ts and not is_dead(stamp, barrier)
+  local new_correction = register == 'c' and stamp > cs and not is_dead(stamp, barrier)
+  local stands = register == 't' and (new_trace or stamp == ts)
+    or register == 'c' and (new_correction or stamp == cs)
+  if new_trace then ts = stamp; asserted = args[8] end
+  if new_correction then cs = stamp; corrected = args[6] end
+  local trace_dies = had_trace and is_dead(ts, barrier)
+  local correction_dies = had_correction and is_dead(cs, barrier)
+  if trace_dies then ts = '' end
+  if correction_dies then cs = ''; corrected = '' end
+  local visible = ts ~= ''
+
+  local selectors, more_selectors = union(held[4] or '', given)
+  if more_selectors then assign('sel', selectors) end
+  if barrier ~= old_barrier then assign('b', barrier) end
+  if new_trace then
+    assign('ts', ts)
+    for i, name in ipairs(TRACE) do assign(name, args[5 + i]) end
+  end
+  if new_correction then
+    assign('cs', cs)
+    assign('corrected', corrected)
+  elseif correction_dies then
+    drop[#drop + 1] = 'cs'
+    drop[#drop + 1] = 'corrected'
+  end
+  if visible and (new_trace or new_correction or correction_dies) then
+    assign('label', corrected ~= '' and corrected or asserted)
+  end
+  if address ~= '' and string.sub(address, 1, 16) > barrier
+      and redis.call('HEXISTS', key, '>' .. address) == 0 then
+    assign('>' .. address, '')
+  end
+  local dead = {}
+  if barrier ~= old_barrier then dead = dead_addresses(key, barrier) end
+  local sent = {}
+  for _, name in ipairs(dead) do
+    drop[#drop + 1] = name
+    sent[#sent + 1] = string.sub(name, 2)
+  end
+  if address ~= '' and string.sub(address, 1, 16) <= barrier then sent[#sent + 1] = address end
+  call_with_all('SADD', outbox, sent)
+  if correction_dies and held[6] and (visible or not was_visible) then
+    -- The rest of the hash lives on; `shred` does this where it does not.
+    redis.call('HSET', key, 'corrected', string.rep('x', string.len(held[6])))
+  end
+
+  if was_visible == visible then
+    -- One HSET: every command that touches the hash makes the index read it again.
+    call_with_all('HSET', key, set)
+    call_with_all('HDEL', key, drop)
+  elseif visible then
+    call_with_all('HDEL', wait, drop)
+    local moved = redis.call('HGETALL', wait)
+    for i = 1, #set do moved[#moved + 1] = set[i] end
+    call_with_all('HSET', item, moved)
+    redis.call('DEL', wait)
+  else
+    local kept = {'b', barrier, 'sel', selectors}
+    if cs ~= '' then
+      for _, part in ipairs({'cs', cs, 'corrected', corrected}) do kept[#kept + 1] = part end
+    end
+    for _, name in ipairs(redis.call('HKEYS', item)) do
+      if string.sub(name, 1, 1) == '>' and string.sub(name, 2, 17) > barrier then
+        kept[#kept + 1] = name; kept[#kept + 1] = ''
+      end
+    end
+    for i = 1, #set, 2 do
+      if string.sub(set[i], 1, 1) == '>' then
+        kept[#kept + 1] = set[i]; kept[#kept + 1] = ''
+      end
+    end
+    shred(item)
+    call_with_all('HSET', wait, kept)
+  end
+  return {barrier, stands and 1 or 0, (trace_dies or correction_dies) and 1 or 0,
+          visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
+end
+
+-- KEYS: posting, until. ARGS: image. Returns the selector's fence.
+local function enlist(keys, args)
+  redis.call('SADD', keys[1], args[1])
+  return redis.call('GET', keys[2]) or ''
+end
+
+-- KEYS: item, wait. Returns the item's barrier.
+local function barrier(keys, args)
+  return redis.call('HGET', keys[1], 'b') or redis.call('HGET', keys[2], 'b') or ''
+end
+
+-- KEYS: until. ARGS: until.
+local function fence(keys, args)
+  local until_ = greater(args[1], redis.call('GET', keys[1]))
+  redis.call('SET', keys[1], until_)
+  return until_
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Of a generation's key: the meta hash of its memory, and which generation it is.
+local function owner(key)
+  local namespace, generation = string.match(key, '^(.*):(%d+):')
+  return (namespace or '') .. ':meta', generation
+end
+
+-- While a rebuild makes up its last records, positions in the topics it reads stand still.
+local function is_sealed(key, places)
+  local meta, generation = owner(key)
+  local sealed = redis.call('HGET', meta, 'sealed')
+  if not sealed then return false end
+  local ends, topics = string.match(sealed, '^(%d+) (.*)$')
+  if now_ms() >= tonumber(ends) or redis.call('HGET', meta, 'generation') ~= generation then
+    return false
+  end
+  for i = 1, #places, 2 do
+    local topic = string.match(places[i], '^(.*):%d+$') or ''
+    if string.find(' ' .. topics .. ' ', ' ' .. topic .. ' ', 1, true) then return true end
+  end
+  return false
+end
+
+-- KEYS: hash. ARGS: field, number, ... Each field keeps its greatest number.
+local function advance(keys, args)
+  if is_sealed(keys[1], args) then
+    return redis.error_reply('SEALED the memory is about to be replaced by a rebuilt one')
+  end
+  for i = 1, #args, 2 do
+    local held = tonumber(redis.call('HGET', keys[1], args[i]) or '-1')
+    if tonumber(args[i + 1]) > held then
+      redis.call('HSET', keys[1], args[i], args[i + 1])
+    end
+  end
+  return 'OK'
+end
+
+-- KEYS: request. ARGS: time. The earliest time seen stays. Returns time, closed.
+local function open_request(keys, args)
+  local held = redis.call('HGET', keys[1], 'time')
+  if not held or args[1] < held then
+    redis.call('HSET', keys[1], 'time', args[1])
+    held = args[1]
+  end
+  return {held, redis.call('HGET', keys[1], 'closed') or '0'}
+end
+
+-- KEYS: request, expansion. ARGS: time of a request that was never opened here.
+local function close_request(keys, args)
+  redis.call('HSETNX', keys[1], 'time', args[1])
+  redis.call('HSET', keys[1], 'closed', '1')
+  redis.call('DEL', keys[2])
+  return 'OK'
+end
+
+-- KEYS: set. ARGS: members. Sets only grow here.
+local function grow(keys, args)
+  call_with_all('SADD', keys[1], args)
+  return 'OK'
+end
+
+-- KEYS: meta. ARGS: field, value, ... Whoever is first decides all fields at once, or two
+-- workers that start together could each decide some and both refuse for ever.
+local function claim(keys, args)
+  for i = 1, #args, 2 do redis.call('HSETNX', keys[1], args[i], args[i + 1]) end
+  return redis.call('HGETALL', keys[1])
+end
+
+-- A generation is the memory under one number: made by one embedder, in one index. Workers use
+-- `generation`; a rebuild fills `next_generation` (what it is made with are the other next_ fields)
+-- and then puts it in place; `dropping` goes. One rebuild at a time holds the lease.
+local MADE_WITH = {'embedder', 'embedder_name', 'dim', 'algorithm', 'dtype', 'generation'}
+
+local function get(meta, field) return redis.call('HGET', meta, field) or '' end
+
+local function lost_lease(meta, token)
+  if get(meta, 'rebuilder') ~= token then
+    return redis.error_reply('LEASE another rebuild has taken over')
+  end
+end
+
+-- KEYS: meta. ARGS: token, ms (0 gives it back). Returns 1, or 0 and who holds it until when.
+local function lease(keys, args)
+  local meta, token, now = keys[1], args[1], now_ms()
+  local holder, ends = get(meta, 'rebuilder'), get(meta, 'rebuilder_until')
+  if holder ~= '' and holder ~= token and tonumber(ends) > now then return {0, ends} end
+  if args[2] == '0' then
+    if holder == token then redis.call('HDEL', meta, 'rebuilder', 'rebuilder_until') end
+  else
+    redis.call('HSET', meta, 'rebuilder', token, 'rebuilder_until',
+               string.format('%d', now + args[2]))
+  end
+  return {1, ''}
+end
+
+-- KEYS: meta. ARGS: token, field, value, ... Numbers are never used again: what a rebuild that was
+-- given up still writes must not come into another's.
+local function begin(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  if get(meta, 'next_generation') == '' then
+    local last = get(meta, 'last_generation')
+    if last == '' then last = get(meta, 'generation') end
+    local number = string.format('%d', last + 1)
+    redis.call('HSET', meta, 'last_generation', number, 'next_generation', number)
+    for i = 2, #args, 2 do redis.call('HSET', meta, 'next_' .. args[i], args[i + 1]) end
+  end
+  return redis.call('HGETALL', meta)
+end
+
+-- KEYS: meta. ARGS: token, ms (0 ends it), topic id, ... See `is_sealed`.
+local function seal(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  if args[2] == '0' then
+    redis.call('HDEL', meta, 'sealed')
+  else
+    local ends = string.format('%d', now_ms() + args[2])
+    redis.call('HSET', meta, 'sealed', ends .. ' ' .. table.concat(args, ' ', 3))
+  end
+  return 'OK'
+end
+
+local function forget_next(meta)
+  for _, name in ipairs(MADE_WITH) do redis.call('HDEL', meta, 'next_' .. name) end
+  redis.call('HDEL', meta, 'sealed')
+end
+
+-- KEYS: meta, positions, the next generation's positions. ARGS: token, id of the fences topic,
+-- ids of the topics that were read anew. Returns the places in which the next one is behind, and
+-- where there are none puts it in place. What a client was told stays visible so.
+local function switch(keys, args)
+  local meta, held, following = keys[1], keys[2], keys[3]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  local anew = {}
+  for i = 3, #args do anew[args[i]] = true end
+  local behind, carried = {}, {}
+  local positions = redis.call('HGETALL', held)
+  for i = 1, #positions, 2 do
+    local place, offset = positions[i], positions[i + 1]
+    local topic = string.match(place, '^(.*):%d+$')
+    if anew[topic] then
+      local reached = tonumber(get(following, place)) or 0
+      if reached < tonumber(offset) then behind[#behind + 1] = place end
+    elseif topic ~= args[2] then
+      -- What was asked and what was forgotten is so for every generation.
+      carried[#carried + 1] = place
+      carried[#carried + 1] = offset
+    end
+  end
+  if #behind > 0 then return behind end
+  call_with_all('HSET', following, carried)
+  redis.call('HSET', meta, 'dropping', get(meta, 'generation'))
+  for _, name in ipairs(MADE_WITH) do
+    redis.call('HSET', meta, name, get(meta, 'next_' .. name))
+  end
+  forget_next(meta)
+  return behind
+end
+
+-- KEYS: meta. ARGS: token. The next generation is given up.
+local function abandon(keys, args)
+  local meta = keys[1]
+  local lost = lost_lease(meta, args[1])
+  if lost then return lost end
+  local number = get(meta, 'next_generation')
+  if number ~= '' then redis.call('HSET', meta, 'dropping', number) end
+  forget_next(meta)
+  return number
+end
+
+-- KEYS: those of a generation that goes. Refuses those of one that is in use.
+local function drop(keys)
+  for _, key in ipairs(keys) do
+    local meta, generation = owner(key)
+    if get(meta, 'dropping') ~= generation then
+      return redis.error_reply('CLOSED this generation of the memory is not to be dropped')
+    end
+    if redis.call('TYPE', key).ok == 'hash' then shred(key) else redis.call('DEL', key) end
+  end
+  return #keys
+end
+
+-- KEYS: meta. ARGS: generation. All of it is gone.
+local function dropped(keys, args)
+  if get(keys[1], 'dropping') == args[1] then redis.call('HDEL', keys[1], 'dropping') end
+  return 'OK'
+end
+
+local function version() return VERSION end
+
+-- A generation that is neither the memory's nor the next takes no write: what a worker that was
+-- left behind puts there would outlive its erasure. (This key is in another slot: on a cluster
+-- it takes another way to fence writers.)
+local function guarded(callback)
+  return function(keys, args)
+    local meta, generation = owner(keys[1])
+    if get(meta, 'generation') ~= generation and get(meta, 'next_generation') ~= generation then
+      return redis.error_reply('CLOSED this generation of the memory is not in use any more')
+    end
+    return callback(keys, args)
+  end
+end
+
+-- A full Redis must still forget, note how far it came, and let a worker start that does so.
+local IN_A_FULL_REDIS = {'allow-oom'}
+local READING = {'no-writes', 'allow-oom'}
+local function register(name, callback, flags)
+  redis.register_function{function_name = name, callback = callback, flags = flags}
+end
+
+register('vm1_put', guarded(put), {})
+register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
+register('vm1_enlist', guarded(enlist), {})
+register('vm1_relist', guarded(enlist), IN_A_FULL_REDIS)
+register('vm1_barrier', barrier, READING)
+register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
+register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
+register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
+register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)
+register('vm1_grow', guarded(grow), IN_A_FULL_REDIS)
+register('vm1_claim', claim, IN_A_FULL_REDIS)
+register('vm1_lease', lease, IN_A_FULL_REDIS)
+register('vm1_begin', begin, {})
+register('vm1_seal', seal, IN_A_FULL_REDIS)
+register('vm1_switch', switch, IN_A_FULL_REDIS)
+register('vm1_abandon', abandon, IN_A_FULL_REDIS)
+register('vm1_drop', drop, IN_A_FULL_REDIS)
+register('vm1_dropped', dropped, IN_A_FULL_REDIS)
+register('vm1_version', version, READING)

@@ -1,0 +1,109 @@
+"""Looking through all keys of a memory in Redis: its digests, and what waits in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from memory import merge
+from memory.model.events import NEVER, Digests, Item
+from memory.redis.errors import mapped_errors
+from memory.redis.hashes import DIGESTED, decode_item, decode_time
+from memory.redis.search import Schema
+
+PAGE = 1000
+
+
+def pages(client: redis.Redis, prefix: str, kind: str) -> Iterator[list[bytes]]:
+    """The keys of a kind (item, wait, until, ...), in pages."""
+    page: list[bytes] = []
+    for key in client.scan_iter(f"{prefix}:{kind}:*", count=PAGE):
+        page.append(key)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def image_of(key: bytes) -> str:
+    """The image of an item's key."""
+    return key.decode().rpartition("{")[2].rstrip("}")
+
+
+def fences(client: redis.Redis, prefix: str) -> dict[str, int]:
+    """Until when each selector is fenced, µs."""
+    found: dict[str, int] = {}
+    raw: Any = client
+    with mapped_errors():
+        for page in pages(client, prefix, "until"):
+            for key, until in zip(page, raw.mget(page), strict=True):
+                selector = image_of(key).rpartition(".")[0]
+                found[selector] = max(found.get(selector, NEVER), decode_time(until))
+    return found
+
+
+def digests(client: redis.Redis, prefix: str, schema: Schema) -> Digests:
+    items: dict[str, Item] = {}
+    with mapped_errors():
+        for kind in ("item", "wait"):
+            for page in pages(client, prefix, kind):
+                pipeline: Any = client.pipeline(transaction=False)
+                for key in page:
+                    pipeline.hmget(key, *DIGESTED)
+                for key, values in zip(page, pipeline.execute(), strict=True):
+                    fields = {n: v for n, v in zip(DIGESTED, values, strict=True) if v}
+                    items[image_of(key)] = decode_item(fields, (), schema)
+    return merge.digests(items, fences(client, prefix))
+
+
+def waiting(client: redis.Redis, prefix: str) -> tuple[int, int]:
+    """Corrections that wait for their image, and images of which only a barrier is held."""
+    corrections = barriers = 0
+    with mapped_errors():
+        for page in pages(client, prefix, "wait"):
+            pipeline: Any = client.pipeline(transaction=False)
+            for key in page:
+                pipeline.hmget(key, "cs", "b")
+            for correction, barrier in pipeline.execute():
+                corrections += correction is not None
+                barriers += bool(barrier)
+    return corrections, barriers
+
+
+def oldest_request(client: redis.Redis, prefix: str) -> int | None:
+    """When the open forget-request that was seen first was, µs; None where none is open."""
+    raw: Any = client
+    with mapped_errors():
+        pipeline: Any = client.pipeline(transaction=False)
+        for request in raw.smembers(f"{prefix}:open_requests"):
+            pipeline.hmget(f"{prefix}:request:{{{request.decode()}}}", "time", "closed")
+        found = pipeline.execute()
+    # One may have been closed since its name was read.
+    return min((decode_time(time) for time, closed in found if time and not closed), default=None)
+
+
+def positions(
+    client: redis.Redis, namespace: str, prefix: str, *, follow: bool
+) -> dict[tuple[str, int], int]:
+    """Those of a generation; with `follow` of the one that answers, whichever that is.
+
+    Positions only rise, also from one generation to the next.
+    """
+    while True:
+        pipeline: Any = client.pipeline(transaction=False)
+        pipeline.hgetall(f"{prefix}:pos")
+        pipeline.hget(f"{namespace}:meta", "generation")
+        with mapped_errors():
+            held, generation = pipeline.execute()
+        answering = prefix if generation is None else f"{namespace}:{generation.decode()}"
+        if not follow or answering == prefix:
+            break
+        prefix = answering
+    found = {}
+    for place, offset in held.items():
+        topic_id, _, partition = place.decode().rpartition(":")
+        found[topic_id, int(partition)] = int(offset)
+    return found

@@ -1,0 +1,172 @@
+"""Opening a memory in Redis: the client, the law's functions, what the memory was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from memory.errors import Misconfigured
+from memory.ports import Embedder
+from memory.redis.errors import mapped_errors
+from memory.redis.search import Schema
+
+LAW_VERSION = "1"
+"""What the memory's state means; another one needs a new memory."""
+FUNCTIONS_VERSION = 2
+"""Of the functions' code (VERSION in law.lua): a newer one also serves older programs."""
+LIBRARY = "visual_memory_v1"
+GENERATION = "1"
+"""Of a new memory. It stands behind the namespace in every key of what a memory holds; each rebuild
+takes the next number.
+"""
+MADE_WITH = ("embedder", "embedder_name", "dim", "algorithm", "dtype", "generation")
+"""What a memory's `meta` says of a generation; of one being rebuilt with ``next_`` before it."""
+
+
+def connect(url: str, **options: Any) -> redis.Redis:
+    """A client for RedisIndex. `options` are redis-py's (TLS, ACL user, ...)."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        # Callers repeat with back-off and say so; a hidden retry would only delay that.
+        retry=Retry(NoBackoff(), 0),
+        **options,
+    )
+
+
+def key_id(hmac_key: bytes) -> str:
+    """Names an HMAC key without telling it."""
+    return hashlib.sha256(b"visual-memory key id\0" + hmac_key).hexdigest()[:16]
+
+
+def load_law(client: redis.Redis) -> None:
+    """Put this program's functions into Redis, unless newer ones are there: `Misconfigured`."""
+    source = files("memory.redis").joinpath("law.lua").read_text("utf-8")
+    raw: Any = client
+    loaded = raw.function_list(LIBRARY, withcode=True)
+    if loaded:
+        found = dict(zip(loaded[0][::2], loaded[0][1::2], strict=True))
+        if found[b"library_code"] == source.encode():
+            return
+        version = int(raw.fcall_ro("vm1_version", 0))
+        if version > FUNCTIONS_VERSION:
+            raise Misconfigured(
+                f"Redis holds version {version} of this memory's functions, this program brings "
+                f"{FUNCTIONS_VERSION}; upgrade the program"
+            )
+    try:
+        raw.function_load(source, replace=True)
+    except redis.exceptions.NoPermissionError:
+        raise Misconfigured(
+            f"Redis does not hold version {FUNCTIONS_VERSION} of this memory's functions, and this "
+            "user may not load them; let one that may open the memory first"
+        ) from None
+
+
+def open_schema(
+    client: redis.Redis,
+    *,
+    namespace: str,
+    hmac_key: bytes,
+    embedder: Embedder | None,
+    algorithm: str,
+    dtype: str,
+    exact_hnsw: bool,
+) -> Schema:
+    """What the memory of a namespace holds; decided now if there is none and `embedder` is given.
+
+    Raises `Misconfigured`, naming both values, when it was made with others.
+    """
+    if not re.fullmatch(r"[\w:.-]+", namespace, re.ASCII):
+        # Braces would decide the cluster slot, and * ? [ ] match others' keys in SCAN.
+        raise Misconfigured(
+            f"the namespace {namespace!r} may have letters, digits and _ : . - only"
+        )
+    load_law(client)
+    wanted = {"law": LAW_VERSION, "hmac_key_id": key_id(hmac_key)}
+    if embedder is not None:
+        wanted |= made_with(embedder, algorithm, dtype)
+    meta = f"{namespace}:meta"
+    raw: Any = client
+    found = read_meta(client, namespace)
+    if embedder is not None and not {*wanted, "generation"} <= found.keys():
+        pairs = [part for pair in {**wanted, "generation": GENERATION}.items() for part in pair]
+        reply = [part.decode() for part in raw.fcall("vm1_claim", 1, meta, *pairs)]
+        found = dict(zip(reply[::2], reply[1::2], strict=True))
+    if not found:
+        raise Misconfigured(
+            f"there is no memory under the namespace {namespace!r}; start an ingest "
+            "worker first, it makes one"
+        )
+    for name, value in wanted.items():
+        if name != "embedder_name" and found.get(name) != value:
+            raise Misconfigured(
+                f"this memory was made with {name} = {found.get(name)}, the settings "
+                f"say {value}; use the former or another namespace"
+            )
+    return schema_of(found, exact_hnsw=exact_hnsw)
+
+
+def made_with(embedder: Embedder, algorithm: str, dtype: str) -> dict[str, str]:
+    """What `meta` says of a generation that is made so, but for its number."""
+    return {
+        "embedder": embedder.digest,
+        "embedder_name": embedder.name,
+        "dim": str(embedder.dim),
+        "algorithm": algorithm,
+        "dtype": dtype,
+    }
+
+
+def read_meta(client: redis.Redis, namespace: str) -> dict[str, str]:
+    """What a memory was made with and which of its generations are in use; empty if there is none."""
+    raw: Any = client
+    found = raw.hgetall(f"{namespace}:meta")
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def schema_of(meta: Mapping[str, str], prefix: str = "", *, exact_hnsw: bool = False) -> Schema:
+    """The generation that answers; with the prefix ``next_`` the one being rebuilt."""
+    return Schema(
+        embedder=meta[f"{prefix}embedder"],
+        dim=int(meta[f"{prefix}dim"]),
+        algorithm=meta[f"{prefix}algorithm"],
+        dtype=meta[f"{prefix}dtype"],
+        generation=meta[f"{prefix}generation"],
+        exact_hnsw=exact_hnsw,
+    )
+
+
+def check_durability(client: redis.Redis) -> None:
+    """Refuse a Redis that could lose what it confirmed, or evict items. `Misconfigured`.
+
+    WAITAOF confirms writes that are not on the disk under `appendfsync everysec` of 7.4
+    (redis PR 13793), so only `always` will do, and that also while the file is rewritten.
+    """
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "no-appendfsync-on-rewrite": "no",
+        "maxmemory-policy": "noeviction",
+    }
+    raw: Any = client
+    with mapped_errors():
+        # Without decoding, redis-py still gives names and values as text.
+        found = raw.config_get(*wanted)
+    for name, value in wanted.items():
+        got = found[name]
+        if got != value:
+            raise Misconfigured(
+                f"Redis has {name} {got}, which can lose what it confirmed; "
+                f"set it: CONFIG SET {name} {value}"
+            )

@@ -1,0 +1,315 @@
+"""Exact and approximate nearest neighbours through RediSearch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import redis
+
+from memory.errors import Misconfigured, Moved, Unavailable
+from memory.model.events import Hit, SearchResult, Vector
+from memory.redis.errors import mapped_errors
+
+MAX_CANDIDATES = 4096
+MARGIN = 8
+TIMEOUT_MS = 10_000
+BUILD_SECONDS = 10.0
+SLACK_FLOOR = 1e-6
+HNSW = {"M": "16", "EF_CONSTRUCTION": "200", "EF_RUNTIME": "200"}
+DTYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
+PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What an index holds and how it searches."""
+
+    embedder: str
+    dim: int
+    algorithm: str
+    dtype: str
+    generation: str
+    exact_hnsw: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.algorithm == "FLAT" or self.exact_hnsw
+
+    @property
+    def element(self) -> np.dtype[np.floating[Any]]:
+        """Stored vectors' element type, little-endian."""
+        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
+
+    def quantised(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
+        """The vector in the index's element type."""
+        return vector.astype(self.element)
+
+    def decoded(self, blob: bytes) -> Vector:
+        """A stored vector as float32, shape (dim,)."""
+        return np.frombuffer(blob, self.element).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    hits: list[Hit]
+    distances: npt.NDArray[np.float64]
+    approximate: npt.NDArray[np.float64]
+    complete: bool
+
+
+class Search:
+    """KNN over one index. Distances are recomputed in float64 from the stored vectors.
+
+    RediSearch's own FLOAT16 distances depend on the processor: with AVX512-FP16 it sums in half
+    precision and was seen 5e-4 off at 1,280 dimensions, enough to change neighbours. So more
+    candidates than asked for are fetched with their vectors, and enough of them that nothing
+    outside can belong to the answer.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str, schema: Schema) -> None:
+        self._client: Any = client  # redis-py's types assume replies decoded to text
+        self._items = f"{prefix}:item:"
+        self._index = f"{prefix}:index"
+        self._meta = f"{prefix.rpartition(':')[0]}:meta"
+        self._schema = schema
+
+    def check_current(self) -> None:
+        """`Moved` where another generation answers by now."""
+        with mapped_errors():
+            self._check(self._client.hget(self._meta, "generation"))
+
+    def _check(self, generation: bytes | None) -> None:
+        if generation != self._schema.generation.encode():
+            raise Moved("the memory was rebuilt meanwhile; do it again")
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """As `mapped_errors`; but an index that is gone may be of a generation that is."""
+        try:
+            with mapped_errors():
+                yield
+        except Misconfigured:
+            self.check_current()
+            raise
+
+    def create(self) -> None:
+        """Make the index if it is not there, and make a cut search an error.
+
+        Waits a little while the index is being built, since a new one first scans all keys of
+        the server; searches refuse as long as it takes.
+        """
+        try:
+            # A user of few rights may look; then another one has set it.
+            ((_, policy),) = self._client.execute_command("FT.CONFIG", "GET", "ON_TIMEOUT")
+            if policy.upper() != b"FAIL":
+                self._client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "FAIL")
+        except redis.ResponseError as error:
+            if "unknown command" in str(error).lower():
+                raise Misconfigured(
+                    "this Redis has no search module; use redis:8 or redis-stack"
+                ) from None
+            raise
+        if self._index.encode() not in self._client.execute_command("FT._LIST"):
+            self._create()
+        deadline = time.monotonic() + BUILD_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self.count()
+            except Unavailable:
+                time.sleep(0.01)
+            else:
+                return
+
+    def _create(self) -> None:
+        options = {
+            "TYPE": self._schema.dtype,
+            "DIM": str(self._schema.dim),
+            "DISTANCE_METRIC": "COSINE",
+            **(HNSW if self._schema.algorithm == "HNSW" else {}),
+        }
+        arguments = [part for option in options.items() for part in option]
+        try:
+            self._client.execute_command(
+                *("FT.CREATE", self._index, "ON", "HASH", "PREFIX", "1", self._items, "SCHEMA"),
+                # Labels hold no control character, so this separates nothing.
+                *("label", "TAG", "SEPARATOR", "\x1f", "CASESENSITIVE"),
+                *("id", "TAG", "SEPARATOR", "\x1f", "CASESENSITIVE"),
+                *("vector", "VECTOR", self._schema.algorithm, str(len(arguments)), *arguments),
+            )
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def count(self) -> int:
+        """Searchable items."""
+        with self._answered():
+            return self._complete(self._client.execute_command("FT.INFO", self._index))
+
+    @staticmethod
+    def _complete(reply: Sequence[Any]) -> int:
+        """Items the index covers, from FT.INFO; `Unavailable` while it is being built.
+
+        An index made over existing data (a restored Redis, an index dropped by hand) answers
+        from the part it has read so far, as if that were all. Counting by FT.SEARCH would visit
+        every item.
+        """
+        info = dict(zip(reply[::2], reply[1::2], strict=True))
+        if int(info[b"indexing"]):
+            raise Unavailable("Redis: the search index is being built")
+        return int(info[b"num_docs"])
+
+    def nearest(
+        self, vectors: Sequence[Vector], ks: Sequence[int], excluded: Sequence[str | None]
+    ) -> list[SearchResult]:
+        """See `memory.ports.MemoryIndex.search`."""
+        results: dict[int, SearchResult] = {}
+        asked = {i: ks[i] + MARGIN + ks[i] // 4 for i in range(len(vectors))}
+        while asked:
+            found = self._candidates(vectors, asked, excluded)
+            again = {}
+            for i, size in asked.items():
+                result = _settled(found[i], ks[i])
+                if result is not None:
+                    results[i] = SearchResult(result, self._schema.exact)
+                elif size >= MAX_CANDIDATES:
+                    results[i] = SearchResult(tuple(_ordered(found[i])[: ks[i]]), exact=False)
+                else:
+                    again[i] = min(4 * size, MAX_CANDIDATES)
+            asked = again
+        return [results[i] for i in range(len(vectors))]
+
+    def _candidates(
+        self, vectors: Sequence[Vector], asked: Mapping[int, int], excluded: Sequence[str | None]
+    ) -> dict[int, _Candidates]:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("FT.INFO", self._index)
+        # An HNSW index searches exactly behind a filter; this one lets everything pass, since
+        # no id has a control character.
+        everything = "(-@id:{$nobody})" if self._schema.exact_hnsw else "(*)"
+        policy = "=>{$HYBRID_POLICY: ADHOC_BF}" if self._schema.exact_hnsw else ""
+        for i, size in asked.items():
+            pipeline.execute_command(
+                *("FT.SEARCH", self._index),
+                f"{everything}=>[KNN {size} @vector $query AS distance]{policy}",
+                *("PARAMS", "4", "nobody", "\x1e"),
+                *("query", self._schema.quantised(vectors[i]).tobytes()),
+                *("SORTBY", "distance", "LIMIT", "0", str(size)),
+                *("RETURN", "4", "distance", "id", "label", "vector"),
+                *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
+            )
+        pipeline.execute_command("FT.INFO", self._index)
+        # Looked at last: an answer of a generation that was left before is none.
+        pipeline.hget(self._meta, "generation")
+        with self._answered():
+            first, *replies, last, generation = pipeline.execute()
+        self._check(generation)
+        at_least = min(self._complete(first), self._complete(last))
+        found = {}
+        for (i, size), (_, *rows) in zip(asked.items(), replies, strict=True):
+            fields = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows[1::2]]
+            if self._schema.exact and len(fields) < min(size, at_least):
+                raise Unavailable("Redis: the search was cut short")
+            found[i] = self._measured(vectors[i], fields, size, excluded[i])
+        return found
+
+    def _measured(
+        self,
+        query: Vector,
+        fields: Sequence[Mapping[bytes, bytes]],
+        size: int,
+        excluded: str | None,
+    ) -> _Candidates:
+        complete = len(fields) < size
+        # A document whose item is being erased this moment comes without its fields.
+        rows = [f for f in fields if b"vector" in f and f[b"id"].decode() != excluded]
+        if not rows:
+            nothing = np.empty(0)
+            return _Candidates([], nothing, nothing, complete)
+        blobs = b"".join(f[b"vector"] for f in rows)
+        stored = np.frombuffer(blobs, self._schema.element).reshape(len(rows), -1)
+        distances = cosine_distances(query, stored)
+        hits = [
+            Hit(f[b"id"].decode(), f[b"label"].decode(), float(d))
+            for f, d in zip(rows, distances, strict=True)
+        ]
+        approximate = np.array([float(f[b"distance"]) for f in rows])
+        return _Candidates(hits, distances, approximate, complete)
+
+    def labelled(self, label: str) -> list[str]:
+        """Image keys of the items with this label."""
+        rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", "PARAMS", "2", "label", label)
+        return [key.decode().rpartition("{")[2].rstrip("}") for _, key in rows]
+
+    def label_counts(self, labels: Sequence[str] | None) -> Mapping[str, int]:
+        """See `memory.ports.MemoryIndex.label_counts`."""
+        if labels is None:
+            rows = self._rows("*", *("GROUPBY", "1", "@label", "REDUCE", "COUNT", "0", "AS", "n"))
+            return {label.decode(): int(count) for _, label, _, count in rows}
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("FT.INFO", self._index)
+        for label in labels:
+            pipeline.execute_command(
+                *("FT.SEARCH", self._index, "@label:{$label}"),
+                *("PARAMS", "2", "label", label, "LIMIT", "0", "0"),
+                *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
+            )
+        with self._answered():
+            info, *replies = pipeline.execute()
+            self._complete(info)
+        return {label: int(reply[0]) for label, reply in zip(labels, replies, strict=True)}
+
+    def _rows(self, query: str, *steps: str) -> Iterator[Sequence[bytes]]:
+        """The rows of an aggregation, all of them: from a part of a label's images a request
+        to forget would be closed for ever.
+        """
+        with self._answered():
+            self._complete(self._client.execute_command("FT.INFO", self._index))
+            (_, *rows), cursor = self._client.execute_command(
+                *("FT.AGGREGATE", self._index, query, *steps),
+                *("WITHCURSOR", "COUNT", str(PAGE), "TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
+            )
+        yield from rows
+        while cursor:
+            with self._answered():
+                (_, *rows), cursor = self._client.execute_command(
+                    "FT.CURSOR", "READ", self._index, cursor
+                )
+            yield from rows
+
+
+def cosine_distances(
+    query: npt.NDArray[np.floating[Any]], stored: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float64]:
+    """1 - cosine of (dim,) and each row of (n, dim), computed in float64; shape (n,)."""
+    q = query.astype(np.float64)
+    rows = stored.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(q)
+    distances: npt.NDArray[np.float64] = np.clip(1 - np.einsum("ij,j->i", rows, q) / norms, 0, 2)
+    return distances
+
+
+def _ordered(found: _Candidates) -> list[Hit]:
+    return sorted(found.hits, key=lambda hit: (hit.distance, hit.image_id))
+
+
+def _settled(found: _Candidates, k: int) -> tuple[Hit, ...] | None:
+    """The k nearest, or None when something outside the candidates might belong to them.
+
+    What is outside is, by the index's own distance, at least as far as the last candidate; that
+    distance is wrong by no more than a few times what is seen among the candidates.
+    """
+    ordered = _ordered(found)
+    if found.complete:
+        return tuple(ordered[:k])
+    if len(ordered) < k:
+        return None
+    slack = SLACK_FLOOR + 4 * float(np.abs(found.approximate - found.distances).max())
+    if ordered[k - 1].distance + slack < float(found.approximate.max()):
+        return tuple(ordered[:k])
+    return None

@@ -1,0 +1,72 @@
+"""The commands that prepare a deployment's access: who may do what, and making the memory."""
+
+from __future__ import annotations
+
+import click
+
+from streams.config import permissions as rights
+from streams.config.settings import load
+
+
+@click.command()
+@click.option(
+    "--kafka-user",
+    multiple=True,
+    metavar="PRINCIPAL=NAME",
+    help="Kafka's name of a principal, as `ingest=CN=ingest,O=us`; repeatable.",
+)
+@click.option(
+    "--redis-user",
+    multiple=True,
+    metavar="PRINCIPAL=NAME",
+    help="Redis' name of a principal; repeatable.",
+)
+@click.option(
+    "--only", type=click.Choice(["kafka", "redis"]), help="Only the commands of this server."
+)
+@click.option("--table", is_flag=True, help="Print who may do what as Markdown instead.")
+def permissions(
+    *, kafka_user: tuple[str, ...], redis_user: tuple[str, ...], only: str | None, table: bool
+) -> None:
+    """Print the commands that give each part its least rights in Kafka and in Redis.
+
+    Principals are called NAMESPACE-PRINCIPAL unless told otherwise. Topic prefix, namespace and
+    Kafka's address come from the settings. No password is printed, and none is changed.
+    """
+    if table:
+        click.echo(rights.table(), nl=False)
+        return
+    settings = load()
+    kafka = rights.parse_names(kafka_user, settings.namespace)
+    redis = rights.parse_names(redis_user, settings.namespace)
+    lines: list[str] = []
+    if only != "redis":
+        lines += rights.kafka_commands(
+            kafka,
+            bootstrap=settings.kafka,
+            prefix=settings.topic_prefix,
+            namespace=settings.namespace,
+        )
+    if only != "kafka":
+        lines += rights.redis_commands(redis, namespace=settings.namespace)
+    click.echo("\n".join(lines))
+
+
+@click.command()
+def provision() -> None:
+    """Create the topics, and the memory in Redis: its functions and its index.
+
+    For the operator's user, so that workers need no such rights. It changes nothing that is
+    there. Settings come from the environment.
+    """
+    from streams import bootstrap
+
+    settings = load()
+    bootstrap.create_topics(settings)
+    store = bootstrap.redis_client(settings)
+    try:
+        index = bootstrap.open_index(settings, store, bootstrap.embedder(settings))
+        index.check_durability()
+        click.echo(f"ready: {len(bootstrap.topic_specs(settings))} topics, {settings.namespace}")
+    finally:
+        store.close()

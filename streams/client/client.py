@@ -1,0 +1,448 @@
+"""For upstream applications: tell a memory images, correct it, make it forget, ask it."""
+
+from __future__ import annotations
+
+import threading
+import time as system_clock
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from kafka import KafkaProducer
+
+from memory.errors import Reason, Rejected, Unavailable
+from memory.model.events import (
+    ClaimPayload,
+    ImagePayload,
+    ItemRef,
+    Payload,
+    Position,
+    Query,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+)
+from streams.client.replies import Rejections, Replies, Tail, understood
+from streams.contract import codec
+from streams.contract.messages import (
+    DEFAULT_K,
+    DEFAULT_TIMEOUT,
+    HEADROOM,
+    MAX_RECORD,
+    Answer,
+    OutgoingRecord,
+    Receipt,
+    Topic,
+)
+from streams.kafka import admin, cluster
+from streams.kafka.cluster import mapped, mapped_errors
+
+Image = bytes | Path | npt.NDArray[Any] | ClaimPayload
+
+MAX_UNSENT = 64 << 20
+"""Bytes that may wait to be acknowledged: kafka-python itself sets no bound."""
+RECORD_OVERHEAD = 1 << 10
+GRACE_SECONDS = 1.0
+"""An answer that says it is late may itself be late by this much."""
+
+
+def _now() -> int:
+    return system_clock.time_ns() // 1000
+
+
+class Pending:
+    """An event on its way into the log."""
+
+    def __init__(self, event_id: str, sent: Any, topic_id: str) -> None:
+        self.event_id = event_id
+        self._sent = sent
+        self._topic_id = topic_id
+
+    def position(self, timeout: float = 30.0) -> Position:
+        """Where the log has it, once all in-sync replicas do.
+
+        After `Unavailable` the event may still have arrived: send it again with the same id,
+        which makes it the same event.
+        """
+        with mapped_errors():
+            said = self._sent.get(timeout)
+        return Position(said.topic, self._topic_id, said.partition, said.offset)
+
+
+class ForgetRequest(Pending):
+    """A request to forget on its way. `request_id` is the one that its receipts name."""
+
+    def __init__(
+        self,
+        event_id: str,
+        sent: Any,
+        topic_id: str,
+        request_id: str,
+        start: Mapping[tuple[str, int], int],
+    ) -> None:
+        super().__init__(event_id, sent, topic_id)
+        self.request_id = request_id
+        self.start = start
+
+
+class MemoryClient:
+    """A client of one memory; safe for many threads. Connects when it first has to.
+
+    `source` names the application in every event. `prefix` is the deployment's topic prefix,
+    `clock` gives µs, `max_record_bytes` bounds an image, `security` holds kafka-python's SASL
+    and TLS arguments. All methods raise `Rejected` at once for what the memory would reject
+    and the client can see, `Unavailable` when Kafka is away, `Misconfigured` when a topic is
+    missing.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        source: str,
+        prefix: str = "",
+        clock: Callable[[], int] = _now,
+        max_record_bytes: int = MAX_RECORD,
+        **security: Any,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._source = source
+        self._prefix = prefix
+        self._clock = clock
+        self._limit = max_record_bytes
+        self._security = security
+        self._lock = threading.Lock()
+        self._producers: dict[float, KafkaProducer] = {}
+        self._topic_ids: dict[Topic, str] = {}
+        self._unsent = _Unsent(MAX_UNSENT)
+        self._replies = Replies(bootstrap, prefix + Topic.PREDICTION, security)
+        self._tails: list[Tail] = []
+        self._outcomes: Tail | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ingest(
+        self,
+        image: Image,
+        *,
+        id: str,  # noqa: A002 - the contract's word
+        label: str,
+        subjects: Sequence[str] = (),
+        embedder: str | None = None,
+        attributes: Mapping[str, str] = codec.NO_ATTRIBUTES,
+        time: int | None = None,
+        event_id: str | None = None,
+    ) -> Pending:
+        """Send an image's bytes, file or claim, or a vector, shape (dim,), with its embedder.
+
+        `time` is when it came to be, µs. Events are sent in batches; `Pending.position` waits.
+        """
+        event_id = event_id or uuid.uuid4().hex
+        record = codec.encode_ingest(
+            source=self._source,
+            event_id=event_id,
+            time=self._clock() if time is None else time,
+            image_id=id,
+            label=label,
+            payload=self._payload(image, embedder),
+            subjects=subjects,
+            attributes=attributes,
+        )
+        return Pending(event_id, *self._send(record))
+
+    def correct(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        label: str | None,
+        *,
+        time: int | None = None,
+        event_id: str | None = None,
+    ) -> Pending:
+        """Give an image the label a person says it has; None withdraws an earlier one."""
+        event_id = event_id or uuid.uuid4().hex
+        record = codec.encode_correction(
+            source=self._source,
+            event_id=event_id,
+            time=self._clock() if time is None else time,
+            image_id=id,
+            label=label,
+        )
+        return Pending(event_id, *self._send(record))
+
+    def forget(
+        self,
+        *,
+        image: str | None = None,
+        subject: str | None = None,
+        source: str | None = None,
+        label: str | None = None,
+        permanent: bool = False,
+        event_id: str | None = None,
+    ) -> ForgetRequest:
+        """Ask to forget an image, all of a subject or a source, or what has a label now."""
+        named = {"image": image, "subject": subject, "source": source, "label": label}
+        given = [(kind, value) for kind, value in named.items() if value is not None]
+        if len(given) != 1:
+            raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
+        ((kind, value),) = given
+        event_id = event_id or uuid.uuid4().hex
+        record = codec.encode_forget(
+            source=self._source,
+            event_id=event_id,
+            time=self._clock(),
+            selector=Selector(SelectorKind(kind), value),
+            permanent=permanent,
+        )
+        # Taken before the request is sent: what is said about it comes behind.
+        start = self._outcome_ends()
+        return ForgetRequest(event_id, *self._send(record), record.key.decode(), start)
+
+    def receipt(
+        self, request: ForgetRequest | str, stage: str = "erased", timeout: float = 60.0
+    ) -> Receipt:
+        """The first receipt that says a request has come to a stage.
+
+        A request made elsewhere is named by its id; the receipts are then read from the start.
+        Raises `Rejected` if the request was, `Unavailable` if no receipt comes in time.
+        """
+        deadline = system_clock.monotonic() + timeout
+        receipts = self._prefix + Topic.FORGET_RECEIPT
+        if isinstance(request, str):
+            request_id, place, names = request, None, [receipts]
+            start: Mapping[tuple[str, int], int] = {}
+        else:
+            at = request.position(timeout)
+            request_id, place = request.request_id, (at.topic, at.partition, at.offset)
+            names, start = [receipts, self._prefix + Topic.REJECTED], request.start
+        tail = Tail(self._bootstrap, names, self._security, start)
+        try:
+            while (remaining := deadline - system_clock.monotonic()) > 0:
+                records = tail.poll(min(remaining, 1.0))
+                said = [record for record in records if record.topic == receipts]
+                for receipt in understood(said, codec.decode_receipt):
+                    if receipt.request == request_id and stage in receipt.stages:
+                        return receipt
+                faults = [record for record in records if record.topic != receipts]
+                for why in understood(faults, codec.decode_rejection):
+                    if (why.topic, why.partition, why.offset) == place:
+                        reason = why.reason if why.reason in set(Reason) else Reason.INTERNAL
+                        raise Rejected(Reason(reason), why.detail)
+        finally:
+            tail.close()
+        raise Unavailable(
+            f"no receipt of the stage {stage} within {timeout:g} s; the request stands in the "
+            "log, see that a forget worker runs"
+        )
+
+    def query(
+        self,
+        image: Image | None = None,
+        *,
+        item: str | None = None,
+        embedder: str | None = None,
+        k: int = DEFAULT_K,
+        rule: str = "rank",
+        after: Sequence[Position] = (),
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Answer:
+        """Ask what an image, a vector or a remembered item is; see `ask`."""
+        answer = self.ask(
+            image, item=item, embedder=embedder, k=k, rule=rule, after=after, timeout=timeout
+        )
+        try:
+            return answer.result(timeout + 5 * GRACE_SECONDS)
+        except TimeoutError:
+            raise Unavailable("no answer came in time; ask again") from None
+
+    def ask(
+        self,
+        image: Image | None = None,
+        *,
+        item: str | None = None,
+        embedder: str | None = None,
+        k: int = DEFAULT_K,
+        rule: str = "rank",
+        after: Sequence[Position] = (),
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Future[Answer]:
+        """The future of an answer that rests at least on the records at `after`.
+
+        A memory that has not come to them within `timeout` seconds answers ``stale``. Without
+        any answer the future fails with `Unavailable` a second later.
+        """
+        if (image is None) == (item is None):
+            raise Rejected(Reason.INVALID_PAYLOAD, "ask either with an image or with an item")
+        payload = ItemRef(item) if item is not None else self._payload(image, embedder)
+        query = Query(payload, k=k, rule=codec.as_rule(rule))
+        query_id = uuid.uuid4().hex
+
+        def encoded(partition: int) -> OutgoingRecord:
+            return codec.encode_query(
+                source=self._source,
+                event_id=query_id,
+                time=self._clock(),
+                query=query,
+                reply_partition=partition,
+                after=after,
+                timeout=timeout,
+            )
+
+        encoded(0)  # what cannot be asked is told before anything is awaited
+        partition, answer = self._replies.expect(query_id, timeout + GRACE_SECONDS)
+        try:
+            # At one asker a lingering producer would be most of the latency.
+            sent, _ = self._send(encoded(partition), linger_ms=0)
+        except Exception as error:
+            self._replies.fail(query_id, error)
+            raise
+        sent.add_errback(lambda error: self._replies.fail(query_id, mapped(error)))
+        return answer
+
+    def rejections(self, start: Mapping[int, int] | None = None) -> Rejections:
+        """Rejections from these offsets on, by partition, or from now on. For one thread."""
+        name = self._prefix + Topic.REJECTED
+        offsets = None if start is None else {(name, p): offset for p, offset in start.items()}
+        tail = Tail(self._bootstrap, [name], self._security, offsets)
+        with self._lock:
+            self._tails.append(tail)
+        return Rejections(tail)
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return when everything sent so far is acknowledged or has failed."""
+        with self._lock:
+            producers = list(self._producers.values())
+        with mapped_errors():
+            for producer in producers:
+                producer.flush(timeout)
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Send what waits, then disconnect. Questions without an answer fail."""
+        with self._lock:
+            self._closed = True
+            producers, self._producers = list(self._producers.values()), {}
+            tails, self._tails = self._tails, []
+            if self._outcomes is not None:
+                tails.append(self._outcomes)
+        self._replies.close()
+        for tail in tails:
+            tail.close()
+        with mapped_errors():
+            for producer in producers:
+                producer.close(timeout)
+
+    def _payload(self, image: Image | None, embedder: str | None) -> Payload:
+        match image:
+            case np.ndarray():
+                if embedder is None:
+                    raise Rejected(
+                        Reason.NO_EMBEDDER, "a vector needs the digest of the embedder that made it"
+                    )
+                return VectorPayload(image, embedder)
+            case Path():
+                self._check_size(image.stat().st_size)
+                return ImagePayload(image.read_bytes())
+            case bytes():
+                self._check_size(len(image))
+                return ImagePayload(image)
+            case ClaimPayload():
+                return image
+            case _:
+                raise TypeError("an image is bytes, a Path, a claim, or a numpy vector")
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise Rejected(
+                Reason.IMAGE_TOO_LARGE,
+                f"the image has {size} bytes, the limit is {self._limit}: send a smaller one, or "
+                "raise max_record_bytes here and VISUAL_MEMORY_MAX_IMAGE_BYTES at the memory",
+            )
+
+    def _send(self, record: OutgoingRecord, linger_ms: float = 5) -> tuple[Any, str]:
+        """(kafka-python's future, topic id) of a record sent."""
+        self._check_size(len(record.value or b""))
+        beside = record.size - len(record.value or b"")
+        if beside > HEADROOM - RECORD_OVERHEAD:
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                f"ids, subjects and attributes take {beside} bytes, the limit is "
+                f"{HEADROOM - RECORD_OVERHEAD}: send fewer or shorter ones",
+            )
+        topic_id, producer = self._connected(record.topic, linger_ms)
+        self._unsent.add(record.size)
+        try:
+            with mapped_errors():
+                sent = producer.send(
+                    self._prefix + record.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=list(record.headers),
+                )
+        except BaseException:
+            self._unsent.remove(record.size)
+            raise
+        sent.add_both(lambda _: self._unsent.remove(record.size))
+        return sent, topic_id
+
+    def _connected(self, topic: Topic, linger_ms: float) -> tuple[str, KafkaProducer]:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the client is closed")
+            if topic not in self._topic_ids:
+                name = self._prefix + topic
+                ids = admin.topic_ids(self._bootstrap, [name], self._security)
+                self._topic_ids[topic] = ids[name]
+            if linger_ms not in self._producers:
+                self._producers[linger_ms] = cluster.producer(
+                    self._bootstrap,
+                    self._security,
+                    linger_ms=linger_ms,
+                    batch_size=1 << 16,
+                    max_request_size=self._limit + HEADROOM,
+                )
+            return self._topic_ids[topic], self._producers[linger_ms]
+
+    def _outcome_ends(self) -> dict[tuple[str, int], int]:
+        """Where the next receipt and the next rejection will stand."""
+        with self._lock:
+            if self._outcomes is None:
+                names = [self._prefix + t for t in (Topic.FORGET_RECEIPT, Topic.REJECTED)]
+                self._outcomes = Tail(self._bootstrap, names, self._security)
+            return self._outcomes.ends()
+
+
+class _Unsent:
+    """Bytes on their way; whoever would add too many waits."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    def add(self, size: int) -> None:
+        with self._changed:
+            if not self._changed.wait_for(self._has_room(size), cluster.BLOCK_SECONDS):
+                raise Unavailable("Kafka: too much waits to be acknowledged")
+            self._bytes += size
+
+    def remove(self, size: int) -> None:
+        with self._changed:
+            self._bytes -= size
+            self._changed.notify_all()
+
+    def _has_room(self, size: int) -> Callable[[], bool]:
+        return lambda: self._bytes == 0 or self._bytes + size <= self._limit

@@ -1,0 +1,277 @@
+"""Who may do what: the least rights in Kafka and Redis under which each part does its work.
+
+Pure data and its printing; nothing here talks to a server. In Kafka, Read and Write include
+Describe, AlterConfigs includes DescribeConfigs, and Write on any topic includes an idempotent
+producer. In Redis a function runs with the rights of its caller.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memory.errors import Misconfigured
+from streams.contract.messages import Topic
+
+
+class Principal(StrEnum):
+    """A part of a deployment that logs in under a name of its own."""
+
+    INGEST = "ingest"
+    CORRECT = "correct"
+    FORGET = "forget"
+    QUERY = "query"
+    MONITOR = "monitor"
+    OPERATOR = "operator"
+    REBUILDER = "rebuilder"
+    PRODUCER = "producer"
+    REVIEWER = "reviewer"
+    ASKER = "asker"
+    PRIVACY_DESK = "privacy-desk"
+
+
+WORKERS: Mapping[Principal, Topic] = {
+    Principal.INGEST: Topic.IMAGE_INGEST,
+    Principal.CORRECT: Topic.LABEL_CORRECTION,
+    Principal.FORGET: Topic.FORGET_REQUEST,
+    Principal.QUERY: Topic.QUERY,
+}
+"""Each reads one topic, with a consumer group of its own."""
+
+READS: Mapping[Principal, Sequence[Topic]] = {
+    **{role: (topic, Topic.FENCES) for role, topic in WORKERS.items()},
+    Principal.REBUILDER: (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FENCES),
+    Principal.PRODUCER: (Topic.REJECTED,),
+    Principal.REVIEWER: (Topic.REJECTED,),
+    Principal.ASKER: (Topic.PREDICTION,),
+    Principal.PRIVACY_DESK: (Topic.FORGET_RECEIPT, Topic.REJECTED),
+}
+WRITES: Mapping[Principal, Sequence[Topic]] = {
+    # What a refused image bore is a fact of forgetting too.
+    Principal.INGEST: (Topic.FENCES, Topic.REJECTED),
+    Principal.CORRECT: (Topic.REJECTED,),
+    Principal.FORGET: (Topic.FENCES, Topic.FORGET_RECEIPT, Topic.REJECTED),
+    Principal.QUERY: (Topic.PREDICTION, Topic.REJECTED),
+    Principal.PRODUCER: (Topic.IMAGE_INGEST,),
+    Principal.REVIEWER: (Topic.LABEL_CORRECTION,),
+    Principal.ASKER: (Topic.QUERY,),
+    Principal.PRIVACY_DESK: (Topic.FORGET_REQUEST,),
+}
+EVERY_TOPIC: Mapping[Principal, Sequence[str]] = {
+    # A worker compares all topics with their promises before it starts.
+    **dict.fromkeys((*WORKERS, Principal.REBUILDER), ("Describe", "DescribeConfigs")),
+    Principal.MONITOR: ("Describe",),
+    Principal.OPERATOR: ("AlterConfigs", "Create", "Describe"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRight:
+    """Operations (Kafka's names) on some topics or on one consumer group, by full name."""
+
+    kind: str
+    names: tuple[str, ...]
+    operations: tuple[str, ...]
+
+
+def kafka_rights(principal: Principal, prefix: str, namespace: str) -> list[KafkaRight]:
+    """What a principal needs in Kafka; `prefix` is of the topics."""
+    operations: dict[Topic, set[str]] = {
+        topic: set(EVERY_TOPIC.get(principal, ())) for topic in Topic
+    }
+    for topic in READS.get(principal, ()):
+        operations[topic].add("Read")
+    for topic in WRITES.get(principal, ()):
+        operations[topic].add("Write")
+    together: dict[tuple[str, ...], list[str]] = {}
+    for topic, needed in operations.items():
+        if needed & {"Read", "Write"}:
+            needed -= {"Describe"}
+        if needed:
+            together.setdefault(tuple(sorted(needed)), []).append(prefix + topic)
+    rights = [KafkaRight("topic", tuple(names), needed) for needed, names in together.items()]
+    if principal in WORKERS:
+        rights.append(KafkaRight("group", (f"{prefix}{namespace}-{principal}",), ("Read",)))
+    return rights
+
+
+@dataclass(frozen=True, slots=True)
+class RedisRights:
+    """Commands, and kinds of keys as they stand behind the namespace."""
+
+    commands: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+LOGIN = ("client|setinfo", "ping", "select")
+OPEN = (*LOGIN, "fcall_ro", "ft._list", "ft.config|get", "ft.info", "function|list", "hgetall")
+"""To find the memory and see that its functions and its index are there."""
+WORK = (*OPEN, "config|get", "fcall", "hdel", "hget", "hincrby", "hset", "time")
+"""To check durability, and to note positions, starts and attempts."""
+MERGE = (
+    *WORK,
+    *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
+    *("sadd", "scard", "set", "srem", "sscan"),
+)
+GENERATIONS = "[0-9]*"
+"""Of a memory's keys, as a pattern: a rebuild makes the next one."""
+INDEX = f"{GENERATIONS}:index"
+"""Search takes its index's name for a key that it may change, whatever it does."""
+MEMORY = (
+    f"{GENERATIONS}:item:*",
+    f"{GENERATIONS}:wait:*",
+    f"{GENERATIONS}:outbox:*",
+    f"{GENERATIONS}:posting:*",
+    f"{GENERATIONS}:until:*",
+)
+FORGETTING = (
+    f"{GENERATIONS}:request:*",
+    f"{GENERATIONS}:expansion:*",
+    f"{GENERATIONS}:open_requests",
+)
+
+
+LOOKED_AT = (
+    f"{GENERATIONS}:item:*",
+    f"{GENERATIONS}:wait:*",
+    f"{GENERATIONS}:posting:*",
+    f"{GENERATIONS}:until:*",
+    f"{GENERATIONS}:request:*",
+)
+
+
+def _own(role: Principal) -> tuple[str, ...]:
+    return (INDEX, f"{GENERATIONS}:pos", f"starts:{role}", f"attempts:{role}")
+
+
+REDIS: Mapping[Principal, RedisRights] = {
+    Principal.INGEST: RedisRights(
+        MERGE, ("meta",), (*_own(Principal.INGEST), *MEMORY, *FORGETTING)
+    ),
+    Principal.CORRECT: RedisRights(
+        MERGE, ("meta",), (*_own(Principal.CORRECT), *MEMORY, *FORGETTING)
+    ),
+    Principal.FORGET: RedisRights(
+        (*MERGE, "ft.aggregate", "ft.cursor", "smembers"),
+        ("meta",),
+        (*_own(Principal.FORGET), *MEMORY, *FORGETTING),
+    ),
+    Principal.QUERY: RedisRights(
+        # It looks whether what is to be forgotten is, and leaves the writing of it to others.
+        (*WORK, "ft.search", "get", "sismember"),
+        ("meta", *LOOKED_AT),
+        _own(Principal.QUERY),
+    ),
+    Principal.MONITOR: RedisRights(
+        (
+            *OPEN,
+            *("ft.aggregate", "ft.cursor", "ft.search", "hget", "hmget", "info", "mget"),
+            *("scan", "scard", "smembers"),
+        ),
+        (
+            "meta",
+            f"{GENERATIONS}:item:*",
+            f"{GENERATIONS}:wait:*",
+            f"{GENERATIONS}:until:*",
+            f"{GENERATIONS}:pos",
+            f"{GENERATIONS}:open_requests",
+            f"{GENERATIONS}:request:*",
+        ),
+        (INDEX,),
+    ),
+    Principal.OPERATOR: RedisRights(
+        (*OPEN, "config|get", "fcall", "ft.config", "ft.create", "function|load", "hsetnx"),
+        (),
+        ("meta", INDEX),
+    ),
+    Principal.REBUILDER: RedisRights(
+        (
+            *MERGE,
+            *("bgrewriteaof", "ft.create", "ft.dropindex", "mget", "scan", "type"),
+        ),
+        (),
+        ("meta", f"{GENERATIONS}:*"),
+    ),
+}
+"""Nobody else logs in to Redis."""
+
+
+def redis_rules(principal: Principal, namespace: str) -> list[str]:
+    """The rules of a principal for ``ACL SETUSER``, without its password. None if it has none."""
+    rights = REDIS.get(principal)
+    if rights is None:
+        return []
+    return [
+        *("on", "resetkeys", "resetchannels", "-@all"),
+        *(f"+{command}" for command in sorted(rights.commands)),
+        *(f"%R~{namespace}:{keys}" for keys in rights.reads),
+        *(f"~{namespace}:{keys}" for keys in rights.writes),
+    ]
+
+
+def default_names(namespace: str) -> dict[Principal, str]:
+    """What each principal is called where nobody says otherwise: ``vm-ingest``, ..."""
+    return {principal: f"{namespace}-{principal}" for principal in Principal}
+
+
+def parse_names(given: Sequence[str], namespace: str) -> dict[Principal, str]:
+    """Names of principals, those given as ``PRINCIPAL=NAME`` in place of the usual ones."""
+    names = default_names(namespace)
+    for pair in given:
+        principal, equals, name = pair.partition("=")
+        if not equals or not name or principal not in set(Principal):
+            raise Misconfigured(
+                f"{pair!r} is not PRINCIPAL=NAME; principals are {', '.join(Principal)}"
+            )
+        names[Principal(principal)] = name
+    return names
+
+
+def kafka_commands(
+    names: Mapping[Principal, str], *, bootstrap: str, prefix: str, namespace: str
+) -> Iterator[str]:
+    """``kafka-acls.sh`` commands that give the principals their rights."""
+    for principal, name in names.items():
+        for right in kafka_rights(principal, prefix, namespace):
+            yield shlex.join(
+                [
+                    *("kafka-acls.sh", "--bootstrap-server", bootstrap),
+                    *("--command-config", "admin.properties", "--add"),
+                    *("--allow-principal", f"User:{name}"),
+                    *(part for o in right.operations for part in ("--operation", o)),
+                    *(part for n in right.names for part in (f"--{right.kind}", n)),
+                ]
+            )
+
+
+def redis_commands(names: Mapping[Principal, str], *, namespace: str) -> Iterator[str]:
+    """``ACL SETUSER`` lines that give the principals their rights and keep their passwords."""
+    for principal, name in names.items():
+        if rules := redis_rules(principal, namespace):
+            yield " ".join(["ACL", "SETUSER", name, *rules])
+
+
+def table() -> str:
+    """Who may do what, as Markdown with topics without prefix and the namespace ``vm``."""
+    rows = ["| principal | Kafka | Redis keys | Redis commands |", "|---|---|---|---|"]
+    for principal in Principal:
+        kafka = "; ".join(
+            f"{', '.join(right.operations)}: {_topics(right)}"
+            for right in kafka_rights(principal, "", "vm")
+        )
+        rights = REDIS.get(principal, RedisRights(()))
+        keys = [f"reads `vm:{name}`" for name in rights.reads]
+        keys += [f"writes `vm:{name}`" for name in rights.writes]
+        commands = " ".join(f"`{command}`" for command in sorted(rights.commands))
+        cells = (f"`{principal}`", kafka, ", ".join(keys) or "none", commands or "none")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _topics(right: KafkaRight) -> str:
+    if len(right.names) == len(Topic):
+        return "every topic"
+    return " ".join(f"{'group ' if right.kind == 'group' else ''}`{n}`" for n in right.names)

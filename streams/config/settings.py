@@ -1,0 +1,186 @@
+"""Every setting, in one place: the only reader of the environment.
+
+A setting `name` is read from ``VISUAL_MEMORY_NAME``, or from a file ``visual_memory_name`` in
+the folder that ``VISUAL_MEMORY_SECRETS_DIR`` names (secrets of containers).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from memory.errors import Misconfigured
+from streams.local.cache import default_cache
+
+ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
+CACHE = default_cache()
+DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+def _parted(given: object) -> object:
+    """The parts of a text that commas separate; anything else as it is."""
+    if isinstance(given, str):
+        return tuple(part for piece in given.split(",") if (part := piece.strip()))
+    return given
+
+
+class Settings(BaseSettings):
+    """Where the servers are and how this memory behaves. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        # An empty variable says nothing, as compose files write it.
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    kafka: str = Field("localhost:9092", description="Kafka bootstrap servers, host:port,…")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to; the last two need a user and a password"
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="how the user proves the password to Kafka"
+    )
+    kafka_username: str | None = Field(None, description="Kafka user (SASL)")
+    kafka_password: SecretStr | None = Field(None, description="Kafka user's password (SASL)")
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM file of who signs the brokers' certificates; the system's when none"
+    )
+    kafka_certificate_file: Path | None = Field(
+        None, description="PEM file of our own certificate for Kafka (mutual TLS)"
+    )
+    kafka_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
+    kafka_key_password: SecretStr | None = Field(None, description="password of that key file")
+    topic_prefix: str = Field("", description="put before every topic's name")
+    partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
+    replication: int = Field(1, ge=1, description="replication factor of every topic")
+    compaction_lag: float = Field(
+        7 * 86400, gt=0, description="how long the log may keep a record after its tombstone"
+    )
+
+    redis: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"),
+        description="Redis URL, rediss://… with TLS; may hold a user and a password",
+    )
+    redis_username: str | None = Field(None, description="Redis ACL user, where the URL names none")
+    redis_password: SecretStr | None = Field(
+        None, description="Redis user's password, where the URL holds none"
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="PEM file of who signs Redis' certificate; the system's when none"
+    )
+    redis_certificate_file: Path | None = Field(
+        None, description="PEM file of our own certificate for Redis (mutual TLS)"
+    )
+    redis_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
+    redis_key_password: SecretStr | None = Field(None, description="password of that key file")
+    namespace: str = Field("vm", description="prefix of every Redis key of this memory")
+    hmac_key: SecretStr | None = Field(
+        None, description="64 hex digits; keys the digests of ids; never rotated; back it up apart"
+    )
+
+    embedder: str = Field(
+        "lite0",
+        description="lite0 | transformers:NAME_OR_FOLDER[@REVISION] | vectors:NAME:DIMENSION",
+    )
+    device: str | None = Field(None, description="torch device; the GPU when there is one")
+    index_algorithm: Literal["FLAT", "HNSW"] = Field("FLAT", description="FLAT is exact")
+    index_dtype: Literal["FLOAT16", "FLOAT32"] = Field("FLOAT16", description="element type")
+
+    clock_skew: float = Field(
+        300, ge=0, description="how far an event's time may be ahead of the log's"
+    )
+    max_image_bytes: int = Field(1 << 20, ge=1, description="larger images are rejected")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="larger images are rejected")
+    claim_prefixes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
+        (),
+        description="what an event's claim on an image may start with, separated by commas: "
+        "file:///folder/ or https://host/folder/; none allows no claims",
+    )
+    claim_timeout: float = Field(10, gt=0, description="how long fetching one claim may take")
+    claim_private_addresses: bool = Field(
+        default=False, description="whether a claim's host may have a private or local IP address"
+    )
+    claim_concurrency: int = Field(8, ge=1, description="claims a worker fetches side by side")
+    batch: int = Field(256, ge=1, description="records merged together by the writing roles")
+    image_batch: int = Field(
+        32, ge=1, description="records merged together by the ingest role where it embeds"
+    )
+    questions_in_flight: int = Field(
+        512, ge=1, description="questions a worker holds, those that wait for `after` included"
+    )
+
+    instance: str | None = Field(
+        None, description="name of this worker, unique in its role: a quick return after a crash"
+    )
+    web_host: str = Field("127.0.0.1", description="where /metrics, /livez and /readyz listen")
+    web_port: int = Field(0, ge=0, le=65535, description="their port; 0 takes a free one")
+    metric_labels: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
+        (), description="labels (classes) whose items are counted in metrics, separated by commas"
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    def batch_of(self, role: str) -> int:
+        """How many records a role merges together: fewer where each costs an embedding."""
+        embeds = role == "ingest" and not self.embedder.startswith("vectors:")
+        return self.image_batch if embeds else self.batch
+
+    def secret_key(self) -> bytes:
+        """The HMAC key's 32 bytes; `Misconfigured` when it is absent or malformed."""
+        text = self.hmac_key.get_secret_value().strip() if self.hmac_key else ""
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise Misconfigured(
+                f"{ENVIRONMENT_PREFIX}HMAC_KEY must be 64 hex digits "
+                "(make one with: openssl rand -hex 32; keep it for the life of the memory)"
+            )
+        return key
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings; `overrides` win over the environment. `Misconfigured` if one is bad."""
+    secrets = os.environ.get(ENVIRONMENT_PREFIX + "SECRETS_DIR")
+    read: Any = Settings  # where it reads from is no declared argument
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return cast("Settings", read(_secrets_dir=secrets, **given))
+    except ValidationError as error:
+        # Only names and reasons: the values may be secrets.
+        faults = "; ".join(
+            f"{ENVIRONMENT_PREFIX}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise Misconfigured(f"bad settings: {faults}") from None
+
+
+def child_environment(
+    *, kafka: str, redis: str, instance: str, web_port: str, secrets_dir: str, metrics_dir: str
+) -> dict[str, str]:
+    """The present environment with the settings that a local stack's worker needs."""
+    shared = {"PROMETHEUS_MULTIPROC_DIR": metrics_dir}
+    settings = worker_environment(
+        kafka=kafka, redis=redis, instance=instance, web_port=web_port, secrets_dir=secrets_dir
+    )
+    return settings | shared
+
+
+def worker_environment(**values: object) -> dict[str, str]:
+    """The present environment with these settings, for a worker as a child process."""
+    given = {f"{ENVIRONMENT_PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+    return {**os.environ, **given}
+
+
+def prepare_process() -> None:
+    """Set what native libraries read when they load; call it before torch is imported."""
+    # Threads of OpenMP that spin while they wait starve the other workers of a machine: with
+    # both cores busy, images a second went from under 1 to 30 without it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,188 @@
+"""The CloudEvents attributes of a record: reading them strictly, and writing them.
+
+No detail of a rejection quotes a value, nor the name of an attribute that is not the contract's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+
+from memory.errors import Reason, Rejected
+from memory.model.events import FOREVER, MAX_ID, checked_text
+from streams.contract.messages import (
+    HEARTBEAT,
+    SPECVERSION,
+    Header,
+    Marker,
+    Record,
+    Topic,
+    event_type,
+    record_key,
+)
+
+PREFIX = "ce_"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_NAME = re.compile(r"[a-z0-9]+")
+_TYPE = re.compile(r"visual-memory\.([a-z-]+)\.v[0-9]+")
+_TIME = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
+    r"(?:[Zz]|([+-])([0-9]{2}):([0-5][0-9]))"
+)
+_CORE = (Header.SPECVERSION, Header.ID, Header.SOURCE, Header.TYPE, Header.TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every event says about itself. `attributes` are the other ones, without ``ce_``."""
+
+    id: str
+    source: str
+    type: str
+    time: int
+    content_type: str | None
+    attributes: Mapping[str, str]
+
+    def get(self, header: Header) -> str | None:
+        return self.attributes.get(header.removeprefix(PREFIX))
+
+    def require(self, header: Header) -> str:
+        value = self.get(header)
+        if value is None:
+            raise Rejected(Reason.MISSING_HEADER, f"the header {header} is missing")
+        return value
+
+
+def read(record: Record, topic: Topic) -> Envelope | Marker:
+    """The envelope of an event on `topic`, or a marker. Raises `Rejected`."""
+    if any(name == Header.TYPE and value == HEARTBEAT.encode() for name, value in record.headers):
+        return Marker.HEARTBEAT
+    if record.value is None:
+        return Marker.TOMBSTONE
+    headers = _texts(record)
+    content_type = headers.pop(Header.CONTENT_TYPE, None)
+    if content_type and content_type.lower().startswith("application/cloudevents"):
+        raise Rejected(
+            Reason.UNKNOWN_CONTENT_TYPE,
+            "send the event in binary mode: its attributes as ce_ headers, its data as the value",
+        )
+    for header in _CORE:
+        if header not in headers:
+            raise Rejected(Reason.MISSING_HEADER, f"the header {header} is missing")
+    specversion, event_id, source, type_, time = (headers.pop(header) for header in _CORE)
+    if specversion != SPECVERSION:
+        raise Rejected(Reason.UNKNOWN_VERSION, f"{Header.SPECVERSION} must be {SPECVERSION}")
+    _check_type(type_, topic)
+    checked_text(event_id, what=Header.ID, reason=Reason.INVALID_ID, limit=MAX_ID)
+    checked_text(source, what=Header.SOURCE, reason=Reason.INVALID_SOURCE, limit=MAX_ID)
+    if record.key != record_key(source, event_id):
+        raise Rejected(
+            Reason.WRONG_KEY,
+            "the record's key must be the hex SHA-256 of ce_source, a NUL byte and ce_id",
+        )
+    attributes = {name.removeprefix(PREFIX): text for name, text in headers.items()}
+    return Envelope(event_id, source, type_, parse_time(time), content_type, attributes)
+
+
+def _texts(record: Record) -> dict[str, str]:
+    """The headers that are the contract's or attributes; all others are somebody else's."""
+    texts: dict[str, str] = {}
+    for name, value in record.headers:
+        if not name.startswith(PREFIX) and name != Header.CONTENT_TYPE:
+            continue
+        if name.startswith(PREFIX) and not is_name(name.removeprefix(PREFIX)):
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                "the name of a ce_ header has more than lower-case letters and digits after ce_",
+            )
+        if name in texts:
+            raise Rejected(Reason.REPEATED_HEADER, f"{_shown(name)} is there more than once")
+        try:
+            texts[name] = (value or b"").decode()
+        except UnicodeDecodeError:
+            raise Rejected(Reason.INVALID_HEADER, f"{_shown(name)} is not UTF-8") from None
+        if value is None:
+            raise Rejected(Reason.INVALID_HEADER, f"{_shown(name)} has no value")
+    return texts
+
+
+def _shown(name: str) -> str:
+    """A header's name, if it is one of the contract's: a stranger's may hold anything."""
+    return f"the header {name}" if name in set(Header) else "a ce_ header"
+
+
+def is_name(name: str) -> bool:
+    """Whether CloudEvents allows this name of an attribute."""
+    return bool(_NAME.fullmatch(name))
+
+
+def _check_type(type_: str, topic: Topic) -> None:
+    wanted = event_type(topic)
+    if type_ == wanted:
+        return
+    named = _TYPE.fullmatch(type_)
+    if named and named[1] == topic:
+        raise Rejected(Reason.UNKNOWN_VERSION, f"this memory takes {wanted} only")
+    raise Rejected(Reason.UNKNOWN_TYPE, f"this topic takes events of the type {wanted}")
+
+
+def write(
+    type_: str,
+    source: str,
+    event_id: str,
+    time: int,
+    content_type: str | None,
+    attributes: Mapping[str, str],
+) -> tuple[tuple[str, bytes], ...]:
+    """The headers of an event; `attributes` by full header name. Raises `Rejected`."""
+    checked_text(event_id, what="the event's id", reason=Reason.INVALID_ID, limit=MAX_ID)
+    checked_text(source, what="the source", reason=Reason.INVALID_SOURCE, limit=MAX_ID)
+    headers: dict[str, str] = {
+        Header.SPECVERSION: SPECVERSION,
+        Header.ID: event_id,
+        Header.SOURCE: source,
+        Header.TYPE: type_,
+        Header.TIME: format_time(time),
+        **attributes,
+    }
+    if content_type:
+        headers[Header.CONTENT_TYPE] = content_type
+    try:
+        return tuple((str(name), text.encode()) for name, text in headers.items())
+    except UnicodeEncodeError:
+        raise Rejected(Reason.INVALID_HEADER, "an attribute has a lone surrogate") from None
+
+
+def parse_time(text: str) -> int:
+    """µs of an RFC 3339 time with its offset; digits below µs are cut. Raises `Rejected`."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise Rejected(
+            Reason.INVALID_TIME, f"{Header.TIME} must be an RFC 3339 time with its offset from UTC"
+        )
+    *fields, fraction, sign, hours, minutes = found.groups()
+    try:
+        offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+        zone = timezone(-offset if sign == "-" else offset)
+        year, month, day, hour, minute, second = map(int, fields)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=zone)
+    except ValueError:
+        raise Rejected(Reason.INVALID_TIME, f"{Header.TIME} names no moment") from None
+    micros = int(((fraction or "") + "000000")[:6])
+    return checked_time((moment - EPOCH) // timedelta(microseconds=1) + micros)
+
+
+def format_time(time: int) -> str:
+    """RFC 3339 in UTC, with µs. Raises `Rejected`."""
+    moment = EPOCH + timedelta(microseconds=checked_time(time))
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def checked_time(time: int) -> int:
+    """The time, unless a stamp could not hold it; the last one is the permanent barrier's."""
+    if not 0 <= time < FOREVER:
+        raise Rejected(Reason.INVALID_TIME, "the time must be from 1970 to November 2286")
+    return time

@@ -1,0 +1,471 @@
+"""Records to values of the domain and back. All problems of the input are `Rejected`.
+
+An image is not decoded here: that costs, and what is forgotten must cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time as clock
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from memory.errors import Reason, Rejected
+from memory.model.events import (
+    MAX_ID,
+    Correction,
+    Forget,
+    Ingest,
+    ItemRef,
+    LogAddress,
+    Payload,
+    Position,
+    Query,
+    Rule,
+    Selector,
+    SelectorKind,
+    canonical_json,
+    checked_text,
+    make_stamp,
+)
+from streams.contract import cloudevents
+from streams.contract.cloudevents import Envelope
+from streams.contract.messages import (
+    DEFAULT_K,
+    DEFAULT_TIMEOUT,
+    HEARTBEAT,
+    HEARTBEAT_ID,
+    JSON,
+    MAX_AFTER,
+    MAX_ATTRIBUTE,
+    MAX_ATTRIBUTES,
+    MAX_TIMEOUT,
+    OCTETS,
+    SOURCE,
+    Answer,
+    Header,
+    Marker,
+    OutgoingRecord,
+    QueryEvent,
+    Receipt,
+    Record,
+    Rejection,
+    Topic,
+    event_type,
+    position_from_json,
+    record_key,
+)
+from streams.contract.payloads import (
+    dump_json,
+    load_json,
+    payload_digest,
+    read_object,
+    read_payload,
+    write_payload,
+)
+
+T = TypeVar("T", Answer, Receipt, Rejection)
+
+NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+RESERVED = frozenset(
+    header.removeprefix(cloudevents.PREFIX)
+    for header in (
+        Header.SPECVERSION,
+        Header.ID,
+        Header.SOURCE,
+        Header.TYPE,
+        Header.TIME,
+        Header.SUBJECT,
+        Header.LABEL,
+        Header.SUBJECTS,
+        Header.EMBEDDER,
+    )
+)
+"""Names that an image's attributes cannot have."""
+
+_K = re.compile(r"[0-9]{1,4}")
+_PARTITION = re.compile(r"[0-9]{1,9}")
+_TIMEOUT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
+
+
+def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest | Marker:
+    """An image to remember; `clock_skew` in µs."""
+    event = cloudevents.read(record, Topic.IMAGE_INGEST)
+    if isinstance(event, Marker):
+        return event
+    time = _admitted(event, record, clock_skew)
+    image_id, label = event.require(Header.SUBJECT), event.require(Header.LABEL)
+    subjects = _subjects(event.get(Header.SUBJECTS))
+    attributes = {n: text for n, text in event.attributes.items() if n not in RESERVED}
+    _check_attributes(attributes)
+    value = record.value or b""
+    payload = read_payload(value, event.content_type, event.get(Header.EMBEDDER))
+    digest = payload_digest(payload, value)
+    stamp = make_stamp(
+        time,
+        event.source,
+        event.id,
+        event.type,
+        image_id,
+        label,
+        canonical_json(subjects),
+        digest,
+    )
+    return Ingest(
+        stamp=stamp,
+        image_id=image_id,
+        label=label,
+        source=event.source,
+        payload=payload,
+        payload_digest=digest,
+        subjects=subjects,
+        attributes=attributes,
+        address=_address(event, record, topic_id),
+    )
+
+
+def decode_correction(record: Record, topic_id: str, *, clock_skew: int) -> Correction | Marker:
+    """A person's label for an image; `clock_skew` in µs."""
+    event = cloudevents.read(record, Topic.LABEL_CORRECTION)
+    if isinstance(event, Marker):
+        return event
+    time = _admitted(event, record, clock_skew)
+    image_id = event.require(Header.SUBJECT)
+    label = _body(event, record, required=("label",))["label"]
+    if label is not None and not isinstance(label, str):
+        raise Rejected(Reason.INVALID_LABEL, "the label must be a text, or null to withdraw")
+    stamp = make_stamp(time, event.source, event.id, event.type, image_id, label, None, None)
+    return Correction(stamp, image_id, label, _address(event, record, topic_id))
+
+
+def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
+    """A request to forget; its id is the record's key, since it is unique and names nobody."""
+    event = cloudevents.read(record, Topic.FORGET_REQUEST)
+    if isinstance(event, Marker):
+        return event
+    _admitted(event, record, clock_skew)
+    body = _body(event, record, required=("selector",), optional=("permanent",))
+    selector, permanent = body["selector"], body.get("permanent", False)
+    if not isinstance(permanent, bool):
+        raise Rejected(Reason.INVALID_PAYLOAD, "permanent must be true or false")
+    kinds = ", ".join(SelectorKind)
+    if not isinstance(selector, dict) or len(selector) != 1:
+        raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name exactly one of {kinds}")
+    ((kind, value),) = selector.items()
+    if kind not in set(SelectorKind):
+        raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name one of {kinds}")
+    if not isinstance(value, str):
+        raise Rejected(Reason.INVALID_SELECTOR, "what the selector names must be a text")
+    return Forget(
+        request_id=record_key(event.source, event.id).decode(),
+        selector=Selector(SelectorKind(kind), value),
+        time=record.timestamp,
+        permanent=permanent,
+    )
+
+
+def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
+    """A question; `partitions` of the prediction topic bound where it can be answered."""
+    event = cloudevents.read(record, Topic.QUERY)
+    if isinstance(event, Marker):
+        return event
+    reply = _reply_partition(event.require(Header.REPLY_PARTITION), partitions)
+    if reply is None:
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"{Header.REPLY_PARTITION} must be a partition of the prediction topic, "
+            f"0 to {partitions - 1}",
+        )
+    k, rule = event.get(Header.K), event.get(Header.RULE)
+    if k is not None and not _K.fullmatch(k):
+        raise Rejected(Reason.INVALID_K, f"{Header.K} must be a whole number")
+    payload: Payload | ItemRef
+    if (item := event.get(Header.ITEM)) is None:
+        payload = read_payload(record.value or b"", event.content_type, event.get(Header.EMBEDDER))
+    elif record.value:
+        raise Rejected(Reason.INVALID_PAYLOAD, f"give either a value or {Header.ITEM}")
+    else:
+        payload = ItemRef(item)
+    timeout = event.attributes.get("timeout", str(DEFAULT_TIMEOUT))
+    if not _TIMEOUT.fullmatch(timeout) or not 0 < float(timeout) <= MAX_TIMEOUT:
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"{Header.TIMEOUT} must be seconds, more than 0 and at most {MAX_TIMEOUT:g}",
+        )
+    return QueryEvent(
+        query=Query(
+            payload,
+            k=DEFAULT_K if k is None else int(k),
+            rule=Rule.RANK if rule is None else as_rule(rule),
+        ),
+        query_id=event.id,
+        reply_partition=reply,
+        after=_after(event.get(Header.AFTER)),
+        deadline=record.timestamp + round(float(timeout) * 1_000_000),
+    )
+
+
+def asker(record: Record, *, partitions: int) -> tuple[str, int] | None:
+    """(query id, reply partition) if a question that was rejected says who asks, else None."""
+
+    def only(header: Header) -> str | None:
+        values = [value for name, value in record.headers if name == header]
+        if len(values) != 1 or values[0] is None:
+            return None
+        try:
+            return values[0].decode()
+        except UnicodeDecodeError:
+            return None
+
+    query_id, partition = only(Header.ID), only(Header.REPLY_PARTITION)
+    if query_id is None or partition is None:
+        return None
+    try:
+        checked_text(query_id, what=Header.ID, reason=Reason.INVALID_ID, limit=MAX_ID)
+    except Rejected:
+        return None
+    reply = _reply_partition(partition, partitions)
+    return None if reply is None else (query_id, reply)
+
+
+def decode_prediction(record: Record) -> Answer | Marker:
+    return _said(record, Topic.PREDICTION, Answer)
+
+
+def decode_receipt(record: Record) -> Receipt | Marker:
+    return _said(record, Topic.FORGET_RECEIPT, Receipt)
+
+
+def decode_rejection(record: Record) -> Rejection | Marker:
+    return _said(record, Topic.REJECTED, Rejection)
+
+
+def encode_ingest(
+    *,
+    source: str,
+    event_id: str,
+    time: int,
+    image_id: str,
+    label: str,
+    payload: Payload,
+    subjects: Sequence[str] = (),
+    attributes: Mapping[str, str] = NO_ATTRIBUTES,
+    content_type: str = OCTETS,
+) -> OutgoingRecord:
+    """An image, checked as far as its record will be; `content_type` is an image's only."""
+    value, kind, extra = write_payload(payload, content_type)
+    Ingest(
+        stamp=make_stamp(cloudevents.checked_time(time)),
+        image_id=image_id,
+        label=label,
+        source=source,
+        payload=payload,
+        payload_digest="",
+        subjects=tuple(subjects),
+    )
+    _check_attributes(attributes)
+    if not RESERVED.isdisjoint(attributes):
+        raise Rejected(Reason.INVALID_HEADER, f"attributes cannot be named {sorted(RESERVED)}")
+    extra |= {cloudevents.PREFIX + name: text for name, text in attributes.items()}
+    extra |= {Header.SUBJECT: image_id, Header.LABEL: label}
+    if subjects:
+        extra[Header.SUBJECTS] = canonical_json(list(subjects))
+    return _record(Topic.IMAGE_INGEST, source, event_id, time, value, kind, extra)
+
+
+def encode_correction(
+    *, source: str, event_id: str, time: int, image_id: str, label: str | None
+) -> OutgoingRecord:
+    Correction(make_stamp(cloudevents.checked_time(time)), image_id, label)
+    extra = {Header.SUBJECT: image_id}
+    value = dump_json({"label": label})
+    return _record(Topic.LABEL_CORRECTION, source, event_id, time, value, JSON, extra)
+
+
+def encode_forget(
+    *, source: str, event_id: str, time: int, selector: Selector, permanent: bool = False
+) -> OutgoingRecord:
+    value = dump_json({"selector": {str(selector.kind): selector.value}, "permanent": permanent})
+    return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
+
+
+def encode_query(
+    *,
+    source: str,
+    event_id: str,
+    time: int,
+    query: Query,
+    reply_partition: int,
+    after: Sequence[Position] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+) -> OutgoingRecord:
+    """A question; `timeout` in seconds from when the log receives it."""
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"the timeout must be more than 0 and at most {MAX_TIMEOUT:g} seconds",
+        )
+    kind: str | None
+    if isinstance(query.payload, ItemRef):
+        value, kind, extra = b"", None, {str(Header.ITEM): query.payload.image_id}
+    else:
+        value, kind, extra = write_payload(query.payload, OCTETS)
+    extra |= {
+        Header.K: str(query.k),
+        Header.RULE: str(query.rule),
+        Header.REPLY_PARTITION: str(reply_partition),
+        Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
+    }
+    if after:
+        extra[Header.AFTER] = canonical_json([position.to_json() for position in after])
+    return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
+
+
+def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
+    extra = {Header.QUERY_ID: answer.query}
+    return _ours(Topic.PREDICTION, answer.query, answer.to_json(), extra, reply_partition)
+
+
+def encode_receipt(receipt: Receipt) -> OutgoingRecord:
+    return _ours(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt.to_json())
+
+
+def encode_rejection(
+    record: Record, why: Rejected, *, admitted_after: int | None = None
+) -> OutgoingRecord:
+    """Where and why; nothing of the record itself."""
+    said = Rejection(
+        str(why.reason), why.detail, record.topic, record.partition, record.offset, admitted_after
+    )
+    place = f"{record.topic}:{record.partition}:{record.offset}"
+    return _ours(Topic.REJECTED, place, said.to_json())
+
+
+def encode_heartbeat(topic: Topic, partition: int) -> OutgoingRecord:
+    """A record whose only purpose is that its partition never stands still."""
+    headers = cloudevents.write(HEARTBEAT, SOURCE, HEARTBEAT_ID, _now(), None, {})
+    return OutgoingRecord(topic, record_key(SOURCE, HEARTBEAT_ID), b"", headers, partition)
+
+
+def as_rule(name: str) -> Rule:
+    """The rule of this name. Raises `Rejected`."""
+    if name not in set(Rule):
+        raise Rejected(Reason.UNKNOWN_RULE, f"the rule must be one of {', '.join(Rule)}")
+    return Rule(name)
+
+
+def _now() -> int:
+    return clock.time_ns() // 1000
+
+
+def _record(
+    topic: Topic,
+    source: str,
+    event_id: str,
+    time: int,
+    value: bytes,
+    content_type: str | None,
+    extra: Mapping[Any, str],
+) -> OutgoingRecord:
+    headers = cloudevents.write(event_type(topic), source, event_id, time, content_type, extra)
+    return OutgoingRecord(topic, record_key(source, event_id), value, headers)
+
+
+def _ours(
+    topic: Topic,
+    event_id: str,
+    body: Mapping[str, Any],
+    extra: Mapping[Any, str] = NO_ATTRIBUTES,
+    partition: int | None = None,
+) -> OutgoingRecord:
+    headers = cloudevents.write(event_type(topic), SOURCE, event_id, _now(), JSON, extra)
+    return OutgoingRecord(topic, record_key(SOURCE, event_id), dump_json(body), headers, partition)
+
+
+def _said(record: Record, topic: Topic, shape: type[T]) -> T | Marker:
+    """What the memory said on a topic."""
+    event = cloudevents.read(record, topic)
+    if isinstance(event, Marker):
+        return event
+    try:
+        return shape.from_json(read_object(record.value or b"", event.content_type))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise Rejected(Reason.INVALID_PAYLOAD, f"the value is no {topic}") from None
+
+
+def _admitted(event: Envelope, record: Record, clock_skew: int) -> int:
+    if event.time > record.timestamp + clock_skew:
+        raise Rejected(
+            Reason.TIME_AHEAD,
+            f"{Header.TIME} is {(event.time - record.timestamp) / 1_000_000:.0f} s ahead of the "
+            f"log's clock; at most {clock_skew / 1_000_000:g} s are allowed",
+        )
+    return event.time
+
+
+def _address(event: Envelope, record: Record, topic_id: str) -> LogAddress:
+    key = record_key(event.source, event.id).decode()
+    return LogAddress(event.time, topic_id, record.partition, key)
+
+
+def _body(
+    event: Envelope, record: Record, *, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The JSON object, with no other fields: a misspelt one must not be passed over."""
+    body = read_object(record.value or b"", event.content_type)
+    if not set(required) <= set(body) <= {*required, *optional}:
+        fields = [*required, *(f"{name} (optional)" for name in optional)]
+        raise Rejected(Reason.INVALID_PAYLOAD, f"the JSON object's fields are {', '.join(fields)}")
+    return body
+
+
+def _subjects(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    try:
+        found = load_json(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(subject, str) for subject in found):
+        raise Rejected(Reason.INVALID_SUBJECT, f"{Header.SUBJECTS} must be a JSON array of strings")
+    return tuple(found)
+
+
+def _after(text: str | None) -> tuple[Position, ...]:
+    if text is None:
+        return ()
+    try:
+        found = load_json(text)
+        if not isinstance(found, list) or len(found) > MAX_AFTER:
+            raise ValueError("no list")
+        return tuple(position_from_json(position) for position in found)
+    except (KeyError, TypeError, ValueError):
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"{Header.AFTER} must be a JSON array of at most {MAX_AFTER} positions: "
+            "topic, topic_id, partition, offset",
+        ) from None
+
+
+def _reply_partition(text: str, partitions: int) -> int | None:
+    return int(text) if _PARTITION.fullmatch(text) and int(text) < partitions else None
+
+
+def _check_attributes(attributes: Mapping[str, str]) -> None:
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"{len(attributes)} attributes; at most {MAX_ATTRIBUTES} are allowed",
+        )
+    for name, text in attributes.items():
+        if not cloudevents.is_name(name):
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                "an attribute's name has more than lower-case letters and digits",
+            )
+        if len(text) > MAX_ATTRIBUTE:
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                f"an attribute has {len(text)} characters; at most {MAX_ATTRIBUTE} are allowed",
+            )

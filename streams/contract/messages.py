@@ -1,0 +1,336 @@
+"""The event contract: topics, event types, header names, and what each record says.
+
+CloudEvents 1.0 in the binary mode of its Kafka binding. `codec` reads and writes these.
+Times are integers: microseconds since the Unix epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from memory.model.events import Neighbor, Position, Prediction, Query
+
+
+class Topic(StrEnum):
+    """The role of a topic. Its full name has the deployment's prefix before it."""
+
+    IMAGE_INGEST = "image-ingest"
+    LABEL_CORRECTION = "label-correction"
+    FORGET_REQUEST = "forget-request"
+    QUERY = "query"
+    PREDICTION = "prediction"
+    FORGET_RECEIPT = "forget-receipt"
+    REJECTED = "rejected"
+    FENCES = "fences"
+
+
+class Header(StrEnum):
+    """Names of the record headers that have a meaning here; another ``ce_`` one is an attribute."""
+
+    SPECVERSION = "ce_specversion"
+    ID = "ce_id"
+    SOURCE = "ce_source"
+    TYPE = "ce_type"
+    TIME = "ce_time"
+    CONTENT_TYPE = "content-type"
+    SUBJECT = "ce_subject"
+    LABEL = "ce_label"
+    SUBJECTS = "ce_subjects"
+    EMBEDDER = "ce_embedder"
+    ITEM = "ce_item"
+    K = "ce_k"
+    RULE = "ce_rule"
+    AFTER = "ce_after"
+    REPLY_PARTITION = "ce_replypartition"
+    TIMEOUT = "ce_timeout"
+    QUERY_ID = "ce_queryid"
+
+
+SPECVERSION = "1.0"
+SOURCE = "visual-memory"
+"""The ce_source of what the memory itself says."""
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+VECTOR = "application/vnd.visual-memory.vector"
+"""Content type of little-endian float32 elements."""
+CLAIM = "application/vnd.visual-memory.claim+json"
+"""Content type of an image's address and SHA-256 in its place."""
+
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE = 1024
+MAX_AFTER = 256
+MAX_TIMEOUT = 300.0
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_K = 10
+MAX_RECORD = 1 << 20
+"""Bytes of the largest image, unless a deployment sets another limit."""
+HEADROOM = 1 << 16
+"""Bytes a record may have beside its value: key and headers."""
+
+HEARTBEAT = "visual-memory.heartbeat.v1"
+HEARTBEAT_ID = "heartbeat"
+
+
+def event_type(topic: Topic) -> str:
+    """The versioned ce_type of the events on a topic."""
+    return f"visual-memory.{topic}.v1"
+
+
+def record_key(source: str, event_id: str) -> bytes:
+    """The key of an event's record: hex SHA-256 of (source, NUL, id), ASCII.
+
+    Unique to the event, so that compaction removes exact repeats only and a tombstone removes
+    exactly one event.
+    """
+    return hashlib.sha256(f"{source}\0{event_id}".encode()).hexdigest().encode()
+
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the log holds it. `timestamp` is its LogAppendTime, µs."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+
+    @classmethod
+    def of(cls, record: Any) -> Self:
+        """From a ConsumerRecord of kafka-python, whose time is in ms."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers or ()),
+            timestamp=record.timestamp * 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """A record to be sent; without a partition the key chooses one."""
+
+    topic: Topic
+    key: bytes
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    partition: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name.encode()) + len(value) for name, value in self.headers)
+        return len(self.key) + len(self.value or b"") + headers
+
+
+class Marker(StrEnum):
+    """A record that is no event, and no fault either."""
+
+    TOMBSTONE = "tombstone"
+    HEARTBEAT = "heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEvent:
+    """A question and where its answer is awaited.
+
+    `after`: records that must be merged before. `deadline`: µs, by the log's clock.
+    """
+
+    query: Query
+    query_id: str
+    reply_partition: int
+    after: tuple[Position, ...]
+    deadline: int
+
+
+Status = Literal["answered", "empty", "stale", "expired", "rejected"]
+STATUSES: tuple[Status, ...] = ("answered", "empty", "stale", "expired", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a prediction record says.
+
+    `status`: ``answered``; ``empty`` (the memory holds nothing); ``stale`` (the memory has not
+    come to the positions asked for); ``expired`` (past its deadline); ``rejected`` (see `reason`
+    and `detail`). `shares` sum to 1, `timings` are seconds by stage.
+    """
+
+    query: str
+    status: Status
+    reason: str | None = None
+    detail: str | None = None
+    label: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    neighbors: tuple[Neighbor, ...] = ()
+    rule: str | None = None
+    k: int | None = None
+    exact: bool | None = None
+    embedder: str | None = None
+    as_of: tuple[Position, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, query_id: str, prediction: Prediction) -> Self:
+        return cls(
+            query=query_id,
+            status="empty" if prediction.empty else "answered",
+            label=prediction.vote.label,
+            shares=prediction.vote.shares,
+            neighbors=prediction.vote.neighbors,
+            rule=str(prediction.rule),
+            k=prediction.k,
+            exact=prediction.exact,
+            embedder=prediction.embedder,
+            as_of=prediction.as_of,
+            timings=prediction.timings,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        why = {"reason": self.reason, "detail": self.detail}
+        return {
+            "query": self.query,
+            "status": self.status,
+            **{name: text for name, text in why.items() if text is not None},
+            "label": self.label,
+            "shares": dict(self.shares),
+            "neighbors": [neighbor.to_json() for neighbor in self.neighbors],
+            "rule": self.rule,
+            "k": self.k,
+            "exact": self.exact,
+            "embedder": self.embedder,
+            "as_of": [position.to_json() for position in self.as_of],
+            "timings": dict(self.timings),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError if the value is not an answer."""
+        if value["status"] not in STATUSES:
+            raise ValueError("unknown status")
+        return cls(
+            query=str(value["query"]),
+            status=value["status"],
+            reason=value.get("reason"),
+            detail=value.get("detail"),
+            label=value["label"],
+            shares={label: float(share) for label, share in value["shares"].items()},
+            neighbors=tuple(
+                Neighbor(n["id"], n["label"], float(n["distance"]), n["rank"], float(n["weight"]))
+                for n in value["neighbors"]
+            ),
+            rule=value["rule"],
+            k=value["k"],
+            exact=value["exact"],
+            embedder=value["embedder"],
+            as_of=tuple(position_from_json(position) for position in value["as_of"]),
+            timings={stage: float(seconds) for stage, seconds in value["timings"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a forget-receipt says: the stage a request has come to, and when each was reached.
+
+    `request` and `selector_digest` are digests; no receipt holds a raw id. `stages` are µs by
+    name, `until` is µs, `images` counts those that showed something until now.
+    """
+
+    request: str
+    stage: str
+    stages: Mapping[str, int]
+    selector_kind: str
+    selector_digest: str
+    until: int
+    images: int
+    repeated: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "request": self.request,
+            "stage": self.stage,
+            "stages": dict(self.stages),
+            "selector": {"kind": self.selector_kind, "digest": self.selector_digest},
+            "until": self.until,
+            "images": self.images,
+            "repeated": self.repeated,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError if the value is not a receipt."""
+        return cls(
+            request=str(value["request"]),
+            stage=str(value["stage"]),
+            stages={stage: int(time) for stage, time in value["stages"].items()},
+            selector_kind=str(value["selector"]["kind"]),
+            selector_digest=str(value["selector"]["digest"]),
+            until=int(value["until"]),
+            images=int(value["images"]),
+            repeated=bool(value["repeated"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the event at (full topic name, partition, offset) was not taken.
+
+    `admitted_after`, µs: for what is forgotten, events after this time are taken again.
+    """
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    admitted_after: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "reason": self.reason,
+            "detail": self.detail,
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+        }
+        if self.admitted_after is not None:
+            shown["admitted_after"] = self.admitted_after
+        return shown
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError if the value is not a rejection."""
+        after = value.get("admitted_after")
+        return cls(
+            reason=str(value["reason"]),
+            detail=str(value["detail"]),
+            topic=str(value["topic"]),
+            partition=int(value["partition"]),
+            offset=int(value["offset"]),
+            admitted_after=None if after is None else int(after),
+        )
+
+
+def position_from_json(value: Any) -> Position:
+    """Raises KeyError, TypeError or ValueError if the value is not a position."""
+    texts = (value["topic"], value["topic_id"])
+    numbers = (value["partition"], value["offset"])
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(number) is int and 0 <= number < 1 << 63 for number in numbers
+    ):
+        raise ValueError("not a position")
+    return Position(*texts, *numbers)

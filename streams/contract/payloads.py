@@ -1,0 +1,168 @@
+"""What a record's value holds: an image's bytes, a claim on them, a vector's elements, or JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from memory.claims.addresses import checked_claim
+from memory.errors import Reason, Rejected
+from memory.model.events import (
+    MAX_ID,
+    ClaimPayload,
+    ImagePayload,
+    Payload,
+    Vector,
+    VectorPayload,
+    checked_text,
+)
+from streams.contract.messages import CLAIM, JSON, OCTETS, VECTOR, Header
+
+FLOAT32 = np.dtype("<f4")
+
+
+def read_payload(value: bytes, content_type: str | None, embedder: str | None) -> Payload:
+    """The image, claim or vector of a value; `embedder` is the header that a vector needs."""
+    if content_type is None:
+        raise Rejected(Reason.MISSING_HEADER, f"the header {Header.CONTENT_TYPE} is missing")
+    kind = media_type(content_type)
+    if not value:
+        raise Rejected(Reason.EMPTY_PAYLOAD, "the record's value is empty")
+    if kind == OCTETS or kind.startswith("image/"):
+        return ImagePayload(value)
+    if kind == CLAIM:
+        return _read_claim(value)
+    if kind != VECTOR:
+        raise Rejected(
+            Reason.UNKNOWN_CONTENT_TYPE,
+            f"{Header.CONTENT_TYPE} must be image/*, {OCTETS}, {VECTOR} or {CLAIM}",
+        )
+    if embedder is None:
+        raise Rejected(
+            Reason.MISSING_HEADER, f"a vector needs the header {Header.EMBEDDER}: what made it"
+        )
+    if len(value) % FLOAT32.itemsize:
+        raise Rejected(
+            Reason.INVALID_VECTOR,
+            f"a vector is little-endian float32, 4 bytes an element; {len(value)} bytes came",
+        )
+    elements = np.frombuffer(value, FLOAT32).astype(np.float32, copy=False)
+    return VectorPayload(checked_vector(elements), checked_embedder(embedder))
+
+
+def write_payload(payload: Payload, content_type: str) -> tuple[bytes, str, dict[str, str]]:
+    """Value, content type and headers of a payload; `content_type` is an image's only."""
+    if isinstance(payload, ImagePayload):
+        if not payload.data:
+            raise Rejected(Reason.EMPTY_PAYLOAD, "the image is empty")
+        kind = media_type(content_type)
+        if kind != OCTETS and not kind.startswith("image/"):
+            raise Rejected(
+                Reason.UNKNOWN_CONTENT_TYPE, f"an image's content type is image/* or {OCTETS}"
+            )
+        return payload.data, content_type, {}
+    if isinstance(payload, ClaimPayload):
+        checked_claim(payload)
+        return dump_json({"uri": payload.uri, "sha256": payload.digest}), CLAIM, {}
+    with np.errstate(over="ignore"):  # what is too large for float32 is told as not finite
+        elements = np.asarray(payload.vector).astype(FLOAT32)
+    checked_vector(elements)
+    embedder = checked_embedder(payload.embedder)
+    return elements.tobytes(), VECTOR, {str(Header.EMBEDDER): embedder}
+
+
+def payload_digest(payload: Payload, value: bytes) -> str:
+    """SHA-256, hex, of what an event brings: of the image, also where a claim stands for it."""
+    if isinstance(payload, ClaimPayload):
+        return payload.digest
+    return hashlib.sha256(value).hexdigest()
+
+
+def _read_claim(value: bytes) -> ClaimPayload:
+    match _object(value):
+        case {"uri": str(uri), "sha256": str(digest), **others} if not others:
+            return checked_claim(ClaimPayload(uri, digest))
+    raise Rejected(
+        Reason.INVALID_CLAIM, "a claim is a JSON object of two texts, uri and sha256, and no more"
+    )
+
+
+def checked_vector(vector: Vector) -> Vector:
+    """The vector, if it has one axis and a direction. Raises `Rejected`."""
+    if vector.ndim != 1:
+        raise Rejected(Reason.INVALID_VECTOR, f"the vector has {vector.ndim} axes, not one")
+    if not vector.size:
+        raise Rejected(Reason.EMPTY_PAYLOAD, "the vector is empty")
+    if not np.isfinite(vector).all():
+        raise Rejected(Reason.NOT_FINITE, "the vector has NaN or infinite elements")
+    if not vector.any():
+        raise Rejected(Reason.ZERO_VECTOR, "the vector is zero; it has no direction")
+    return vector
+
+
+def checked_embedder(embedder: str) -> str:
+    return checked_text(embedder, what="the embedder", reason=Reason.INVALID_HEADER, limit=MAX_ID)
+
+
+def media_type(content_type: str) -> str:
+    """Type and subtype in lower case, without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def read_object(value: bytes, content_type: str | None) -> dict[str, Any]:
+    """The JSON object that a record's value is."""
+    if content_type is None:
+        raise Rejected(Reason.MISSING_HEADER, f"the header {Header.CONTENT_TYPE} is missing")
+    if media_type(content_type) != JSON:
+        raise Rejected(Reason.UNKNOWN_CONTENT_TYPE, f"{Header.CONTENT_TYPE} must be {JSON}")
+    if not value:
+        raise Rejected(Reason.EMPTY_PAYLOAD, "the record's value is empty")
+    return _object(value)
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    try:
+        found = load_json(value.decode())
+    except ValueError:
+        raise Rejected(Reason.INVALID_PAYLOAD, "the record's value is not JSON in UTF-8") from None
+    if not isinstance(found, dict):
+        raise Rejected(Reason.INVALID_PAYLOAD, "the record's value is not a JSON object")
+    return found
+
+
+def load_json(text: str) -> Any:
+    """A JSON value with one meaning: no repeated names, no NaN, no lone surrogates.
+
+    Raises ValueError.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if "\\ud" in text.lower():
+        # An escape can smuggle in half a character, which no later digest could encode.
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
+def dump_json(value: Mapping[str, Any]) -> bytes:
+    """One text for one value."""
+    text = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+    )
+    return text.encode()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there more than once")
+    return found
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

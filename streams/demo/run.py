@@ -1,0 +1,228 @@
+"""The demo: a memory learns, recognises, is corrected and forgets, before one's eyes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from memory.model.events import Position
+from streams import stack
+from streams.client import ForgetRequest, MemoryClient
+from streams.config.settings import CACHE
+from streams.contract.messages import Answer, Receipt
+from streams.demo.emoji import DEMO_CATEGORIES, Sample, emoji
+from streams.demo.persistent import Persistent, start
+
+TEACHER, ASKED = "google", "twitter"
+SOURCE = "demo-app"
+K = 5
+TIMEOUT = 280.0
+SENT_SECONDS = 20.0
+"""What is not acknowledged by then is sent again."""
+
+
+class DemoError(RuntimeError):
+    """The memory did not do what the demo shows."""
+
+
+def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
+    """Run the demo on real servers; raises `DemoError` when something is not as it must be."""
+    console = Console(stderr=json_, highlight=False)
+    categories = None if everything else DEMO_CATEGORIES
+    console.print(f"Fetching the emoji of two vendors and the servers (kept in {CACHE})")
+    taught, asked = emoji(TEACHER, CACHE, categories), emoji(ASKED, CACHE, categories)
+    with (
+        _stack(data_dir, console) as folder,
+        closing(Persistent(folder, SOURCE, console.print, TIMEOUT)) as client,
+    ):
+        summary = _show(client, taught, asked, console)
+    if json_:
+        print(json.dumps(summary, ensure_ascii=False))  # noqa: T201 - for a program
+
+
+@contextmanager
+def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
+    """A running stack, in a folder to keep or in one thrown away afterwards."""
+    if data_dir is None:
+        with (
+            tempfile.TemporaryDirectory(prefix="visual-memory-") as folder,
+            _stack(Path(folder), console) as kept,
+        ):
+            yield kept
+        return
+    console.print("Starting Kafka, Redis with search, and four Faust workers ...")
+    started = time.monotonic()
+    found = start(data_dir)
+    try:
+        console.print(f"  up in {time.monotonic() - started:.0f} s; metrics at {found.metrics}")
+        yield data_dir
+    finally:
+        stack.down(data_dir)
+
+
+def _show(
+    client: Persistent, taught: Sequence[Sample], asked: Sequence[Sample], console: Console
+) -> dict[str, Any]:
+    console.rule("1. It learns")
+    started = time.monotonic()
+    positions = _teach(client, taught, console)
+    first = _query(client, asked[0], positions)
+    _expect(first.status == "answered", "the memory answers after it was taught")
+    console.print(
+        f"  {len(taught)} classes from one image each, by {TEACHER}, searchable "
+        f"{time.monotonic() - started:.1f} s after the first event"
+    )
+
+    console.rule("2. It recognises another artist's drawings")
+    answers = _ask(client, asked, console)
+    top1 = sum(a.label == s.name for a, s in zip(answers, asked, strict=True)) / len(asked)
+    top5 = sum(
+        s.name in [n.label for n in a.neighbors] for a, s in zip(answers, asked, strict=True)
+    ) / len(asked)
+    console.print(
+        f"  asked with {ASKED}'s drawing of each: top-1 {top1:.1%}, top-5 {top5:.1%} "
+        f"(guessing: {1 / len(taught):.2%})"
+    )
+
+    console.rule("3. A person corrects it")
+    example = _example(answers, asked)
+    sample, before = asked[example], answers[example]
+    resting_on = before.neighbors[0].image_id
+    _print_answer(console, f"asked with {ASKED}'s {sample.name!r}", before)
+    now = time.time_ns() // 1000
+    corrected = client.do(
+        lambda c: c.correct(
+            resting_on, "my own label", time=now, event_id=f"{client.run} corrected"
+        ).position(SENT_SECONDS)
+    )
+    flipped = _query(client, sample, [corrected])
+    console.print(f"  correction sent: item {resting_on} is 'my own label'")
+    _print_answer(console, "asked again", flipped)
+    _expect(
+        before.label == sample.name and flipped.label == "my own label",
+        "the answer flips with the correction",
+    )
+
+    console.rule("4. It forgets")
+    forgotten, receipt = _forget(client, resting_on)
+    after = _query(client, sample, [forgotten])
+    took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
+    console.print(
+        f"  forget-request for item {resting_on}: receipt says erased, {took:.0f} ms after the log "
+        "had it"
+    )
+    _print_answer(console, "asked again", after)
+    _expect(
+        all(n.image_id != resting_on for n in after.neighbors),
+        "no answer rests on what is forgotten",
+    )
+    console.rule()
+    return {
+        "classes": len(taught),
+        "top1": round(top1, 4),
+        "top5": round(top5, 4),
+        "answer": before.label,
+        "answer_after_correction": flipped.label,
+        "answer_after_forgetting": after.label,
+    }
+
+
+def _query(client: Persistent, sample: Sample, after: Sequence[Position]) -> Answer:
+    return client.do(lambda c: client.result(c.ask(sample.path, k=K, after=after, timeout=TIMEOUT)))
+
+
+def _forget(client: Persistent, image: str) -> tuple[Position, Receipt]:
+    def ask(to: MemoryClient) -> tuple[ForgetRequest, Position]:
+        request = to.forget(image=image, event_id=f"{client.run} forgotten")
+        return request, request.position(SENT_SECONDS)
+
+    request, position = client.do(ask)
+    return position, client.do(lambda c: c.receipt(request, "erased", SENT_SECONDS))
+
+
+def _teach(client: Persistent, samples: Sequence[Sample], console: Console) -> Sequence[Position]:
+    now = time.time_ns() // 1000
+    positions: dict[str, Position] = {}
+
+    def teach(to: MemoryClient) -> None:
+        pending = [
+            (s, to.ingest(s.path, id=s.id, label=s.name, time=now, event_id=f"{client.run} {s.id}"))
+            for s in samples
+            if s.id not in positions
+        ]
+        for sample, one in pending:
+            positions[sample.id] = one.position(SENT_SECONDS)
+            progress.update(bar, completed=len(positions))
+
+    with _progress(console) as progress:
+        bar = progress.add_task("  teaching", total=len(samples))
+        client.do(teach)
+    last: dict[int, Position] = {}
+    for position in sorted(positions.values(), key=lambda p: p.offset):
+        last[position.partition] = position
+    return list(last.values())
+
+
+def _ask(client: Persistent, samples: Sequence[Sample], console: Console) -> list[Answer]:
+    answers: dict[str, Answer] = {}
+
+    def ask(to: MemoryClient) -> None:
+        futures = {
+            s.id: to.ask(s.path, k=K, rule="plurality", timeout=TIMEOUT)
+            for s in samples
+            if s.id not in answers
+        }
+        for name, future in futures.items():
+            answers[name] = client.result(future)
+            progress.update(bar, completed=len(answers))
+
+    with _progress(console) as progress:
+        bar = progress.add_task("  asking", total=len(samples))
+        client.do(ask)
+    # The nearest neighbour is the answer of a 1-NN; the other four are for top-5.
+    return [_nearest(answers[sample.id]) for sample in samples]
+
+
+def _nearest(answer: Answer) -> Answer:
+    from dataclasses import replace
+
+    return replace(answer, label=answer.neighbors[0].label)
+
+
+def _example(answers: Sequence[Answer], asked: Sequence[Sample]) -> int:
+    """A question whose right answer rests on its nearest neighbour most clearly."""
+
+    def margin(i: int) -> float:
+        nearest, second = answers[i].neighbors[:2]
+        return second.distance - nearest.distance if answers[i].label == asked[i].name else -1.0
+
+    return max(range(len(asked)), key=margin)
+
+
+def _print_answer(console: Console, what: str, answer: Answer) -> None:
+    console.print(f"  {what}: [bold]{answer.label}[/bold], resting on")
+    for n in answer.neighbors[:3]:
+        console.print(f"      {n.image_id:<14} {n.label:<22} distance {n.distance:.3f}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _expect(condition: bool, what: str) -> None:  # noqa: FBT001 - an assertion
+    if not condition:
+        raise DemoError(f"the demo expected that {what}, and it did not")

@@ -1,0 +1,295 @@
+"""The topics and the configuration on which promises rest: erasure, expiry, order of time."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from typing import Any
+from uuid import UUID
+
+from kafka import KafkaAdminClient, errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from memory.errors import Misconfigured
+from streams.contract.messages import HEADROOM, MAX_RECORD, Topic
+from streams.kafka.cluster import NO_SECURITY, Security, administration, mapped
+
+HOUR, DAY = 3600.0, 86400.0
+ANSWERS_KEPT = HOUR
+REJECTIONS_KEPT = 7 * DAY
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class Relation(StrEnum):
+    """How a found setting must stand to the wanted one."""
+
+    IS = "is"
+    AT_MOST = "at most"
+    AT_LEAST = "at least"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A topic's setting as declared, and what else would do."""
+
+    value: str
+    relation: Relation = Relation.IS
+
+    def holds(self, found: str) -> bool:
+        if self.relation is Relation.IS:
+            return found == self.value
+        wanted, there = _number(self.value), _number(found)
+        return there <= wanted if self.relation is Relation.AT_MOST else there >= wanted
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as this package needs it; `name` has the prefix."""
+
+    topic: Topic
+    name: str
+    partitions: int
+    replication: int
+    settings: Mapping[str, Setting]
+
+
+def declare(
+    prefix: str = "",
+    *,
+    partitions: int = 8,
+    replication: int = 1,
+    compaction_lag: float = 7 * DAY,
+    max_record_bytes: int = MAX_RECORD,
+) -> list[TopicSpec]:
+    """All topics of a memory; `compaction_lag` in seconds. Raises `Misconfigured`.
+
+    Every topic has the log's time, since expiry and admission must not trust a sender's clock.
+    """
+    common = {
+        "message.timestamp.type": Setting("LogAppendTime"),
+        "min.insync.replicas": Setting("1", Relation.AT_LEAST),
+    }
+    compacted = common | {
+        "cleanup.policy": Setting("compact"),
+        "max.compaction.lag.ms": _milliseconds(compaction_lag),
+        "min.compaction.lag.ms": Setting("0"),
+        "delete.retention.ms": _milliseconds(DAY),
+    }
+    kept = common | {
+        "cleanup.policy": Setting("delete"),
+        "retention.ms": Setting("-1"),
+        "retention.bytes": Setting("-1"),
+    }
+    large = {"max.message.bytes": Setting(str(max_record_bytes + HEADROOM), Relation.AT_LEAST)}
+
+    def expiring(seconds: float) -> dict[str, Setting]:
+        # A segment is deleted whole, so one that stays open keeps what has expired.
+        return common | {
+            "cleanup.policy": Setting("delete"),
+            "retention.ms": _milliseconds(seconds),
+            "segment.ms": _milliseconds(seconds),
+        }
+
+    shapes: dict[Topic, tuple[int, dict[str, Setting]]] = {
+        Topic.IMAGE_INGEST: (partitions, compacted | large),
+        Topic.LABEL_CORRECTION: (partitions, compacted),
+        Topic.FORGET_REQUEST: (partitions, compacted),
+        Topic.QUERY: (partitions, expiring(ANSWERS_KEPT) | large),
+        Topic.PREDICTION: (partitions, expiring(ANSWERS_KEPT)),
+        Topic.FORGET_RECEIPT: (1, kept),
+        Topic.REJECTED: (1, expiring(REJECTIONS_KEPT)),
+        Topic.FENCES: (1, compacted),
+    }
+    specs = [
+        TopicSpec(topic, prefix + topic, count, replication, settings)
+        for topic, (count, settings) in shapes.items()
+    ]
+    for spec in specs:
+        if not _NAME.fullmatch(spec.name):
+            raise Misconfigured(
+                f"{spec.name!r} cannot be a topic: the prefix may have letters, digits, dots, "
+                "underscores and hyphens only"
+            )
+    return specs
+
+
+def create(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+    """Create the topics that are missing; one that is there is left as it is (see `check`).
+
+    Returns when all can be used. Raises `Misconfigured` naming a topic that cannot be created,
+    `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        missing = {
+            spec.name: {
+                "num_partitions": spec.partitions,
+                "replication_factor": spec.replication,
+                "configs": {name: setting.value for name, setting in spec.settings.items()},
+            }
+            for spec, found in zip(specs, _described(admin, specs), strict=True)
+            if found is None
+        }
+        if missing:
+            done = admin.create_topics(missing, raise_errors=False)
+            for topic in done["topics"]:
+                error = errors.for_code(topic["error_code"])
+                if error not in (errors.NoError, errors.TopicAlreadyExistsError):
+                    kind = mapped(error())
+                    why = topic.get("error_message") or error.__name__
+                    raise type(kind)(f"{topic['name']}: cannot be created: {why}")
+        admin.wait_for_topics([spec.name for spec in specs])
+
+
+def configure(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+    """Give existing topics the settings they break; all their other settings stay.
+
+    Partitions and replication stay too. Raises `Misconfigured`, `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        resources = [
+            ConfigResource(
+                ConfigResourceType.TOPIC,
+                spec.name,
+                {name: spec.settings[name].value for name in broken},
+            )
+            for spec, broken in zip(specs, _broken(admin, specs), strict=True)
+            if broken
+        ]
+        if resources:
+            for name, result in admin.alter_configs(resources)["topic"].items():
+                if result != "OK":
+                    raise Misconfigured(f"{name}: cannot be configured: {result}")
+
+
+def check(
+    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
+) -> list[str]:
+    """What breaks a promise, a line each: topic, setting, found, wanted, what to do."""
+    problems = []
+    with administration(bootstrap, security) as admin:
+        described = _described(admin, specs)
+        for spec, found, broken in zip(specs, described, _broken(admin, specs), strict=True):
+            if found is None:
+                problems.append(
+                    f"{spec.name}: the topic is missing; create it with `visual-memory topics`"
+                )
+                continue
+            problems.extend(_shape_problems(spec, found["partitions"]))
+            problems.extend(
+                f"{spec.name}: {name} is {value}, wanted {spec.settings[name].relation} "
+                f"{spec.settings[name].value}; set it with kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name {spec.name} "
+                f"--add-config {name}={spec.settings[name].value}"
+                for name, value in broken.items()
+            )
+    return problems
+
+
+def check_or_refuse(
+    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
+) -> None:
+    """Raise `Misconfigured` with all that `check` finds."""
+    if problems := check(bootstrap, specs, security):
+        raise Misconfigured("\n".join(["topics break promises:", *problems]))
+
+
+def topic_ids(
+    bootstrap: str, names: Sequence[str], security: Security = NO_SECURITY
+) -> dict[str, str]:
+    """Each topic's id (KIP-516) as Kafka's tools write it; it changes when one is recreated.
+
+    Raises `Misconfigured` naming the topics that are missing, `Unavailable`.
+    """
+    with administration(bootstrap, security) as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
+        missing = [name for name in names if name not in found or not _exists(found[name])]
+    if missing:
+        raise Misconfigured(
+            f"topics are missing: {', '.join(missing)}; create them with `visual-memory topics`"
+        )
+    return {name: _id_text(found[name]["topic_id"]) for name in names}
+
+
+def partition_count(bootstrap: str, name: str, security: Security = NO_SECURITY) -> int:
+    """How many partitions a topic has now. Raises `Misconfigured` when it is missing, `Unavailable`."""
+    with administration(bootstrap, security) as admin:
+        (found,) = admin.describe_topics([name])
+        if not _exists(found):
+            raise Misconfigured(
+                f"topics are missing: {name}; create them with `visual-memory topics`"
+            )
+        return len(found["partitions"])
+
+
+def _id_text(topic_id: UUID) -> str:
+    return base64.urlsafe_b64encode(UUID(str(topic_id)).bytes).decode().rstrip("=")
+
+
+def _exists(described: Mapping[str, Any]) -> bool:
+    error = errors.for_code(described["error_code"])
+    if error is errors.UnknownTopicOrPartitionError:
+        return False
+    if error is not errors.NoError:
+        raise error(described["name"])
+    return True
+
+
+def _described(
+    admin: KafkaAdminClient, specs: Sequence[TopicSpec]
+) -> list[Mapping[str, Any] | None]:
+    found = {topic["name"]: topic for topic in admin.describe_topics([s.name for s in specs])}
+    return [
+        found[spec.name] if spec.name in found and _exists(found[spec.name]) else None
+        for spec in specs
+    ]
+
+
+def _broken(admin: KafkaAdminClient, specs: Sequence[TopicSpec]) -> list[dict[str, str]]:
+    """For each topic, the settings that break a promise and what they are."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in specs]
+    live = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    return [
+        {
+            name: found["value"]
+            for name, setting in spec.settings.items()
+            if (found := live.get(spec.name, {}).get(name)) and not setting.holds(found["value"])
+        }
+        for spec in specs
+    ]
+
+
+def _shape_problems(spec: TopicSpec, partitions: Sequence[Mapping[str, Any]]) -> list[str]:
+    problems = []
+    count = len(partitions)
+    if count < spec.partitions:
+        problems.append(
+            f"{spec.name}: partitions are {count}, wanted at least {spec.partitions}; add some "
+            f"with kafka-topics.sh --alter --topic {spec.name} --partitions {spec.partitions}"
+        )
+    elif count > spec.partitions and spec.topic is Topic.PREDICTION:
+        # Askers choose among all of them, and workers answer to those they know.
+        problems.append(
+            f"{spec.name}: partitions are {count}, wanted {spec.partitions}; "
+            f"set VISUAL_MEMORY_PARTITIONS to {count}"
+        )
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    if replicas < spec.replication:
+        problems.append(
+            f"{spec.name}: replication is {replicas}, wanted at least {spec.replication}; raise "
+            "it with kafka-reassign-partitions.sh"
+        )
+    return problems
+
+
+def _milliseconds(seconds: float) -> Setting:
+    return Setting(str(max(1, round(seconds * 1000))), Relation.AT_MOST)
+
+
+def _number(text: str) -> float:
+    """A setting's number; -1 means no limit."""
+    return inf if text == "-1" else float(text)

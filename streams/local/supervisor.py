@@ -1,0 +1,308 @@
+"""Child processes that start in order and are restarted, for one folder.
+
+Knows nothing of the project but its neighbour `process`. `Supervisor` runs an ordered list of
+processes and writes `stack.json`, which `read_state` gives to others. `detach` starts a
+supervisor that outlives the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from streams.local.process import (
+    POLL,
+    ChildSpec,
+    LocalServerError,
+    Log,
+    Process,
+    silent,
+    write_atomically,
+)
+
+STATE_FILE = "stack.json"
+LOCK_FILE = "lock"
+_SAID = 500
+"""Characters shown of the last line that a child wrote."""
+
+# The second fork makes init the parent, so no zombie waits for whoever called detach.
+_DETACHER = """
+import os, sys
+os.setsid()
+pid = os.fork()
+if pid:
+    print(pid, flush=True)
+    os._exit(0)
+os.dup2(2, 1)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@dataclass
+class _Child:
+    process: Process
+    restarts: int = 0
+    ready: bool = False
+    started: float = 0.0
+    delay: float = 0.0
+    retry_at: float | None = None
+
+
+class Supervisor:
+    """Keeps an ordered list of processes running for one folder, the only one to do so.
+
+    Each starts when the one before is ready. One that dies, or is not ready in time after a
+    restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
+    beginning after it has lived for steady seconds. They stop in reverse order. on_running is
+    called once, when all are ready; on_ended with the process id of each that has died, before
+    it is started again.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        processes: Sequence[Process | ChildSpec],
+        *,
+        backoff: tuple[float, float] = (0.5, 10.0),
+        steady: float = 30.0,
+        log: Log = silent,
+        on_running: Callable[[], None] = lambda: None,
+        on_ended: Callable[[int], None] = lambda _pid: None,
+    ) -> None:
+        self._dir = data_dir
+        self._on_running = on_running
+        self._on_ended = on_ended
+        self._children = [
+            _Child(Process(each) if isinstance(each, ChildSpec) else each) for each in processes
+        ]
+        names = [child.process.name for child in self._children]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two processes have one name: {names}")
+        self._backoff = backoff
+        self._steady = steady
+        self._log = log
+        # A plain flag: a signal handler that took an Event's lock could meet its own thread
+        # holding it.
+        self._stop_requested = False
+        self._runner: threading.Thread | None = None
+        self._run_lock = threading.Lock()
+
+    def run(self) -> None:
+        """Start everything, keep it running, return after `stop`, SIGTERM or SIGINT.
+
+        In the main thread it answers those signals itself. Raises LocalServerError when another
+        supervisor has this folder or when a first start fails; nothing is left running.
+        """
+        if not self._run_lock.acquire(blocking=False):
+            raise LocalServerError("this supervisor runs already")
+        self._runner = threading.current_thread()
+        try:
+            with self._folder_lock(), self._signals():
+                self._supervise()
+        finally:
+            self._runner = None
+            self._run_lock.release()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ask `run` to end and wait until it has, at most timeout seconds (None: for ever).
+
+        Raises LocalServerError when it has not ended in that time. From run's own thread it
+        only asks.
+        """
+        self._stop_requested = True
+        if self._runner is threading.current_thread():
+            return
+        if not self._run_lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise LocalServerError(f"the supervisor has not stopped within {timeout:g} s")
+        self._run_lock.release()
+
+    def _supervise(self) -> None:
+        try:
+            self._write_state("starting")
+            for child in self._children:
+                if self._stop_requested:
+                    return
+                self._log(f"{child.process.name}: starting")
+                child.process.start(lambda: self._stop_requested)
+                child.started, child.ready = time.monotonic(), True
+                self._publish("starting")
+            self._on_running()
+            self._publish("running")
+            while not self._stop_requested:
+                changed = [self._tend(child) for child in self._children]
+                if any(changed):
+                    self._publish("running")
+                time.sleep(POLL)
+        finally:
+            self._publish("stopping")
+            self._stop_all()
+            (self._dir / STATE_FILE).unlink(missing_ok=True)
+
+    def _tend(self, child: _Child) -> bool:
+        """Restart a child when its time has come; True when the state has changed."""
+        now = time.monotonic()
+        process = child.process
+        if child.retry_at is not None:
+            if now < child.retry_at:
+                return False
+            child.retry_at = None
+            child.restarts += 1
+            child.started = now
+            try:
+                process.spawn()
+            except LocalServerError as error:
+                self._log(str(error))
+            return True
+        if not process.alive:
+            self._schedule(child, now)
+            return True
+        if child.ready:
+            return False
+        child.ready = process.ready()
+        if not child.ready and now - child.started > process.ready_timeout:
+            self._log(f"{process.name}: not ready after {process.ready_timeout:g} s")
+            process.kill()
+        return child.ready
+
+    def _schedule(self, child: _Child, now: float) -> None:
+        if (pid := child.process.last_pid) is not None:
+            self._on_ended(pid)
+        first, longest = self._backoff
+        fresh = child.delay == 0 or now - child.started >= self._steady
+        child.delay = first if fresh else min(child.delay * 2, longest)
+        child.ready = False
+        child.retry_at = now + child.delay
+        status = child.process.returncode
+        # One that a signal ended has not said why.
+        last = child.process.tail().rpartition("\n")[2] if status and status > 0 else ""
+        said = f" ({last.strip()[:_SAID]})" if last else ""
+        self._log(
+            f"{child.process.name}: ended with status {status}{said}, "
+            f"starting again in {child.delay:g} s"
+        )
+
+    def _stop_all(self) -> None:
+        errors = []
+        for child in reversed(self._children):
+            child.ready = False
+            try:
+                child.process.stop()
+            except LocalServerError as error:
+                errors.append(str(error))
+        if errors:
+            raise LocalServerError("; ".join(errors))
+
+    def _publish(self, status: str) -> None:
+        try:
+            self._write_state(status)
+        except OSError as error:  # a full disk is no reason to stop the servers
+            self._log(f"{STATE_FILE} cannot be written: {error}")
+
+    def _write_state(self, status: str) -> None:
+        state = {
+            "pid": os.getpid(),
+            "started": _start_ticks(os.getpid()),
+            "status": status,
+            "children": {
+                child.process.name: {
+                    "pid": child.process.pid,
+                    "ready": child.ready,
+                    "restarts": child.restarts,
+                    "address": child.process.address,
+                    "log": str(child.process.log),
+                }
+                for child in self._children
+            },
+        }
+        write_atomically(self._dir / STATE_FILE, json.dumps(state, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def _folder_lock(self) -> Iterator[None]:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise LocalServerError(
+                    f"{self._dir} is in use by the stack of process {pid}; stop that one or "
+                    "choose another folder"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            self._stop_requested = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def read_state(data_dir: Path) -> dict[str, Any] | None:
+    """The state of the supervisor of this folder, or None when none is alive.
+
+    Keys: pid, started (clock ticks since boot), status (starting, running, stopping) and
+    children: name -> pid, ready, restarts, address, log.
+    """
+    try:
+        state: dict[str, Any] = json.loads((data_dir / STATE_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    # A pid alone may have been given to somebody else since.
+    return state if _start_ticks(state["pid"]) == state["started"] else None
+
+
+def detach(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
+    """Start argv in a session of its own that outlives this process; returns its pid.
+
+    Its output goes to log. Raises LocalServerError when it cannot be started; a command that
+    is not found shows in the log only.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _DETACHER, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env=env,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise LocalServerError(f"{argv[0]} cannot be started; see {log}")
+    return int(done.stdout)
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a living process started, in clock ticks since boot; None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,295 @@
+"""The four roles: decode, call the memory, say what happened. Delivery is not their business."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from memory.errors import Reason, Rejected, Unavailable
+from memory.model.events import Correction, Forget, Ingest, Position, Prediction, Query
+from memory.service import Merged, Outcome, Refused, VisualMemory
+from streams.contract import codec
+from streams.contract.messages import Answer, Marker, OutgoingRecord, QueryEvent, Receipt, Record
+from streams.workers.metrics import (
+    EVENTS,
+    FRESHNESS_SECONDS,
+    IMAGES_FORGOTTEN,
+    QUERY,
+    REJECTED,
+    REVIVALS_BLOCKED,
+    observe_stage,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+E = TypeVar("E", Ingest, Correction)
+
+
+def rejection(
+    role: str, record: Record, why: Rejected, admitted_after: int | None = None
+) -> OutgoingRecord:
+    """Count a rejection and make its record, which quotes nothing of the event."""
+    EVENTS.labels(role, "rejected").inc()
+    REJECTED.labels(role, str(why.reason)).inc()
+    return codec.encode_rejection(record, why, admitted_after=admitted_after)
+
+
+def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> list[OutgoingRecord]:
+    """Tell both the log and, if the record says who asks, the asker."""
+    outgoing = [rejection("query", record, why)]
+    if asker is not None:
+        query_id, partition = asker
+        answer = Answer(
+            query=query_id, status="rejected", reason=str(why.reason), detail=why.detail
+        )
+        outgoing.append(codec.encode_prediction(answer, partition))
+    return outgoing
+
+
+def _decoded(
+    role: str, records: Sequence[Record], decode: Callable[[Record], T | Marker]
+) -> tuple[list[tuple[Record, T]], list[OutgoingRecord]]:
+    """Events of the records, and rejections of those that cannot be read."""
+    events: list[tuple[Record, T]] = []
+    outgoing: list[OutgoingRecord] = []
+    for record in records:
+        try:
+            event = decode(record)
+        except Rejected as why:
+            outgoing.append(rejection(role, record, why))
+            continue
+        if isinstance(event, Marker):
+            EVENTS.labels(role, str(event)).inc()
+        else:
+            events.append((record, event))
+    return events, outgoing
+
+
+class WritingAgent(Generic[E]):
+    """Merges images or corrections; both roles differ only in how they decode and merge."""
+
+    def __init__(
+        self,
+        role: str,
+        decode: Callable[[Record], E | Marker],
+        merge: Callable[[Sequence[E]], list[Outcome]],
+    ) -> None:
+        self._role = role
+        self._decode: Callable[[Record], E | Marker] = decode
+        self._merge: Callable[[Sequence[E]], list[Outcome]] = merge
+
+    def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        started = time.perf_counter()
+        events, outgoing = _decoded(self._role, records, self._decode)
+        if events:
+            outcomes = self._merge([event for _, event in events])
+            for (record, event), outcome in zip(events, outcomes, strict=True):
+                outgoing.extend(self._told(record, event, outcome))
+            observe_stage(self._role, time.perf_counter() - started)
+        return outgoing
+
+    def _told(self, record: Record, event: E, outcome: Outcome) -> list[OutgoingRecord]:
+        match outcome:
+            case Merged(won):
+                EVENTS.labels(self._role, "merged" if won else "superseded").inc()
+                FRESHNESS_SECONDS.labels(self._role).observe(
+                    max(0.0, time.time() - event.time / 1_000_000)
+                )
+                return []
+            case Refused(admitted_after):
+                REVIVALS_BLOCKED.inc()
+                why = Rejected(
+                    Reason.FORGOTTEN, "what this event is about is forgotten; see admitted_after"
+                )
+                return [rejection(self._role, record, why, admitted_after)]
+            case Rejected():
+                return [rejection(self._role, record, outcome)]
+
+
+class ForgetAgent:
+    """Carries out forget-requests and tells their stages."""
+
+    def __init__(self, memory: VisualMemory, decode: Callable[[Record], Forget | Marker]) -> None:
+        self._memory = memory
+        self._decode = decode
+
+    def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        requests, outgoing = _decoded("forget", records, self._decode)
+        for _, request in requests:
+            started = time.perf_counter()
+            done = self._memory.forget(request)
+            observe_stage("forget", time.perf_counter() - started)
+            EVENTS.labels("forget", "repeated" if done.repeated else "erased").inc()
+            IMAGES_FORGOTTEN.inc(done.images)
+            outgoing.append(
+                codec.encode_receipt(
+                    Receipt(
+                        request=request.request_id,
+                        stage="erased",
+                        stages={
+                            "received": done.first_seen,
+                            "fenced": done.fenced,
+                            "erased": done.erased,
+                        },
+                        selector_kind=str(request.selector.kind),
+                        selector_digest=self._memory.index.selector_key(request.selector),
+                        until=done.until,
+                        images=done.images,
+                        repeated=done.repeated,
+                    )
+                )
+            )
+        return outgoing
+
+
+class QueryAgent:
+    """Answers questions: waits for what they must have seen, then asks the memory.
+
+    Questions that wait while a search runs are searched together next.
+    """
+
+    def __init__(
+        self,
+        memory: VisualMemory,
+        decode: Callable[[Record], QueryEvent | Marker],
+        asker: Callable[[Record], tuple[str, int] | None],
+        in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
+        positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]],
+    ) -> None:
+        self._decode = decode
+        self._asker = asker
+        self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
+            lambda queries: in_thread(memory.recall, queries), at_most=32
+        )
+        self._watch = Watch(positions)
+
+    async def __call__(self, record: Record) -> list[OutgoingRecord]:
+        started = time.perf_counter()
+        try:
+            event = self._decode(record)
+        except Rejected as why:
+            return self._refused(record, why)
+        if isinstance(event, Marker):
+            EVENTS.labels("query", str(event)).inc()
+            return []
+        answer = await self._answer(event)
+        if isinstance(answer, Rejected):
+            return self._refused(record, answer)
+        EVENTS.labels("query", answer.status).inc()
+        QUERY.observe(time.perf_counter() - started)
+        return [codec.encode_prediction(answer, event.reply_partition)]
+
+    def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
+        return refusal(record, why, self._asker(record))
+
+    async def _answer(self, event: QueryEvent) -> Answer | Rejected:
+        remaining = event.deadline / 1_000_000 - time.time()
+        if remaining <= 0:
+            return Answer(
+                query=event.query_id, status="expired", detail="the question is past its deadline"
+            )
+        if not await self._watch.reached(event.after, remaining):
+            return Answer(
+                query=event.query_id,
+                status="stale",
+                detail="the memory has not come to the positions asked for; ask again",
+            )
+        prediction = await self._recall.submit(event.query)
+        if isinstance(prediction, Rejected):
+            return prediction
+        return Answer.of(event.query_id, prediction)
+
+
+class Batcher(Generic[T, R]):
+    """Runs what waits together: each batch holds all that came while the last one ran."""
+
+    def __init__(
+        self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, at_most: int
+    ) -> None:
+        self._run = run
+        self._at_most = at_most
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def submit(self, item: T) -> R:
+        """The result for `item`; raises what the run of its batch raised."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                size = min(self._at_most, len(self._waiting))
+                batch = [self._waiting.popleft() for _ in range(size)]
+                try:
+                    results = await self._run([item for item, _ in batch])
+                    told = list(zip(batch, results, strict=True))
+                except Exception as error:  # noqa: BLE001 - handed to those who wait for it
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), result in told:
+                        if not future.done():
+                            future.set_result(result)
+        finally:
+            self._running = None
+
+
+class Watch:
+    """Waits until the memory has come to given positions; one poll serves all who wait."""
+
+    INTERVAL = 0.004
+
+    def __init__(self, positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]]) -> None:
+        self._positions = positions
+        self._waiting: list[tuple[tuple[Position, ...], asyncio.Future[bool]]] = []
+        self._polling: asyncio.Task[None] | None = None
+
+    async def reached(self, after: tuple[Position, ...], within: float) -> bool:
+        """Whether every record at `after` is merged `within` so many seconds."""
+        if not after:
+            return True
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((after, future))
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll())
+        try:
+            return await asyncio.wait_for(future, within)
+        except TimeoutError:
+            return False
+
+    async def _poll(self) -> None:
+        try:
+            while self._waiting:
+                try:
+                    merged = await self._positions()
+                except Unavailable:
+                    merged = {}
+                except Exception as error:  # noqa: BLE001 - handed to those who wait for it
+                    self._fail(error)
+                    continue
+                still = []
+                for after, future in self._waiting:
+                    if future.done():
+                        continue
+                    if all(merged.get((p.topic_id, p.partition), 0) > p.offset for p in after):
+                        future.set_result(True)
+                    else:
+                        still.append((after, future))
+                self._waiting = still
+                await asyncio.sleep(self.INTERVAL)
+        finally:
+            self._polling = None
+
+    def _fail(self, error: Exception) -> None:
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting = []

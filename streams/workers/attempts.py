@@ -1,0 +1,72 @@
+"""What delivery keeps in Redis beside the positions: where workers started and what they tried."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import redis
+
+from memory.errors import Unavailable
+from memory.redis.errors import mapped_errors
+
+
+class Positions(Protocol):
+    """The part of the index that holds positions in the log."""
+
+    def follow(self) -> None: ...
+
+    def positions(self) -> Mapping[tuple[str, int], int]: ...
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None: ...
+
+
+class RedisLedger:
+    """Positions of the index, and counts of starts and attempts of one role.
+
+    They tell a record that ends its worker (a decoder that crashes, memory that runs out) from
+    one that a worker merely met: delivery.py isolates the former.
+    """
+
+    def __init__(self, client: redis.Redis, namespace: str, role: str, index: Positions) -> None:
+        self._client: Any = client  # redis-py's types assume replies decoded to text
+        self._starts = f"{namespace}:starts:{role}"
+        self._attempts = f"{namespace}:attempts:{role}"
+        self._index = index
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        return self._index.positions()
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        self._index.advance(positions)
+
+    def follow(self) -> None:
+        self._index.follow()
+
+    def started_at(self, topic_id: str, partition: int, offset: int) -> int:
+        """Starts of reading in a row at this offset, this one included."""
+        place = f"{topic_id}:{partition}"
+        with mapped_errors():
+            before = self._client.hget(self._starts, place)
+        last, starts = (int(n) for n in before.split(b":")) if before else (-1, 0)
+        starts = starts + 1 if last == offset else 1
+        # A full Redis refuses to count, but must not keep a worker from forgetting.
+        with contextlib.suppress(Unavailable), mapped_errors():
+            self._client.hset(self._starts, place, f"{offset}:{starts}")
+        return starts
+
+    def attempt(self, topic_id: str, partition: int, offset: int) -> int:
+        """Attempts to process this record alone, this one included."""
+        place = f"{topic_id}:{partition}:{offset}"
+        with mapped_errors():
+            attempts = int(self._client.hget(self._attempts, place) or 0) + 1
+        # As above: starts at the same offset add up wherever a topic is quiet for long.
+        with contextlib.suppress(Unavailable), mapped_errors():
+            self._client.hincrby(self._attempts, place, 1)
+        return attempts
+
+    def succeeded(self, topic_id: str, partition: int, offset: int) -> None:
+        """Forget the attempts at a record that was processed."""
+        with mapped_errors():
+            self._client.hdel(self._attempts, f"{topic_id}:{partition}:{offset}")

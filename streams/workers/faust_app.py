@@ -1,0 +1,175 @@
+"""The Faust app: its settings, its consumer's first offsets, its bounded end.
+
+Part of delivery: with delivery.py the only place that knows Faust from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from asyncio import Task
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, EventT
+
+from memory.errors import Unavailable
+from streams.contract.messages import Record
+from streams.kafka.cluster import Security
+from streams.workers.aiokafka_patch import tolerate_garbled_headers
+
+SHUTDOWN_SECONDS = 12.0
+
+
+def end_within(seconds: float) -> None:
+    """Bound a shutdown: Faust can wait for ever for events that are not acked."""
+    timer = threading.Timer(seconds, os._exit, args=(0,))
+    timer.daemon = True
+    timer.start()
+
+
+class BoundedWorker(faust.Worker):
+    """A Faust worker whose SIGTERM and SIGINT always end it."""
+
+    def _on_sigterm(self) -> None:
+        end_within(SHUTDOWN_SECONDS)
+        super()._on_sigterm()
+
+    def _on_sigint(self) -> None:
+        end_within(SHUTDOWN_SECONDS)
+        self._schedule_shutdown(signal.SIGINT)
+
+
+Seek = Callable[[set[TP]], Awaitable[dict[TP, int]]]
+
+
+class _Consumer(driver.Consumer):
+    """Reads on from given offsets in place of the consumer group's commits."""
+
+    seek_offsets: Seek
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        offsets = await self.seek_offsets(set(self.assignment()))
+        # An offset outside the log (records expired) is reset to its start by the driver.
+        await self.seek_wait(offsets)
+        return offsets
+
+
+class Transport(driver.Transport):
+    def __init__(self, app: faust.App, seek_offsets: Seek) -> None:
+        super().__init__(app.conf.broker_consumer, app)
+
+        consumer: Any = type("Consumer", (_Consumer,), {"seek_offsets": staticmethod(seek_offsets)})
+        # The driver's own extension point, declared for classes only.
+        self.Consumer = consumer  # type: ignore[misc]
+
+
+def credentials(security: Security) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What Faust logs in to Kafka with, from kafka-python's SASL and TLS arguments."""
+    context = security.get("ssl_context")
+    if "sasl_mechanism" in security:
+        return faust.SASLCredentials(
+            username=security["sasl_plain_username"],
+            password=security["sasl_plain_password"],
+            mechanism=security["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
+def make_app(
+    group: str,
+    bootstrap: str,
+    *,
+    instance: str | None,
+    max_record_bytes: int,
+    buffer: int,
+    credentials: faust.SASLCredentials | faust.SSLCredentials | None = None,
+) -> faust.App:
+    """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
+
+    `credentials` are Faust's for the brokers, None for plain text.
+
+    A worker that comes back under the same `instance` gets its partitions at once; without one
+    they stand still until the session of the dead worker has timed out.
+    """
+    tolerate_garbled_headers()
+    brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
+    return faust.App(
+        group,
+        broker=brokers,
+        broker_credentials=credentials,
+        store="memory://",
+        # Nothing is kept there, but Faust makes the folder, else in the working directory.
+        datadir=str(Path(tempfile.gettempdir()) / "visual-memory-faust"),
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=instance,
+        consumer_max_fetch_size=max(1 << 20, 2 * max_record_bytes),
+        producer_acks=-1,
+        producer_linger=0,
+        producer_max_request_size=max(1 << 20, 2 * max_record_bytes),
+        # A dead worker's partitions stand still for this long.
+        broker_session_timeout=8.0,
+        broker_heartbeat_interval=2.0,
+        broker_commit_interval=1.0,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=buffer,
+    )
+
+
+def run(app: faust.App, log_level: str) -> NoReturn:
+    """Run a worker until a signal or the unexpected ends it."""
+    worker = BoundedWorker(app, loglevel=log_level, redirect_stdouts=False)
+    worker.execute_from_commandline()
+
+
+def group_trouble(app: faust.App) -> BaseException | None:
+    """What ended the task that keeps this worker in its consumer group, if anything did.
+
+    aiokafka logs it and Faust never looks: such a worker lives on without partitions.
+    """
+    consumer: Any = app.consumer
+    client = getattr(consumer._thread, "_consumer", None)  # noqa: SLF001 - told nowhere else
+    keeping: Task[None] | None = getattr(
+        getattr(client, "_coordinator", None), "_coordination_task", None
+    )
+    if keeping is None or not keeping.done() or keeping.cancelled():
+        return None
+    return keeping.exception()
+
+
+def to_record(event: EventT[Any]) -> Record:
+    """Faust's event as the contract's record; its time in µs."""
+    message: Any = event.message
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+        headers=tuple(message.headers or ()),
+        # The log's own unit: beyond the year 2242 a float of seconds holds no microseconds.
+        timestamp=round(message.timestamp * 1000) * 1000,
+    )
+
+
+async def log_ends(app: faust.App) -> dict[int, int]:
+    """By partition that this worker has, the offset of the next record. Raises `Unavailable`."""
+    try:
+        consumer: Any = app.consumer
+        ends = await consumer.highwaters(*consumer.assignment())
+    except (ConsumerNotStarted, KafkaError) as error:
+        raise Unavailable(f"Kafka: {type(error).__name__}") from error
+    return {tp.partition: end for tp, end in ends.items()}

@@ -1,0 +1,190 @@
+"""The facts of forgetting in the log: written before anything is erased, kept for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from memory.errors import Misconfigured
+from memory.model.events import FOREVER
+from memory.ports import FenceFact
+from streams.contract.messages import (
+    HEARTBEAT,
+    JSON,
+    Header,
+    Marker,
+    OutgoingRecord,
+    Record,
+    Topic,
+    event_type,
+)
+from streams.contract.payloads import dump_json, load_json
+from streams.kafka import cluster
+from streams.kafka.cluster import NO_SECURITY, Security, mapped_errors
+from streams.kafka.reading import partitions_of, read_ranges
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "fence": ("selector", "until"),
+    "barrier": ("image", "until"),
+    "posting": ("selector", "image"),
+    "request": ("request", "until"),
+}
+"""What each kind of fact says, and nothing else."""
+
+PAGE = 2000
+NOTHING_READ: Mapping[int, int] = MappingProxyType({})
+
+
+def encode_fact(fact: FenceFact) -> OutgoingRecord:
+    """A fact's record; its key is the digest of what it says, so repeats compact away."""
+    if fact.kind not in FIELDS:
+        raise ValueError(f"unknown kind of fact: {fact.kind}")
+    value = dump_json(
+        {"kind": fact.kind, **{name: getattr(fact, name) for name in FIELDS[fact.kind]}}
+    )
+    headers = (
+        (str(Header.TYPE), event_type(Topic.FENCES).encode()),
+        (str(Header.CONTENT_TYPE), JSON.encode()),
+    )
+    return OutgoingRecord(Topic.FENCES, _key(value), value, headers)
+
+
+def decode_fact(record: Record) -> FenceFact | Marker:
+    """The fact of a record. Raises ValueError saying what is wrong, quoting nothing."""
+    types = [value for name, value in record.headers if name == Header.TYPE]
+    if types == [HEARTBEAT.encode()]:
+        return Marker.HEARTBEAT
+    if record.value is None:
+        return Marker.TOMBSTONE
+    if types != [event_type(Topic.FENCES).encode()]:
+        raise ValueError(f"its type is not {event_type(Topic.FENCES)}")
+    if record.key != _key(record.value):
+        raise ValueError("its key is not the digest of its value")
+    try:
+        found = load_json(record.value.decode())
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    said = found if isinstance(found, dict) else {}
+    kind = said.pop("kind", None)
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise ValueError("its kind is unknown")
+    if set(said) != set(FIELDS[kind]) or not all(map(_is_valid, said, said.values())):
+        raise ValueError(f"it does not say what a {kind} says")
+    return FenceFact(kind, **said)
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    if name == "until":
+        return type(value) is int and 0 <= value <= FOREVER
+    return isinstance(value, str) and bool(value)
+
+
+def _key(value: bytes) -> bytes:
+    return hashlib.sha256(value).hexdigest().encode()
+
+
+class KafkaFenceLog:
+    """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        prefix: str = "",
+        security: Security = NO_SECURITY,
+        timeout: float = cluster.BLOCK_SECONDS,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = prefix + Topic.FENCES
+        self._security = security
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._producer: KafkaProducer | None = None
+
+    def append(self, facts: Sequence[FenceFact]) -> None:
+        """Return once all in-sync replicas have every fact, `Unavailable` after the timeout.
+
+        Safe to repeat: a fact that arrived all the same is the same fact.
+        """
+        if not facts:
+            return
+        producer = self._connected()
+        deadline = time.monotonic() + self._timeout
+        with mapped_errors():
+            sent = [
+                producer.send(
+                    self._topic, key=record.key, value=record.value, headers=list(record.headers)
+                )
+                for record in map(encode_fact, facts)
+            ]
+            for acknowledgement in sent:
+                acknowledgement.get(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        with self._lock, mapped_errors():
+            if self._producer is not None:
+                self._producer.close(timeout=cluster.BLOCK_SECONDS)
+                self._producer = None
+
+    def _connected(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                self._producer = cluster.producer(self._bootstrap, self._security)
+            return self._producer
+
+
+def replay(
+    bootstrap: str,
+    prefix: str,
+    apply: Callable[[Sequence[FenceFact]], None],
+    positions: Mapping[int, int] = NOTHING_READ,
+    security: Security = NO_SECURITY,
+) -> dict[int, int]:
+    """Apply the facts from `positions` (by partition; else the start) to the log's present end.
+
+    Returns the end of each partition. What cannot be understood is `Misconfigured`, naming its
+    offset: a memory that passed it over would show what was forgotten.
+    """
+    consumer = cluster.consumer(bootstrap, security, max_poll_records=PAGE)
+    try:
+        return read_facts(consumer, prefix + Topic.FENCES, apply, positions)
+    finally:
+        consumer.close()
+
+
+def read_facts(
+    consumer: KafkaConsumer,
+    topic: str,
+    apply: Callable[[Sequence[FenceFact]], None],
+    positions: Mapping[int, int] = NOTHING_READ,
+) -> dict[int, int]:
+    """As `replay`, with a consumer that is there and the topic's full name."""
+    partitions = partitions_of(consumer, topic)
+    with mapped_errors():
+        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    for tp, end in ends.items():
+        if positions.get(tp.partition, 0) > end:
+            raise Misconfigured(
+                f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
+                f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
+            )
+    starts = {tp: positions.get(tp.partition, 0) for tp in ends}
+    for records, _ in read_ranges(consumer, starts, ends):
+        facts = [fact for fact in map(_understood, records) if not isinstance(fact, Marker)]
+        if facts:
+            apply(facts)
+    return {tp.partition: end for tp, end in ends.items()}
+
+
+def _understood(record: Record) -> FenceFact | Marker:
+    try:
+        return decode_fact(record)
+    except ValueError as why:
+        raise Misconfigured(
+            f"{record.topic}[{record.partition}]@{record.offset} cannot be understood: {why}"
+        ) from None

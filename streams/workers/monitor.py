@@ -1,0 +1,172 @@
+"""What no single worker knows: the memory's sizes, and how far each role is behind its log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+from memory.errors import Unavailable
+from memory.model.events import Stats
+from memory.ports import MemoryIndex
+from streams.kafka import cluster
+from streams.kafka.cluster import NO_SECURITY, Security
+from streams.kafka.log_times import written_at
+from streams.workers.metrics import (
+    BYTES,
+    BYTES_LIMIT,
+    ITEMS,
+    LABEL_ITEMS,
+    LAG,
+    MEASURED,
+    OLDEST_OPEN_FORGET,
+    OPEN_FORGETS,
+    WAITING,
+)
+
+INTERVAL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Of one partition: the offset below which all is merged, and the log's end."""
+
+    topic: str
+    partition: int
+    position: int
+    end: int
+
+    @property
+    def records(self) -> int:
+        return max(0, self.end - self.position)
+
+
+class Monitor:
+    """Reads sizes from the index and lag from the log. `topics` maps names to topic ids.
+
+    `forgets` is the one of them that holds forget-requests.
+    """
+
+    def __init__(
+        self,
+        index: MemoryIndex,
+        bootstrap: str,
+        topics: Mapping[str, str],
+        labels: Sequence[str] = (),
+        security: Security = NO_SECURITY,
+        forgets: str | None = None,
+    ) -> None:
+        self.index = index
+        self._bootstrap = bootstrap
+        self._topics = dict(topics)
+        self._labels = tuple(labels)
+        self._security = security
+        self._forgets = forgets
+        self._consumer: KafkaConsumer | None = None
+        self._reasons = ["nothing is measured yet"]
+
+    def close(self) -> None:
+        """Free the connection to Kafka."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def lag(self) -> list[Lag]:
+        """The lag of every partition of the topics. Raises `Unavailable`."""
+        with cluster.mapped_errors():
+            if self._consumer is None:
+                self._consumer = cluster.consumer(self._bootstrap, self._security)
+            partitions = [
+                TopicPartition(topic, partition)
+                for topic in self._topics
+                for partition in sorted(self._consumer.partitions_for_topic(topic) or ())
+            ]
+            ends = self._consumer.end_offsets(partitions)
+        merged = self.index.positions()
+        return [
+            Lag(tp.topic, tp.partition, merged.get((self._topics[tp.topic], tp.partition), 0), end)
+            for tp, end in sorted(ends.items())
+        ]
+
+    def oldest_open_forget(self, lags: Sequence[Lag]) -> float:
+        """Seconds since the oldest forget-request without a receipt came; 0 without one.
+
+        Of requests that wait in the log the time is the log's, of those taken up their own.
+        `lags` is what `lag` has just returned. Raises `Unavailable`.
+        """
+        waiting = {
+            TopicPartition(lag.topic, lag.partition): lag.position
+            for lag in lags
+            if lag.topic == self._forgets and lag.records
+        }
+        with cluster.mapped_errors():
+            times = [1000 * at for at in written_at(self._consumer, waiting).values()]
+        if (taken_up := self.index.oldest_request()) is not None:
+            times.append(taken_up)
+        now = time.time()
+        return max([0.0, *(now - at / 1_000_000 for at in times)])
+
+    def measure(self) -> Stats:
+        """Set the gauges once."""
+        self.index.follow()  # the memory may have been rebuilt
+        stats = self.index.stats()
+        ITEMS.set(stats.items)
+        WAITING.set(stats.waiting_corrections)
+        BYTES.set(stats.bytes)
+        BYTES_LIMIT.set(stats.bytes_limit)
+        OPEN_FORGETS.set(self.index.open_requests())
+        if self._labels:
+            counts = self.index.label_counts(self._labels)
+            for label in self._labels:
+                LABEL_ITEMS.labels(label).set(counts.get(label, 0))
+        lags = self.lag()
+        for lag in lags:
+            LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
+        OLDEST_OPEN_FORGET.set(self.oldest_open_forget(lags))
+        MEASURED.set_to_current_time()
+        return stats
+
+    def status(self) -> dict[str, Any]:
+        """Everything about the memory that a person or a program may want to see at once."""
+        stats, digests, counts = self.index.stats(), self.index.digests(), self.index.label_counts()
+        return {
+            "items": stats.items,
+            "labels": len(counts),
+            "largest_labels": dict(sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:10]),
+            "waiting_corrections": stats.waiting_corrections,
+            "open_forgets": self.index.open_requests(),
+            "bytes": stats.bytes,
+            "embedder": self.index.embedder,
+            "digest": {"visible": digests.visible, "full": digests.full},
+            "lag": [
+                {
+                    "topic": lag.topic,
+                    "partition": lag.partition,
+                    "position": lag.position,
+                    "lag": lag.records,
+                }
+                for lag in self.lag()
+            ],
+        }
+
+    async def run(self) -> None:
+        """Measure for ever; servers that are away make it unready, not dead."""
+        while True:
+            started, pause = time.monotonic(), INTERVAL_SECONDS
+            try:
+                await asyncio.to_thread(self.measure)
+                self._reasons = []
+                # A large memory takes long to count: never more than a twentieth of the time.
+                pause = max(pause, 20 * (time.monotonic() - started))
+            except Unavailable as error:
+                # Waiting for a server costs nobody anything.
+                self._reasons = [str(error)]
+            await asyncio.sleep(pause)
+
+    async def ready(self) -> list[str]:
+        """Why the numbers are not fresh, if they are not."""
+        return self._reasons
