@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks import service
 from benchmarks.service import DIM, vectors
-from memory.model.events import Put, Trace, make_stamp
+from memory.model.state import Put, Trace
+from memory.model.times import make_stamp
 from streams import bootstrap
 from streams.demo.emoji import emoji
 

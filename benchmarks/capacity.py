@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from memory.model.events import Put, Trace, make_stamp
+from memory.model.state import Put, Trace
+from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex, connect
 from streams.config.settings import CACHE
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 
 CASES = [
     (384, "FLAT", "FLOAT16"),

@@ -20,10 +20,12 @@ import numpy as np
 
 from benchmarks.__main__ import machine, percentiles
 from memory.embedders import VectorsOnly
-from memory.model.events import Put, Trace, Vector, make_stamp
+from memory.model.state import Put, Trace
+from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex, connect
+from memory.vectors import Vector
 from streams.config.settings import CACHE
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 
 DIM = 384
 PAGE = 1000

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from memory.model.events import Position, Vector
+from memory.model.answers import Position
+from memory.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config.settings import CACHE, Settings, load, worker_environment
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
+from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec
-from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.redis_server import RedisServer
+from streams.local.server import free_port
 from streams.local.supervisor import Supervisor
 from streams.stack import answers
 

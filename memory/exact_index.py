@@ -14,19 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from memory import merge
-from memory.model.events import (
-    NEVER,
-    Digests,
-    Hit,
-    Item,
-    Put,
-    PutResult,
-    SearchResult,
-    Selector,
-    Stats,
-    Vector,
-)
+from memory.model.answers import Hit, SearchResult
+from memory.model.events import Selector
+from memory.model.state import Digests, Item, Put, PutResult, Stats
+from memory.model.times import NEVER
 from memory.redis.search import cosine_distances
+from memory.vectors import Vector
 
 
 class ExactIndex:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from memory.model.events import Put
+from memory.model.state import Put
 from memory.ports import FenceFact, FenceLog, MemoryIndex
 
 Take = Callable[[Sequence[FenceFact]], None]

@@ -16,23 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.errors import Reason, Rejected
-from memory.model.events import (
-    FOREVER,
-    NEVER,
-    Correction,
-    Digests,
-    Forget,
-    Ingest,
-    Item,
-    Put,
-    PutResult,
-    Selector,
-    SelectorKind,
-    Stamp,
-    Trace,
-    canonical_json,
-    stamp_time,
-)
+from memory.model.events import Correction, Forget, Ingest, Selector, SelectorKind
+from memory.model.state import Digests, Item, Put, PutResult, Trace
+from memory.model.text import canonical_json
+from memory.model.times import FOREVER, NEVER, Stamp, stamp_time
 
 EMPTY = Item(
     barrier=NEVER,

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
-from memory.model.events import (
-    ClaimPayload,
-    Digests,
-    Item,
-    Put,
-    PutResult,
-    SearchResult,
-    Selector,
-    Stats,
-    Vector,
-)
+from memory.model.answers import SearchResult
+from memory.model.events import ClaimPayload, Selector
+from memory.model.state import Digests, Item, Put, PutResult, Stats
+from memory.vectors import Vector
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,25 +17,12 @@ from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.facts import take
 from memory.images import ImageLimits, decode
-from memory.model.events import (
-    FOREVER,
-    NEVER,
-    Correction,
-    Forget,
-    Ingest,
-    ItemRef,
-    Payload,
-    Position,
-    Prediction,
-    Put,
-    PutResult,
-    Query,
-    SelectorKind,
-    Trace,
-    Vector,
-    VectorPayload,
-)
+from memory.model.answers import ItemRef, Position, Prediction, Query
+from memory.model.events import Correction, Forget, Ingest, Payload, SelectorKind, VectorPayload
+from memory.model.state import Put, PutResult, Trace
+from memory.model.times import FOREVER, NEVER
 from memory.ports import Embedder, FenceFact, FenceLog, Fetch, MemoryIndex
+from memory.vectors import Vector
 from memory.voting import vote
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * 1_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from memory.model.events import Hit, Neighbor, Rule, Vote
+from memory.model.answers import Hit, Neighbor, Rule, Vote
 
 TEMPERATURE = 0.07
 RANK_OFFSET = 2

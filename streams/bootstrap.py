@@ -23,8 +23,9 @@ from memory.service import VisualMemory
 from streams.client import MemoryClient
 from streams.config import connections
 from streams.config.settings import Settings, prepare_process
-from streams.contract import codec
-from streams.contract.messages import OutgoingRecord, Record, Topic
+from streams.contract import decoding, topics
+from streams.contract.records import OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.workers import delivery, faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
@@ -54,8 +55,8 @@ def full_name(settings: Settings, topic: Topic) -> str:
     return settings.topic_prefix + str(topic)
 
 
-def topic_specs(settings: Settings) -> list[admin.TopicSpec]:
-    return admin.declare(
+def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
+    return topics.declare(
         prefix=settings.topic_prefix,
         partitions=settings.partitions,
         replication=settings.replication,
@@ -280,19 +281,21 @@ def wire(
     carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
     match role:
         case "ingest":
-            decode_ingest = partial(codec.decode_ingest, topic_id=topic_id, clock_skew=skew)
+            decode_ingest = partial(decoding.decode_ingest, topic_id=topic_id, clock_skew=skew)
             carrier.in_batches(WritingAgent(role, decode_ingest, memory.remember))
         case "correct":
-            decode_correction = partial(codec.decode_correction, topic_id=topic_id, clock_skew=skew)
+            decode_correction = partial(
+                decoding.decode_correction, topic_id=topic_id, clock_skew=skew
+            )
             carrier.in_batches(WritingAgent(role, decode_correction, memory.correct))
         case "forget":
-            decode_forget = partial(codec.decode_forget, clock_skew=skew)
+            decode_forget = partial(decoding.decode_forget, clock_skew=skew)
             carrier.in_batches(ForgetAgent(memory, decode_forget))
         case _:
             agent = QueryAgent(
                 memory,
-                partial(codec.decode_query, partitions=settings.partitions),
-                partial(codec.asker, partitions=settings.partitions),
+                partial(decoding.decode_query, partitions=settings.partitions),
+                partial(decoding.asker, partitions=settings.partitions),
                 carrier.in_thread,
                 lambda: carrier.in_thread(memory.index.positions),
             )
@@ -311,7 +314,7 @@ def wire(
 def _given_up(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
     why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
     if role == "query":
-        return refusal(record, why, codec.asker(record, partitions=partitions))
+        return refusal(record, why, decoding.asker(record, partitions=partitions))
     return [rejection(role, record, why)]
 
 

@@ -19,8 +19,10 @@ from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
-from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.redis_server import RedisServer
+from streams.local.server import free_port
 from streams.local.supervisor import Supervisor, detach, read_state
 
 WORKERS = ("ingest", "correct", "forget", "query")

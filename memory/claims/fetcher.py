@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from memory.claims.addresses import checked_claim, read_address, read_prefix
-from memory.claims.sources import Deadline, Limits, read_file, read_http
+from memory.claims.files import read_file
+from memory.claims.http import read_http
+from memory.claims.limits import Deadline, Limits
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import ClaimPayload, ImagePayload, Payload, VectorPayload
 from memory.ports import Fetch

@@ -19,14 +19,13 @@ import redis
 
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import Take, take
-from memory.model.events import NEVER, Stamp, stamp_time
+from memory.model.times import NEVER, Stamp, stamp_time
 from memory.ports import Embedder, FenceFact
 from memory.redis import scan
 from memory.redis.errors import mapped_errors
 from memory.redis.hashes import decode_time
 from memory.redis.index import RedisIndex
-from memory.redis.schema import made_with, read_meta, schema_of
-from memory.redis.search import Schema
+from memory.redis.schema import Schema, made_with, read_meta, schema_of
 
 LEASE_SECONDS = 6.0
 SEAL_SECONDS = 5.0

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from memory import merge
-from memory.model.events import NEVER, Item, LogAddress, Put, Trace
-from memory.redis.search import Schema
+from memory.model.events import LogAddress
+from memory.model.state import Item, Put, Trace
+from memory.model.times import NEVER
+from memory.redis.schema import Schema
 
 DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
 """The fields that digests cover."""

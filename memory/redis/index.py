@@ -14,24 +14,18 @@ from typing import Any, Self
 
 import redis
 
-from memory.model.events import (
-    Digests,
-    Item,
-    Put,
-    PutResult,
-    SearchResult,
-    Selector,
-    SelectorKind,
-    Stats,
-    Vector,
-)
+from memory.model.answers import SearchResult
+from memory.model.events import Selector, SelectorKind
+from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.ports import Embedder, FenceFact
 from memory.redis import scan
+from memory.redis.connection import check_durability, connect, key_id
 from memory.redis.errors import mapped_errors
 from memory.redis.fences import untaken
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
-from memory.redis.schema import check_durability, connect, key_id, open_schema
-from memory.redis.search import Schema, Search
+from memory.redis.schema import Schema, open_schema
+from memory.redis.search import Search
+from memory.vectors import Vector
 
 PAGE = 1000
 BUCKETS = {SelectorKind.SOURCE: 16, SelectorKind.SUBJECT: 1}

@@ -8,10 +8,11 @@ from typing import Any
 import redis
 
 from memory import merge
-from memory.model.events import NEVER, Digests, Item
+from memory.model.state import Digests, Item
+from memory.model.times import NEVER
 from memory.redis.errors import mapped_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
-from memory.redis.search import Schema
+from memory.redis.schema import Schema
 
 PAGE = 1000
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from memory.errors import Misconfigured
 from memory.ports import Embedder
-from memory.redis.errors import mapped_errors
-from memory.redis.search import Schema
+from memory.redis.connection import key_id
+from memory.vectors import Vector
 
 LAW_VERSION = "1"
 """What the memory's state means; another one needs a new memory."""
@@ -28,25 +28,6 @@ takes the next number.
 """
 MADE_WITH = ("embedder", "embedder_name", "dim", "algorithm", "dtype", "generation")
 """What a memory's `meta` says of a generation; of one being rebuilt with ``next_`` before it."""
-
-
-def connect(url: str, **options: Any) -> redis.Redis:
-    """A client for RedisIndex. `options` are redis-py's (TLS, ACL user, ...)."""
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        decode_responses=False,
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        # Callers repeat with back-off and say so; a hidden retry would only delay that.
-        retry=Retry(NoBackoff(), 0),
-        **options,
-    )
-
-
-def key_id(hmac_key: bytes) -> str:
-    """Names an HMAC key without telling it."""
-    return hashlib.sha256(b"visual-memory key id\0" + hmac_key).hexdigest()[:16]
 
 
 def load_law(client: redis.Redis) -> None:
@@ -147,26 +128,33 @@ def schema_of(meta: Mapping[str, str], prefix: str = "", *, exact_hnsw: bool = F
     )
 
 
-def check_durability(client: redis.Redis) -> None:
-    """Refuse a Redis that could lose what it confirmed, or evict items. `Misconfigured`.
+DTYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
 
-    WAITAOF confirms writes that are not on the disk under `appendfsync everysec` of 7.4
-    (redis PR 13793), so only `always` will do, and that also while the file is rewritten.
-    """
-    wanted = {
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "no-appendfsync-on-rewrite": "no",
-        "maxmemory-policy": "noeviction",
-    }
-    raw: Any = client
-    with mapped_errors():
-        # Without decoding, redis-py still gives names and values as text.
-        found = raw.config_get(*wanted)
-    for name, value in wanted.items():
-        got = found[name]
-        if got != value:
-            raise Misconfigured(
-                f"Redis has {name} {got}, which can lose what it confirmed; "
-                f"set it: CONFIG SET {name} {value}"
-            )
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What an index holds and how it searches."""
+
+    embedder: str
+    dim: int
+    algorithm: str
+    dtype: str
+    generation: str
+    exact_hnsw: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.algorithm == "FLAT" or self.exact_hnsw
+
+    @property
+    def element(self) -> np.dtype[np.floating[Any]]:
+        """Stored vectors' element type, little-endian."""
+        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
+
+    def quantised(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
+        """The vector in the index's element type."""
+        return vector.astype(self.element)
+
+    def decoded(self, blob: bytes) -> Vector:
+        """A stored vector as float32, shape (dim,)."""
+        return np.frombuffer(blob, self.element).astype(np.float32)

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import redis
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.model.events import Hit, SearchResult, Vector
+from memory.model.answers import Hit, SearchResult
 from memory.redis.errors import mapped_errors
+from memory.redis.schema import Schema
+from memory.vectors import Vector
 
 MAX_CANDIDATES = 4096
 MARGIN = 8
@@ -22,37 +24,7 @@ TIMEOUT_MS = 10_000
 BUILD_SECONDS = 10.0
 SLACK_FLOOR = 1e-6
 HNSW = {"M": "16", "EF_CONSTRUCTION": "200", "EF_RUNTIME": "200"}
-DTYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
 PAGE = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """What an index holds and how it searches."""
-
-    embedder: str
-    dim: int
-    algorithm: str
-    dtype: str
-    generation: str
-    exact_hnsw: bool = False
-
-    @property
-    def exact(self) -> bool:
-        return self.algorithm == "FLAT" or self.exact_hnsw
-
-    @property
-    def element(self) -> np.dtype[np.floating[Any]]:
-        """Stored vectors' element type, little-endian."""
-        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
-
-    def quantised(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
-        """The vector in the index's element type."""
-        return vector.astype(self.element)
-
-    def decoded(self, blob: bytes) -> Vector:
-        """A stored vector as float32, shape (dim,)."""
-        return np.frombuffer(blob, self.element).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from memory.model.events import Rule
+from memory.model.answers import Rule
 from streams import stack
 from streams.cli.operations import permissions, provision
 from streams.cli.options import without_password

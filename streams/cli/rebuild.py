@@ -80,7 +80,7 @@ def wired(settings: Settings, say: Callable[[str], None]) -> Iterator[Rebuild]:
     from memory.service import VisualMemory
     from streams import bootstrap
     from streams.config import connections
-    from streams.contract.messages import Topic
+    from streams.contract.topics import Topic
     from streams.kafka import admin, cluster
     from streams.rebuild.rebuild import Rebuild
 
@@ -112,8 +112,8 @@ def read_anew(settings: Settings, topic_ids: Mapping[str, str]) -> list[Log]:
     """The topics that a rebuild reads."""
     from memory.service import VisualMemory
     from streams import bootstrap
-    from streams.contract import codec
-    from streams.contract.messages import Topic
+    from streams.contract import decoding
+    from streams.contract.topics import Topic
     from streams.rebuild.rebuild import Log
 
     images, corrections = (
@@ -122,20 +122,20 @@ def read_anew(settings: Settings, topic_ids: Mapping[str, str]) -> list[Log]:
     )
     skew = round(settings.clock_skew * 1_000_000)
 
-    def decoding(decode: Callable[..., Any], topic: str) -> Callable[..., Any]:
+    def decode_by(decode: Callable[..., Any], topic: str) -> Callable[..., Any]:
         return partial(decode, topic_id=topic_ids[topic], clock_skew=skew)
 
     return [
         Log(
             images,
             topic_ids[images],
-            decoding(codec.decode_ingest, images),
+            decode_by(decoding.decode_ingest, images),
             VisualMemory.remember,
         ),
         Log(
             corrections,
             topic_ids[corrections],
-            decoding(codec.decode_correction, corrections),
+            decode_by(decoding.decode_correction, corrections),
             VisualMemory.correct,
         ),
     ]

@@ -1,5 +1,23 @@
 """The client for upstream applications: send images, corrections and forget-requests, and ask."""
 
-from streams.client.client import ForgetRequest, MemoryClient, Pending
+from memory.errors import Misconfigured, Rejected, Unavailable
+from memory.model.answers import Neighbor, Position
+from streams.client.client import MemoryClient
+from streams.client.replies import Rejections
+from streams.client.sending import ForgetRequest, Pending
+from streams.contract.messages import Answer, Receipt, Rejection
 
-__all__ = ["ForgetRequest", "MemoryClient", "Pending"]
+__all__ = [
+    "Answer",
+    "ForgetRequest",
+    "MemoryClient",
+    "Misconfigured",
+    "Neighbor",
+    "Pending",
+    "Position",
+    "Receipt",
+    "Rejected",
+    "Rejection",
+    "Rejections",
+    "Unavailable",
+]

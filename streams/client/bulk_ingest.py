@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from memory.model.events import Position
+from memory.model.answers import Position
 from memory.ports import MemoryIndex
 from streams.client import MemoryClient, Pending
 

@@ -16,78 +16,33 @@ import numpy.typing as npt
 from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
+from memory.model.answers import ItemRef, Position, Query
 from memory.model.events import (
     ClaimPayload,
     ImagePayload,
-    ItemRef,
     Payload,
-    Position,
-    Query,
     Selector,
     SelectorKind,
     VectorPayload,
 )
-from streams.client.replies import Rejections, Replies, Tail, understood
-from streams.contract import codec
-from streams.contract.messages import (
-    DEFAULT_K,
-    DEFAULT_TIMEOUT,
-    HEADROOM,
-    MAX_RECORD,
-    Answer,
-    OutgoingRecord,
-    Receipt,
-    Topic,
-)
+from streams.client.replies import Rejections, Replies
+from streams.client.sending import MAX_UNSENT, RECORD_OVERHEAD, ForgetRequest, Pending, Unsent
+from streams.contract import cloudevents, decoding, encoding
+from streams.contract.messages import DEFAULT_K, DEFAULT_TIMEOUT, Answer, Receipt
+from streams.contract.records import OutgoingRecord
+from streams.contract.topics import HEADROOM, MAX_RECORD, Topic
 from streams.kafka import admin, cluster
-from streams.kafka.cluster import mapped, mapped_errors
+from streams.kafka.errors import mapped, mapped_errors
+from streams.kafka.reading import Tail, understood
 
 Image = bytes | Path | npt.NDArray[Any] | ClaimPayload
 
-MAX_UNSENT = 64 << 20
-"""Bytes that may wait to be acknowledged: kafka-python itself sets no bound."""
-RECORD_OVERHEAD = 1 << 10
 GRACE_SECONDS = 1.0
 """An answer that says it is late may itself be late by this much."""
 
 
 def _now() -> int:
     return system_clock.time_ns() // 1000
-
-
-class Pending:
-    """An event on its way into the log."""
-
-    def __init__(self, event_id: str, sent: Any, topic_id: str) -> None:
-        self.event_id = event_id
-        self._sent = sent
-        self._topic_id = topic_id
-
-    def position(self, timeout: float = 30.0) -> Position:
-        """Where the log has it, once all in-sync replicas do.
-
-        After `Unavailable` the event may still have arrived: send it again with the same id,
-        which makes it the same event.
-        """
-        with mapped_errors():
-            said = self._sent.get(timeout)
-        return Position(said.topic, self._topic_id, said.partition, said.offset)
-
-
-class ForgetRequest(Pending):
-    """A request to forget on its way. `request_id` is the one that its receipts name."""
-
-    def __init__(
-        self,
-        event_id: str,
-        sent: Any,
-        topic_id: str,
-        request_id: str,
-        start: Mapping[tuple[str, int], int],
-    ) -> None:
-        super().__init__(event_id, sent, topic_id)
-        self.request_id = request_id
-        self.start = start
 
 
 class MemoryClient:
@@ -119,7 +74,7 @@ class MemoryClient:
         self._lock = threading.Lock()
         self._producers: dict[float, KafkaProducer] = {}
         self._topic_ids: dict[Topic, str] = {}
-        self._unsent = _Unsent(MAX_UNSENT)
+        self._unsent = Unsent(MAX_UNSENT)
         self._replies = Replies(bootstrap, prefix + Topic.PREDICTION, security)
         self._tails: list[Tail] = []
         self._outcomes: Tail | None = None
@@ -144,7 +99,7 @@ class MemoryClient:
         label: str,
         subjects: Sequence[str] = (),
         embedder: str | None = None,
-        attributes: Mapping[str, str] = codec.NO_ATTRIBUTES,
+        attributes: Mapping[str, str] = cloudevents.NO_ATTRIBUTES,
         time: int | None = None,
         event_id: str | None = None,
     ) -> Pending:
@@ -153,7 +108,7 @@ class MemoryClient:
         `time` is when it came to be, µs. Events are sent in batches; `Pending.position` waits.
         """
         event_id = event_id or uuid.uuid4().hex
-        record = codec.encode_ingest(
+        record = encoding.encode_ingest(
             source=self._source,
             event_id=event_id,
             time=self._clock() if time is None else time,
@@ -175,7 +130,7 @@ class MemoryClient:
     ) -> Pending:
         """Give an image the label a person says it has; None withdraws an earlier one."""
         event_id = event_id or uuid.uuid4().hex
-        record = codec.encode_correction(
+        record = encoding.encode_correction(
             source=self._source,
             event_id=event_id,
             time=self._clock() if time is None else time,
@@ -201,7 +156,7 @@ class MemoryClient:
             raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
         ((kind, value),) = given
         event_id = event_id or uuid.uuid4().hex
-        record = codec.encode_forget(
+        record = encoding.encode_forget(
             source=self._source,
             event_id=event_id,
             time=self._clock(),
@@ -234,11 +189,11 @@ class MemoryClient:
             while (remaining := deadline - system_clock.monotonic()) > 0:
                 records = tail.poll(min(remaining, 1.0))
                 said = [record for record in records if record.topic == receipts]
-                for receipt in understood(said, codec.decode_receipt):
+                for receipt in understood(said, decoding.decode_receipt):
                     if receipt.request == request_id and stage in receipt.stages:
                         return receipt
                 faults = [record for record in records if record.topic != receipts]
-                for why in understood(faults, codec.decode_rejection):
+                for why in understood(faults, decoding.decode_rejection):
                     if (why.topic, why.partition, why.offset) == place:
                         reason = why.reason if why.reason in set(Reason) else Reason.INTERNAL
                         raise Rejected(Reason(reason), why.detail)
@@ -288,11 +243,11 @@ class MemoryClient:
         if (image is None) == (item is None):
             raise Rejected(Reason.INVALID_PAYLOAD, "ask either with an image or with an item")
         payload = ItemRef(item) if item is not None else self._payload(image, embedder)
-        query = Query(payload, k=k, rule=codec.as_rule(rule))
+        query = Query(payload, k=k, rule=decoding.as_rule(rule))
         query_id = uuid.uuid4().hex
 
         def encoded(partition: int) -> OutgoingRecord:
-            return codec.encode_query(
+            return encoding.encode_query(
                 source=self._source,
                 event_id=query_id,
                 time=self._clock(),
@@ -423,26 +378,3 @@ class MemoryClient:
                 names = [self._prefix + t for t in (Topic.FORGET_RECEIPT, Topic.REJECTED)]
                 self._outcomes = Tail(self._bootstrap, names, self._security)
             return self._outcomes.ends()
-
-
-class _Unsent:
-    """Bytes on their way; whoever would add too many waits."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._changed = threading.Condition()
-
-    def add(self, size: int) -> None:
-        with self._changed:
-            if not self._changed.wait_for(self._has_room(size), cluster.BLOCK_SECONDS):
-                raise Unavailable("Kafka: too much waits to be acknowledged")
-            self._bytes += size
-
-    def remove(self, size: int) -> None:
-        with self._changed:
-            self._bytes -= size
-            self._changed.notify_all()
-
-    def _has_room(self, size: int) -> Callable[[], bool]:
-        return lambda: self._bytes == 0 or self._bytes + size <= self._limit

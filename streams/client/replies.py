@@ -5,35 +5,23 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable, VisualMemoryError
-from streams.contract import codec
-from streams.contract.messages import Answer, Header, Marker, Record, Rejection
+from streams.contract import decoding
+from streams.contract.cloudevents import Header
+from streams.contract.messages import Answer, Rejection
+from streams.contract.records import Marker, Record
 from streams.kafka import cluster
-from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import Security, mapped_errors
-
-T = TypeVar("T")
+from streams.kafka.cluster import Security
+from streams.kafka.errors import mapped_errors
+from streams.kafka.reading import Tail, understood, visible_partitions
 
 POLL_SECONDS = 0.2
 """How late an overdue answer or a close may be noticed; answers themselves come at once."""
-
-
-def partitions_of(
-    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
-) -> list[TopicPartition]:
-    """All partitions of a topic. Raises `Misconfigured` if it is missing or not ours to see."""
-    with mapped_errors():
-        partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
-        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
-    return [TopicPartition(topic, partition) for partition in sorted(partitions)]
 
 
 class Replies:
@@ -85,7 +73,7 @@ class Replies:
     def _start(self) -> None:
         consumer = cluster.consumer(self._bootstrap, self._security)
         try:
-            found = partitions_of(consumer, self._topic, self._bootstrap, self._security)
+            found = visible_partitions(consumer, self._topic, self._bootstrap, self._security)
             chosen = random.choice(found)  # noqa: S311 - spreads load
             with mapped_errors():
                 consumer.assign([chosen])
@@ -134,7 +122,7 @@ class Replies:
     @staticmethod
     def _resolve(future: Future[Answer], record: Record) -> None:
         try:
-            answer = codec.decode_prediction(record)
+            answer = decoding.decode_prediction(record)
             if isinstance(answer, Marker):
                 raise Rejected(Reason.INVALID_PAYLOAD, "it has no value")
         except Rejected as why:
@@ -153,57 +141,6 @@ class Replies:
             )
 
 
-class Tail:
-    """Records of some topics from given offsets, or from the present end. For one thread."""
-
-    def __init__(
-        self,
-        bootstrap: str,
-        topics: Sequence[str],
-        security: Security,
-        start: Mapping[tuple[str, int], int] | None = None,
-    ) -> None:
-        self._consumer = cluster.consumer(bootstrap, security)
-        try:
-            partitions = [
-                tp
-                for topic in topics
-                for tp in partitions_of(self._consumer, topic, bootstrap, security)
-            ]
-            with mapped_errors():
-                self._consumer.assign(partitions)
-                ends = self._consumer.end_offsets(partitions) if start is None else {}
-                for tp in partitions:
-                    given = (start or {}).get((tp.topic, tp.partition), 0)
-                    self._consumer.seek(tp, ends.get(tp, given))
-        except VisualMemoryError:
-            self._consumer.close()
-            raise
-
-    def ends(self) -> dict[tuple[str, int], int]:
-        """By (topic, partition), the offset that the next record will have."""
-        with mapped_errors():
-            found = self._consumer.end_offsets(sorted(self._consumer.assignment()))
-        return {(tp.topic, tp.partition): end for tp, end in found.items()}
-
-    def positions(self) -> dict[tuple[str, int], int]:
-        """By (topic, partition), the offset to read on from."""
-        with mapped_errors():
-            return {
-                (tp.topic, tp.partition): self._consumer.position(tp)
-                for tp in self._consumer.assignment()
-            }
-
-    def poll(self, timeout: float) -> list[Record]:
-        """What is there, waiting at most `timeout` seconds for a first record."""
-        with mapped_errors():
-            batches = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)))
-        return [Record.of(record) for batch in batches.values() for record in batch]
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
 class Rejections:
     """The rejections of a memory, of everybody's events, from an offset on."""
 
@@ -218,20 +155,9 @@ class Rejections:
     def poll(self, until_quiet: float = 0.5) -> Iterator[Rejection]:
         """Rejections until none comes for `until_quiet` seconds."""
         while records := self._tail.poll(until_quiet):
-            yield from understood(records, codec.decode_rejection)
+            yield from understood(records, decoding.decode_rejection)
 
     def __iter__(self) -> Iterator[Rejection]:
         """Rejections as they come, without end."""
         while True:
             yield from self.poll(1.0)
-
-
-def understood(records: Sequence[Record], decode: Callable[[Record], T | Marker]) -> Iterator[T]:
-    """What records say; those of another version are passed by."""
-    for record in records:
-        try:
-            said = decode(record)
-        except Rejected:
-            continue
-        if not isinstance(said, Marker):
-            yield said

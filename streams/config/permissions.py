@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory.errors import Misconfigured
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 
 
 class Principal(StrEnum):
@@ -132,8 +132,6 @@ FORGETTING = (
     f"{GENERATIONS}:expansion:*",
     f"{GENERATIONS}:open_requests",
 )
-
-
 LOOKED_AT = (
     f"{GENERATIONS}:item:*",
     f"{GENERATIONS}:wait:*",

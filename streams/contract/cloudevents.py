@@ -9,21 +9,67 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
+from types import MappingProxyType
 
 from memory.errors import Reason, Rejected
-from memory.model.events import FOREVER, MAX_ID, checked_text
-from streams.contract.messages import (
+from memory.model.events import (
+    MAX_ID,
+)
+from memory.model.text import checked_text
+from memory.model.times import FOREVER
+from streams.contract.records import (
     HEARTBEAT,
-    SPECVERSION,
-    Header,
     Marker,
     Record,
-    Topic,
-    event_type,
     record_key,
 )
+from streams.contract.topics import Topic, event_type
+
+
+class Header(StrEnum):
+    """Names of the record headers that have a meaning here; another ``ce_`` one is an attribute."""
+
+    SPECVERSION = "ce_specversion"
+    ID = "ce_id"
+    SOURCE = "ce_source"
+    TYPE = "ce_type"
+    TIME = "ce_time"
+    CONTENT_TYPE = "content-type"
+    SUBJECT = "ce_subject"
+    LABEL = "ce_label"
+    SUBJECTS = "ce_subjects"
+    EMBEDDER = "ce_embedder"
+    ITEM = "ce_item"
+    K = "ce_k"
+    RULE = "ce_rule"
+    AFTER = "ce_after"
+    REPLY_PARTITION = "ce_replypartition"
+    TIMEOUT = "ce_timeout"
+    QUERY_ID = "ce_queryid"
+
 
 PREFIX = "ce_"
+SPECVERSION = "1.0"
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE = 1024
+"""Characters of the longest value."""
+NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+RESERVED = frozenset(
+    header.removeprefix(PREFIX)
+    for header in (
+        Header.SPECVERSION,
+        Header.ID,
+        Header.SOURCE,
+        Header.TYPE,
+        Header.TIME,
+        Header.SUBJECT,
+        Header.LABEL,
+        Header.SUBJECTS,
+        Header.EMBEDDER,
+    )
+)
+"""Names that an image's attributes cannot have."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NAME = re.compile(r"[a-z0-9]+")
@@ -186,3 +232,23 @@ def checked_time(time: int) -> int:
     if not 0 <= time < FOREVER:
         raise Rejected(Reason.INVALID_TIME, "the time must be from 1970 to November 2286")
     return time
+
+
+def check_attributes(attributes: Mapping[str, str]) -> None:
+    """Raises `Rejected` for attributes that an event cannot have."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise Rejected(
+            Reason.INVALID_HEADER,
+            f"{len(attributes)} attributes; at most {MAX_ATTRIBUTES} are allowed",
+        )
+    for name, text in attributes.items():
+        if not is_name(name):
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                "an attribute's name has more than lower-case letters and digits",
+            )
+        if len(text) > MAX_ATTRIBUTE:
+            raise Rejected(
+                Reason.INVALID_HEADER,
+                f"an attribute has {len(text)} characters; at most {MAX_ATTRIBUTE} are allowed",
+            )

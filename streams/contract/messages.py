@@ -6,141 +6,16 @@ Times are integers: microseconds since the Unix epoch, UTC.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Literal, Self
 
-from memory.model.events import Neighbor, Position, Prediction, Query
+from memory.model.answers import Neighbor, Position, Prediction, Query
 
-
-class Topic(StrEnum):
-    """The role of a topic. Its full name has the deployment's prefix before it."""
-
-    IMAGE_INGEST = "image-ingest"
-    LABEL_CORRECTION = "label-correction"
-    FORGET_REQUEST = "forget-request"
-    QUERY = "query"
-    PREDICTION = "prediction"
-    FORGET_RECEIPT = "forget-receipt"
-    REJECTED = "rejected"
-    FENCES = "fences"
-
-
-class Header(StrEnum):
-    """Names of the record headers that have a meaning here; another ``ce_`` one is an attribute."""
-
-    SPECVERSION = "ce_specversion"
-    ID = "ce_id"
-    SOURCE = "ce_source"
-    TYPE = "ce_type"
-    TIME = "ce_time"
-    CONTENT_TYPE = "content-type"
-    SUBJECT = "ce_subject"
-    LABEL = "ce_label"
-    SUBJECTS = "ce_subjects"
-    EMBEDDER = "ce_embedder"
-    ITEM = "ce_item"
-    K = "ce_k"
-    RULE = "ce_rule"
-    AFTER = "ce_after"
-    REPLY_PARTITION = "ce_replypartition"
-    TIMEOUT = "ce_timeout"
-    QUERY_ID = "ce_queryid"
-
-
-SPECVERSION = "1.0"
-SOURCE = "visual-memory"
-"""The ce_source of what the memory itself says."""
-
-JSON = "application/json"
-OCTETS = "application/octet-stream"
-VECTOR = "application/vnd.visual-memory.vector"
-"""Content type of little-endian float32 elements."""
-CLAIM = "application/vnd.visual-memory.claim+json"
-"""Content type of an image's address and SHA-256 in its place."""
-
-MAX_ATTRIBUTES = 64
-MAX_ATTRIBUTE = 1024
 MAX_AFTER = 256
 MAX_TIMEOUT = 300.0
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_K = 10
-MAX_RECORD = 1 << 20
-"""Bytes of the largest image, unless a deployment sets another limit."""
-HEADROOM = 1 << 16
-"""Bytes a record may have beside its value: key and headers."""
-
-HEARTBEAT = "visual-memory.heartbeat.v1"
-HEARTBEAT_ID = "heartbeat"
-
-
-def event_type(topic: Topic) -> str:
-    """The versioned ce_type of the events on a topic."""
-    return f"visual-memory.{topic}.v1"
-
-
-def record_key(source: str, event_id: str) -> bytes:
-    """The key of an event's record: hex SHA-256 of (source, NUL, id), ASCII.
-
-    Unique to the event, so that compaction removes exact repeats only and a tombstone removes
-    exactly one event.
-    """
-    return hashlib.sha256(f"{source}\0{event_id}".encode()).hexdigest().encode()
-
-
-Headers = Sequence[tuple[str, bytes | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as the log holds it. `timestamp` is its LogAppendTime, µs."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp: int
-
-    @classmethod
-    def of(cls, record: Any) -> Self:
-        """From a ConsumerRecord of kafka-python, whose time is in ms."""
-        return cls(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key,
-            value=record.value,
-            headers=tuple(record.headers or ()),
-            timestamp=record.timestamp * 1000,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingRecord:
-    """A record to be sent; without a partition the key chooses one."""
-
-    topic: Topic
-    key: bytes
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-    partition: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of key, value and headers."""
-        headers = sum(len(name.encode()) + len(value) for name, value in self.headers)
-        return len(self.key) + len(self.value or b"") + headers
-
-
-class Marker(StrEnum):
-    """A record that is no event, and no fault either."""
-
-    TOMBSTONE = "tombstone"
-    HEARTBEAT = "heartbeat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from memory.claims.addresses import checked_claim
 from memory.errors import Reason, Rejected
-from memory.model.events import (
-    MAX_ID,
-    ClaimPayload,
-    ImagePayload,
-    Payload,
-    Vector,
-    VectorPayload,
-    checked_text,
-)
-from streams.contract.messages import CLAIM, JSON, OCTETS, VECTOR, Header
+from memory.model.events import MAX_ID, ClaimPayload, ImagePayload, Payload, VectorPayload
+from memory.model.text import checked_text
+from memory.vectors import Vector
+from streams.contract.cloudevents import Header
+from streams.contract.records import CLAIM, JSON, OCTETS, VECTOR
+from streams.contract.strict_json import dump_json, load_json
 
 FLOAT32 = np.dtype("<f4")
 
@@ -132,37 +126,3 @@ def _object(value: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Rejected(Reason.INVALID_PAYLOAD, "the record's value is not a JSON object")
     return found
-
-
-def load_json(text: str) -> Any:
-    """A JSON value with one meaning: no repeated names, no NaN, no lone surrogates.
-
-    Raises ValueError.
-    """
-    try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if "\\ud" in text.lower():
-        # An escape can smuggle in half a character, which no later digest could encode.
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
-
-
-def dump_json(value: Mapping[str, Any]) -> bytes:
-    """One text for one value."""
-    text = json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-    )
-    return text.encode()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is there more than once")
-    return found
-
-
-def _not_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from memory.model.events import Position
+from memory.model.answers import Position
 from streams import stack
 from streams.client import ForgetRequest, MemoryClient
 from streams.config.settings import CACHE

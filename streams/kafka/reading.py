@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 
-from memory.errors import Misconfigured, Unavailable
-from streams.contract.messages import Record
-from streams.kafka.cluster import mapped_errors
+from memory.errors import Misconfigured, Rejected, Unavailable, VisualMemoryError
+from streams.contract.records import Marker, Record
+from streams.kafka import cluster
+from streams.kafka.admin import topic_ids
+from streams.kafka.cluster import Security
+from streams.kafka.errors import mapped_errors
 
 STALLED_SECONDS = 30.0
 
@@ -62,3 +66,80 @@ def read_ranges(
         if finished:
             unread -= finished
             consumer.pause(*finished)
+
+
+T = TypeVar("T")
+
+
+def visible_partitions(
+    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
+) -> list[TopicPartition]:
+    """All partitions of a topic. Raises `Misconfigured` if it is missing or not ours to see."""
+    with mapped_errors():
+        partitions = consumer.partitions_for_topic(topic)
+    if not partitions:
+        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
+        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
+    return [TopicPartition(topic, partition) for partition in sorted(partitions)]
+
+
+class Tail:
+    """Records of some topics from given offsets, or from the present end. For one thread."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Sequence[str],
+        security: Security,
+        start: Mapping[tuple[str, int], int] | None = None,
+    ) -> None:
+        self._consumer = cluster.consumer(bootstrap, security)
+        try:
+            partitions = [
+                tp
+                for topic in topics
+                for tp in visible_partitions(self._consumer, topic, bootstrap, security)
+            ]
+            with mapped_errors():
+                self._consumer.assign(partitions)
+                ends = self._consumer.end_offsets(partitions) if start is None else {}
+                for tp in partitions:
+                    given = (start or {}).get((tp.topic, tp.partition), 0)
+                    self._consumer.seek(tp, ends.get(tp, given))
+        except VisualMemoryError:
+            self._consumer.close()
+            raise
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """By (topic, partition), the offset that the next record will have."""
+        with mapped_errors():
+            found = self._consumer.end_offsets(sorted(self._consumer.assignment()))
+        return {(tp.topic, tp.partition): end for tp, end in found.items()}
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """By (topic, partition), the offset to read on from."""
+        with mapped_errors():
+            return {
+                (tp.topic, tp.partition): self._consumer.position(tp)
+                for tp in self._consumer.assignment()
+            }
+
+    def poll(self, timeout: float) -> list[Record]:
+        """What is there, waiting at most `timeout` seconds for a first record."""
+        with mapped_errors():
+            batches = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)))
+        return [Record.of(record) for batch in batches.values() for record in batch]
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def understood(records: Sequence[Record], decode: Callable[[Record], T | Marker]) -> Iterator[T]:
+    """What records say; those of another version are passed by."""
+    for record in records:
+        try:
+            said = decode(record)
+        except Rejected:
+            continue
+        if not isinstance(said, Marker):
+            yield said

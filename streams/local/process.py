@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
+
+from streams.local.spawner import Spawner
 
 Log = Callable[[str], None]
 
@@ -276,53 +277,7 @@ class Process:
             os.killpg(pid, signal.SIGKILL)
 
 
-class _Spawner:
-    """Runs every Popen in one thread that lives as long as the process.
-
-    The parent-death signal fires when the *thread* that forked ends, so a child started from
-    a short-lived thread would be killed at once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: SimpleQueue[Callable[[], None]] | None = None
-        os.register_at_fork(after_in_child=self._forget)
-
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        done = threading.Event()
-        outcome: list[subprocess.Popen[bytes] | Exception] = []
-
-        def request() -> None:
-            try:
-                outcome.append(subprocess.Popen(argv, **options))
-            except Exception as error:  # noqa: BLE001  raised in the caller's thread
-                outcome.append(error)
-            done.set()
-
-        with self._lock:
-            if self._requests is None:
-                self._requests = SimpleQueue()
-                threading.Thread(
-                    target=self._serve, args=(self._requests,), name="spawner", daemon=True
-                ).start()
-            self._requests.put(request)
-        done.wait()
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
-
-    def _forget(self) -> None:
-        # Threads do not survive a fork.
-        self._lock = threading.Lock()
-        self._requests = None
-
-    @staticmethod
-    def _serve(requests: SimpleQueue[Callable[[], None]]) -> None:
-        while True:
-            requests.get()()
-
-
-_spawner = _Spawner()
+_spawner = Spawner()
 
 
 def write_atomically(path: Path, text: str) -> None:

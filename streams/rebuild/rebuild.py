@@ -21,8 +21,8 @@ from memory.facts import take
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import Outcome, VisualMemory
-from streams.contract.messages import Marker, Record
-from streams.kafka.cluster import mapped_errors
+from streams.contract.records import Marker, Record
+from streams.kafka.errors import mapped_errors
 from streams.kafka.reading import partitions_of, read_ranges
 from streams.workers.fence_log import read_facts
 

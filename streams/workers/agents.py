@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from memory.errors import Reason, Rejected, Unavailable
-from memory.model.events import Correction, Forget, Ingest, Position, Prediction, Query
+from memory.errors import Reason, Rejected
+from memory.model.answers import Prediction, Query
+from memory.model.events import Correction, Forget, Ingest
 from memory.service import Merged, Outcome, Refused, VisualMemory
-from streams.contract import codec
-from streams.contract.messages import Answer, Marker, OutgoingRecord, QueryEvent, Receipt, Record
+from streams.contract import encoding
+from streams.contract.messages import Answer, QueryEvent, Receipt
+from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.workers.metrics import (
     EVENTS,
     FRESHNESS_SECONDS,
@@ -22,9 +22,9 @@ from streams.workers.metrics import (
     REVIVALS_BLOCKED,
     observe_stage,
 )
+from streams.workers.waiting import Batcher, Watch
 
 T = TypeVar("T")
-R = TypeVar("R")
 E = TypeVar("E", Ingest, Correction)
 
 
@@ -34,7 +34,7 @@ def rejection(
     """Count a rejection and make its record, which quotes nothing of the event."""
     EVENTS.labels(role, "rejected").inc()
     REJECTED.labels(role, str(why.reason)).inc()
-    return codec.encode_rejection(record, why, admitted_after=admitted_after)
+    return encoding.encode_rejection(record, why, admitted_after=admitted_after)
 
 
 def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> list[OutgoingRecord]:
@@ -45,7 +45,7 @@ def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> lis
         answer = Answer(
             query=query_id, status="rejected", reason=str(why.reason), detail=why.detail
         )
-        outgoing.append(codec.encode_prediction(answer, partition))
+        outgoing.append(encoding.encode_prediction(answer, partition))
     return outgoing
 
 
@@ -125,7 +125,7 @@ class ForgetAgent:
             EVENTS.labels("forget", "repeated" if done.repeated else "erased").inc()
             IMAGES_FORGOTTEN.inc(done.images)
             outgoing.append(
-                codec.encode_receipt(
+                encoding.encode_receipt(
                     Receipt(
                         request=request.request_id,
                         stage="erased",
@@ -180,7 +180,7 @@ class QueryAgent:
             return self._refused(record, answer)
         EVENTS.labels("query", answer.status).inc()
         QUERY.observe(time.perf_counter() - started)
-        return [codec.encode_prediction(answer, event.reply_partition)]
+        return [encoding.encode_prediction(answer, event.reply_partition)]
 
     def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
         return refusal(record, why, self._asker(record))
@@ -201,95 +201,3 @@ class QueryAgent:
         if isinstance(prediction, Rejected):
             return prediction
         return Answer.of(event.query_id, prediction)
-
-
-class Batcher(Generic[T, R]):
-    """Runs what waits together: each batch holds all that came while the last one ran."""
-
-    def __init__(
-        self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, at_most: int
-    ) -> None:
-        self._run = run
-        self._at_most = at_most
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._running: asyncio.Task[None] | None = None
-
-    async def submit(self, item: T) -> R:
-        """The result for `item`; raises what the run of its batch raised."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if self._running is None:
-            self._running = asyncio.create_task(self._drain())
-        return await future
-
-    async def _drain(self) -> None:
-        try:
-            while self._waiting:
-                size = min(self._at_most, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(size)]
-                try:
-                    results = await self._run([item for item, _ in batch])
-                    told = list(zip(batch, results, strict=True))
-                except Exception as error:  # noqa: BLE001 - handed to those who wait for it
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                else:
-                    for (_, future), result in told:
-                        if not future.done():
-                            future.set_result(result)
-        finally:
-            self._running = None
-
-
-class Watch:
-    """Waits until the memory has come to given positions; one poll serves all who wait."""
-
-    INTERVAL = 0.004
-
-    def __init__(self, positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]]) -> None:
-        self._positions = positions
-        self._waiting: list[tuple[tuple[Position, ...], asyncio.Future[bool]]] = []
-        self._polling: asyncio.Task[None] | None = None
-
-    async def reached(self, after: tuple[Position, ...], within: float) -> bool:
-        """Whether every record at `after` is merged `within` so many seconds."""
-        if not after:
-            return True
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((after, future))
-        if self._polling is None:
-            self._polling = asyncio.create_task(self._poll())
-        try:
-            return await asyncio.wait_for(future, within)
-        except TimeoutError:
-            return False
-
-    async def _poll(self) -> None:
-        try:
-            while self._waiting:
-                try:
-                    merged = await self._positions()
-                except Unavailable:
-                    merged = {}
-                except Exception as error:  # noqa: BLE001 - handed to those who wait for it
-                    self._fail(error)
-                    continue
-                still = []
-                for after, future in self._waiting:
-                    if future.done():
-                        continue
-                    if all(merged.get((p.topic_id, p.partition), 0) > p.offset for p in after):
-                        future.set_result(True)
-                    else:
-                        still.append((after, future))
-                self._waiting = still
-                await asyncio.sleep(self.INTERVAL)
-        finally:
-            self._polling = None
-
-    def _fail(self, error: Exception) -> None:
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(error)
-        self._waiting = []

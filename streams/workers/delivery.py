@@ -28,7 +28,8 @@ from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from faust.types import TP, EventT
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from streams.contract.messages import OutgoingRecord, Record, Topic
+from streams.contract.records import OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.workers.faust_app import Transport, group_trouble, to_record
 from streams.workers.metrics import ASSIGNED, RETRIES
 from streams.workers.offsets import Offsets

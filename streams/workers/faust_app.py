@@ -21,7 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
 
 from memory.errors import Unavailable
-from streams.contract.messages import Record
+from streams.contract.records import Record
 from streams.kafka.cluster import Security
 from streams.workers.aiokafka_patch import tolerate_garbled_headers
 

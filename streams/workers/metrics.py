@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from memory.errors import Reason
 from memory.ports import Embedder
-from streams.contract.messages import Marker
+from streams.contract.records import Marker
 
 if TYPE_CHECKING:
     import numpy as np

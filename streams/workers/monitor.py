@@ -11,9 +11,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.errors import Unavailable
-from memory.model.events import Stats
+from memory.model.state import Stats
 from memory.ports import MemoryIndex
-from streams.kafka import cluster
+from streams.kafka import cluster, errors
 from streams.kafka.cluster import NO_SECURITY, Security
 from streams.kafka.log_times import written_at
 from streams.workers.metrics import (
@@ -77,7 +77,7 @@ class Monitor:
 
     def lag(self) -> list[Lag]:
         """The lag of every partition of the topics. Raises `Unavailable`."""
-        with cluster.mapped_errors():
+        with errors.mapped_errors():
             if self._consumer is None:
                 self._consumer = cluster.consumer(self._bootstrap, self._security)
             partitions = [
@@ -103,7 +103,7 @@ class Monitor:
             for lag in lags
             if lag.topic == self._forgets and lag.records
         }
-        with cluster.mapped_errors():
+        with errors.mapped_errors():
             times = [1000 * at for at in written_at(self._consumer, waiting).values()]
         if (taken_up := self.index.oldest_request()) is not None:
             times.append(taken_up)

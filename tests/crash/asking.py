@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from memory.errors import Unavailable
-from memory.model.events import Position, Vector
+from memory.model.answers import Position
+from memory.vectors import Vector
 from streams.client import ForgetRequest, MemoryClient, Pending
 from streams.contract.messages import Answer
 from tests.faults.ground import unit

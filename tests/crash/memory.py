@@ -15,8 +15,9 @@ from typing import Any
 
 from memory.model.events import LogAddress
 from streams.config.settings import CACHE
+from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, Process
-from streams.local.servers import KafkaServer, RedisServer
+from streams.local.redis_server import RedisServer
 from streams.local.supervisor import Supervisor, read_state
 from tests.crash.asking import Asker
 from tests.crash.plan import STOPPED_SECONDS, WORKERS, Fault, Plan

@@ -13,7 +13,8 @@ from types import FrameType
 from typing import Any
 
 from streams.config.settings import Settings, load
-from streams.local.servers import KafkaServer, RedisServer
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
 from tests.faults.breaking_worker import DIM
 from tests.faults.ground import Servers, ground
 from tests.integration.running import KEY

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from streams.local.process import LocalServerError
-from streams.local.servers import free_port
+from streams.local.server import free_port
 from tests.docker.engine import docker
 
 ROOT = Path(__file__).parents[2]

@@ -29,16 +29,18 @@ from memory.model.events import (
     Payload,
     Selector,
     SelectorKind,
-    Vector,
     VectorPayload,
 )
+from memory.vectors import Vector
 from streams import bootstrap
 from streams.bootstrap import ROLES, WRITING, full_name
 from streams.config.settings import CACHE
-from streams.contract import codec
-from streams.contract.messages import OutgoingRecord, Topic
+from streams.contract import encoding
+from streams.contract.records import OutgoingRecord
+from streams.contract.topics import Topic
 from streams.kafka import cluster
-from streams.local.servers import KafkaServer, RedisServer
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
 from tests.faults.breaking_worker import DIM
 from tests.integration.events import admitted_events, read_all, rebuilt_digests, rejected
@@ -78,7 +80,7 @@ def event(
     subject = f"subject-{rng.randrange(SUBJECTS)}"
     kind = rng.random()
     if kind < 0.6:
-        return codec.encode_ingest(
+        return encoding.encode_ingest(
             source=source,
             event_id=name,
             time=now,
@@ -89,10 +91,10 @@ def event(
         )
     if kind < 0.95:
         correction = rng.choice([label, label, None])
-        return codec.encode_correction(
+        return encoding.encode_correction(
             source=source, event_id=name, time=now, image_id=image_id, label=correction
         )
-    return codec.encode_forget(
+    return encoding.encode_forget(
         source=source, event_id=name, time=now, selector=_selector(rng, image_id, subject, label)
     )
 

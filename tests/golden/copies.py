@@ -21,33 +21,30 @@ from prometheus_client.registry import REGISTRY
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
+from memory.model.answers import ItemRef, Neighbor, Position, Query, Rule
 from memory.model.events import (
     ClaimPayload,
     Correction,
     Forget,
     ImagePayload,
     Ingest,
-    ItemRef,
     LogAddress,
-    Neighbor,
-    Position,
-    Query,
-    Rule,
     Selector,
     SelectorKind,
     VectorPayload,
-    make_stamp,
 )
+from memory.model.times import make_stamp
 from memory.ports import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.cli import cli
-from streams.contract import codec
-from streams.contract.messages import Answer, OutgoingRecord, Receipt, Record, Topic
-from streams.kafka import admin
+from streams.contract import decoding, encoding, topics
+from streams.contract.facts import encode_fact
+from streams.contract.messages import Answer, Receipt
+from streams.contract.records import OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.workers import metrics
 from streams.workers.attempts import RedisLedger
-from streams.workers.fence_log import encode_fact
 
 FOLDER = Path(__file__).parent
 NAMESPACE = "golden"
@@ -99,7 +96,7 @@ def outgoing() -> dict[str, OutgoingRecord]:
     )
     refused = Rejected(Reason.FORGOTTEN, "what this event is about is forgotten")
     return {
-        "image": codec.encode_ingest(
+        "image": encoding.encode_ingest(
             **common,
             **images,
             event_id="e1",
@@ -108,31 +105,31 @@ def outgoing() -> dict[str, OutgoingRecord]:
             attributes={"camera": "3", "place": "Köln"},
             content_type="image/png",
         ),
-        "vector": codec.encode_ingest(
+        "vector": encoding.encode_ingest(
             **common, **images, event_id="e2", payload=VectorPayload(VECTOR, EMBEDDER)
         ),
-        "claim": codec.encode_ingest(
+        "claim": encoding.encode_ingest(
             **common,
             **images,
             event_id="e3",
             payload=ClaimPayload("https://host/folder/a%20b.png?x=1", "0" * 64),
         ),
-        "correction": codec.encode_correction(
+        "correction": encoding.encode_correction(
             **common, event_id="e4", image_id="bild-ü", label="Hund"
         ),
-        "withdrawal": codec.encode_correction(
+        "withdrawal": encoding.encode_correction(
             **common, event_id="e5", image_id="bild-ü", label=None
         ),
         **{
-            f"forget of one {kind}": codec.encode_forget(
+            f"forget of one {kind}": encoding.encode_forget(
                 **common, event_id=f"f-{kind}", selector=Selector(kind, "name"), permanent=permanent
             )
             for kind, permanent in zip(SelectorKind, (False, True, False, True), strict=True)
         },
-        "question by image": codec.encode_query(
+        "question by image": encoding.encode_query(
             **common, event_id="q1", query=Query(ImagePayload(b"image")), reply_partition=5
         ),
-        "question by item": codec.encode_query(
+        "question by item": encoding.encode_query(
             **common,
             event_id="q2",
             query=Query(ItemRef("bild-ü"), k=3, rule=Rule.SOFTMAX),
@@ -140,19 +137,19 @@ def outgoing() -> dict[str, OutgoingRecord]:
             after=[position],
             timeout=2.5,
         ),
-        "answer": codec.encode_prediction(answer, 5),
-        "answer of an empty memory": codec.encode_prediction(
+        "answer": encoding.encode_prediction(answer, 5),
+        "answer of an empty memory": encoding.encode_prediction(
             Answer(query="q3", status="empty", rule="rank", k=1, exact=True, embedder="e"), 1
         ),
-        "refused question": codec.encode_prediction(
+        "refused question": encoding.encode_prediction(
             Answer(query="q2", status="rejected", reason="invalid-k", detail="k must be 1"), 0
         ),
-        "receipt": codec.encode_receipt(receipt),
-        "rejection": codec.encode_rejection(record, refused, admitted_after=NOW),
-        "rejection of another kind": codec.encode_rejection(
+        "receipt": encoding.encode_receipt(receipt),
+        "rejection": encoding.encode_rejection(record, refused, admitted_after=NOW),
+        "rejection of another kind": encoding.encode_rejection(
             record, Rejected(Reason.NOT_FINITE, "the vector has NaN")
         ),
-        "heartbeat": codec.encode_heartbeat(Topic.FENCES, 2),
+        "heartbeat": encoding.encode_heartbeat(Topic.FENCES, 2),
         "fence": encode_fact(FenceFact("fence", selector="source:" + "1" * 32, until=NOW)),
         "barrier": encode_fact(FenceFact("barrier", image="2" * 32, until=NOW)),
         "posting": encode_fact(FenceFact("posting", selector="source:3", image="4" * 32)),
@@ -169,17 +166,17 @@ def records() -> object:
         came = Record(f"x-{record.topic}", 3, 17, record.key, record.value, record.headers, NOW)
         match record.topic:
             case Topic.IMAGE_INGEST:
-                ingest = codec.decode_ingest(came, "topic-id", clock_skew=0)
+                ingest = decoding.decode_ingest(came, "topic-id", clock_skew=0)
                 assert isinstance(ingest, Ingest)
                 assert ingest.address is not None
                 read[name] = [ingest.stamp, ingest.payload_digest, ingest.address.encode()]
             case Topic.LABEL_CORRECTION:
-                correction = codec.decode_correction(came, "topic-id", clock_skew=0)
+                correction = decoding.decode_correction(came, "topic-id", clock_skew=0)
                 assert isinstance(correction, Correction)
                 assert correction.address is not None
                 read[name] = [correction.stamp, correction.address.encode()]
             case Topic.FORGET_REQUEST:
-                request = codec.decode_forget(came, clock_skew=0)
+                request = decoding.decode_forget(came, clock_skew=0)
                 assert isinstance(request, Forget)
                 read[name] = [request.request_id, request.time, request.permanent]
     return {"records": {name: shown(record) for name, record in made.items()}, "read": read}
@@ -196,7 +193,7 @@ def declared_topics() -> object:
                 for name, setting in spec.settings.items()
             },
         }
-        for spec in admin.declare("x-")
+        for spec in topics.declare("x-")
     }
 
 

@@ -11,21 +11,15 @@ from kafka import KafkaConsumer, TopicPartition
 from memory import merge
 from memory.errors import Rejected
 from memory.exact_index import ExactIndex
-from memory.model.events import (
-    Correction,
-    Digests,
-    Forget,
-    Ingest,
-    SelectorKind,
-    Trace,
-    Vector,
-    VectorPayload,
-)
+from memory.model.events import Correction, Forget, Ingest, SelectorKind, VectorPayload
+from memory.model.state import Digests, Trace
 from memory.ports import FenceFact
+from memory.vectors import Vector
 from streams.bootstrap import full_name
-from streams.contract import codec
-from streams.contract.messages import Marker, Record, Topic
-from streams.workers.fence_log import decode_fact
+from streams.contract import decoding
+from streams.contract.facts import decode_fact
+from streams.contract.records import Marker, Record
+from streams.contract.topics import Topic
 from tests.integration.running import Running
 
 DIM = 24
@@ -67,9 +61,9 @@ def admitted_events(
         for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
     decoders: dict[Topic, Callable[[Record], Ingest | Correction | Forget | Marker]] = {
-        Topic.IMAGE_INGEST: lambda r: codec.decode_ingest(r, ingest, clock_skew=skew),
-        Topic.LABEL_CORRECTION: lambda r: codec.decode_correction(r, correct, clock_skew=skew),
-        Topic.FORGET_REQUEST: lambda r: codec.decode_forget(r, clock_skew=skew),
+        Topic.IMAGE_INGEST: lambda r: decoding.decode_ingest(r, ingest, clock_skew=skew),
+        Topic.LABEL_CORRECTION: lambda r: decoding.decode_correction(r, correct, clock_skew=skew),
+        Topic.FORGET_REQUEST: lambda r: decoding.decode_forget(r, clock_skew=skew),
     }
     for topic, decode in decoders.items():
         for record in read_all(running, topic):

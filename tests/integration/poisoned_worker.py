@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from memory.model.events import Put, PutResult
+from memory.model.state import Put, PutResult
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load

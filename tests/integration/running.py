@@ -18,7 +18,7 @@ from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from streams.local.process import ChildSpec
-from streams.local.servers import free_port
+from streams.local.server import free_port
 from streams.local.supervisor import Supervisor, read_state
 from streams.stack import answers
 from streams.workers.monitor import Monitor

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from memory.model.events import Digests
+from memory.model.state import Digests
 from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config.settings import CACHE, load
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.guide import run_blocks
 from tests.integration.running import KEY, Running, running

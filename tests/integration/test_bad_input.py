@@ -19,10 +19,12 @@ from kafka import KafkaProducer
 from PIL import Image
 
 from memory.errors import Reason, Rejected
-from memory.model.events import ImagePayload, Query, Selector, SelectorKind, VectorPayload
+from memory.model.answers import Query
+from memory.model.events import ImagePayload, Selector, SelectorKind, VectorPayload
 from streams.bootstrap import full_name
-from streams.contract import codec
-from streams.contract.messages import HEARTBEAT, OutgoingRecord, Topic, record_key
+from streams.contract import encoding
+from streams.contract.records import HEARTBEAT, OutgoingRecord, record_key
+from streams.contract.topics import Topic
 from tests.integration.events import DIM, EMBEDDER, rejected, unit
 from tests.integration.running import Running, running
 
@@ -51,7 +53,7 @@ def png_bomb() -> bytes:
 
 
 def image(data: bytes = b"", **more: Any) -> OutgoingRecord:
-    made = codec.encode_ingest(
+    made = encoding.encode_ingest(
         source="bad",
         event_id=f"i-{time.monotonic_ns()}",
         time=more.pop("time", NOW),
@@ -64,7 +66,7 @@ def image(data: bytes = b"", **more: Any) -> OutgoingRecord:
 
 
 def vector(value: bytes, embedder: str = "test") -> OutgoingRecord:
-    made = codec.encode_ingest(
+    made = encoding.encode_ingest(
         source="bad",
         event_id=f"v-{time.monotonic_ns()}",
         time=NOW,
@@ -91,14 +93,14 @@ def good() -> OutgoingRecord:
 
 
 def correction(body: bytes) -> OutgoingRecord:
-    made = codec.encode_correction(
+    made = encoding.encode_correction(
         source="bad", event_id=f"c-{time.monotonic_ns()}", time=NOW, image_id="x", label="y"
     )
     return replace(made, value=body)
 
 
 def forget(body: bytes) -> OutgoingRecord:
-    made = codec.encode_forget(
+    made = encoding.encode_forget(
         source="bad",
         event_id=f"f-{time.monotonic_ns()}",
         time=NOW,
@@ -108,7 +110,7 @@ def forget(body: bytes) -> OutgoingRecord:
 
 
 def question(**headers: str | None) -> OutgoingRecord:
-    made = codec.encode_query(
+    made = encoding.encode_query(
         source="bad",
         event_id=f"q-{time.monotonic_ns()}",
         time=NOW,

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from memory.model.events import FOREVER
+from memory.model.times import FOREVER
 from streams.bootstrap import full_name
 from streams.cli import cli
 from streams.config.settings import ENVIRONMENT_PREFIX
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 from tests.integration.running import KEY, Running, running
 from tests.streams.test_topics import alter
 

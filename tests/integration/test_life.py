@@ -22,10 +22,11 @@ from streams import bootstrap
 from streams.bootstrap import ROLES, full_name
 from streams.client import MemoryClient
 from streams.config.settings import CACHE
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 from streams.kafka import cluster
+from streams.local.kafka_server import KafkaServer
 from streams.local.process import Process
-from streams.local.servers import KafkaServer, RedisServer
+from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import Running, running

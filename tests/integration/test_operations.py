@@ -17,8 +17,8 @@ from memory.redis.schema import LIBRARY
 from streams import stack
 from streams.bootstrap import ROLES
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
-from streams.contract.messages import Topic
-from streams.local.servers import free_port
+from streams.contract.topics import Topic
+from streams.local.server import free_port
 from streams.workers import delivery, faust_app
 from tests.integration.events import EMBEDDER
 from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks

@@ -11,8 +11,8 @@ from kafka import KafkaProducer
 
 from memory.model.events import Selector, SelectorKind, VectorPayload
 from streams.bootstrap import full_name
-from streams.contract import codec
-from streams.contract.messages import OutgoingRecord
+from streams.contract import encoding
+from streams.contract.records import OutgoingRecord
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
 from tests.integration.running import running
 
@@ -31,7 +31,7 @@ def event(seed: int, rng: random.Random) -> OutgoingRecord:
     source, event_id = f"source-{rng.randrange(30)}", f"event-{seed}"
     kind = rng.random()
     if kind < 0.6:
-        return codec.encode_ingest(
+        return encoding.encode_ingest(
             source=source,
             event_id=event_id,
             time=now,
@@ -41,7 +41,7 @@ def event(seed: int, rng: random.Random) -> OutgoingRecord:
             subjects=[f"subject-{rng.randrange(300)}" for _ in range(rng.randrange(3))],
         )
     if kind < 0.985:
-        return codec.encode_correction(
+        return encoding.encode_correction(
             source=source,
             event_id=event_id,
             time=now,
@@ -59,7 +59,7 @@ def event(seed: int, rng: random.Random) -> OutgoingRecord:
         weights=[45, 45, 4, 6],
     )
     permanent = rng.random() < 0.1 and selector.kind is SelectorKind.IMAGE
-    return codec.encode_forget(
+    return encoding.encode_forget(
         source=source, event_id=event_id, time=now, selector=selector, permanent=permanent
     )
 

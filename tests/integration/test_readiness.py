@@ -15,7 +15,8 @@ import pytest
 
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX
 from streams.local.process import ChildSpec, Process
-from streams.local.servers import RedisServer, free_port
+from streams.local.redis_server import RedisServer
+from streams.local.server import free_port
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import KEY, ROOT, Running, running
 from tests.waiting import until

@@ -16,7 +16,7 @@ import pytest
 from memory.errors import Reason
 from streams.cli import cli
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings
-from streams.contract.messages import Topic, event_type
+from streams.contract.topics import Topic, event_type
 from streams.demo.emoji import emoji
 from tests.integration.running import ROOT, running
 

@@ -18,7 +18,7 @@ from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from streams import bootstrap
 from streams.config.settings import Settings, worker_environment
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import ROOT, Running, running
 

@@ -22,8 +22,8 @@ from memory.model.events import ClaimPayload
 from streams import bootstrap
 from streams.cli.rebuild import wired
 from streams.config.settings import load
-from streams.contract import codec
-from streams.contract.messages import Topic
+from streams.contract import decoding
+from streams.contract.topics import Topic
 from streams.kafka.cluster import NO_SECURITY, administration
 from streams.rebuild.rebuild import Loss, Result
 from tests.integration.events import read_all
@@ -101,7 +101,7 @@ def memory(
     topic_id = ids[bootstrap.full_name(settings, Topic.IMAGE_INGEST)]
     skew = round(settings.clock_skew * 1_000_000)
     events: list[Any] = [
-        codec.decode_ingest(record, topic_id, clock_skew=skew)
+        decoding.decode_ingest(record, topic_id, clock_skew=skew)
         for record in read_all(found, Topic.IMAGE_INGEST)
     ]
     bootstrap.memory_of(settings, index, first).remember(events)

@@ -13,7 +13,7 @@ from memory.errors import Misconfigured
 from streams import bootstrap
 from streams.bootstrap import ROLES, full_name
 from streams.config.settings import Settings, load
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 from streams.kafka import cluster
 from tests.integration.events import EMBEDDER
 from tests.integration.running import KEY

@@ -19,20 +19,16 @@ from memory import merge
 from memory.exact_index import ExactIndex
 from memory.merge import Admitted
 from memory.model.events import (
-    NEVER,
     Correction,
-    Digests,
     Forget,
     Ingest,
-    Item,
     LogAddress,
-    Put,
     Selector,
     SelectorKind,
-    Trace,
     VectorPayload,
-    make_stamp,
 )
+from memory.model.state import Digests, Item, Put, Trace
+from memory.model.times import NEVER, make_stamp
 from memory.ports import MemoryIndex
 
 DIM = 4

@@ -14,17 +14,11 @@ from typing import Any
 import pytest
 import trustme
 
-from memory.claims import ClaimFetcher, claim_of, sources
+from memory.claims import ClaimFetcher, claim_of, files, http
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.model.events import (
-    ClaimPayload,
-    Forget,
-    Ingest,
-    Query,
-    Selector,
-    SelectorKind,
-    make_stamp,
-)
+from memory.model.answers import Query
+from memory.model.events import ClaimPayload, Forget, Ingest, Selector, SelectorKind
+from memory.model.times import make_stamp
 from memory.service import Merged, Refused, VisualMemory
 from tests.memory.serving import Served, Site, scripted, site
 from tests.memory.test_service import BLUE, RED, Colours, exact, png
@@ -347,7 +341,7 @@ def test_a_connection_that_ended_at_a_private_address_is_asked_nothing(
 ) -> None:
     """Should what was looked up and what was connected to ever differ."""
     answers = iter([True, False])
-    monkeypatch.setattr(sources, "is_public", lambda _: next(answers))
+    monkeypatch.setattr(http, "is_public", lambda _: next(answers))
     with scripted() as server:
         fetch = fetcher(server.url("/"), private_addresses=False)
         found = fetch_one(fetch, server.url("/a.png"))
@@ -556,14 +550,14 @@ def test_what_is_swapped_in_during_the_check_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = folder / "a.png"
-    check = sources._check_regular
+    check = files._check_regular
 
     def swapped(found: os.stat_result) -> None:
         check(found)
         image.unlink()
         put(image)
 
-    monkeypatch.setattr(sources, "_check_regular", swapped)
+    monkeypatch.setattr(files, "_check_regular", swapped)
     assert file_reason(fetcher, folder, "a.png") is reason
 
 

@@ -14,20 +14,13 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Unavailable
-from memory.model.events import (
-    Forget,
-    Ingest,
-    Prediction,
-    Query,
-    Selector,
-    SelectorKind,
-    VectorPayload,
-    make_stamp,
-)
+from memory.model.answers import Prediction, Query
+from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex, connect
 from memory.service import VisualMemory
 from streams.config.settings import CACHE
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 
 pytestmark = pytest.mark.servers
 

@@ -12,7 +12,8 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import EveryGeneration, take
-from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload, make_stamp
+from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.times import make_stamp
 from memory.ports import FenceFact
 from memory.redis import generations as module
 from memory.redis.generations import Generations

@@ -12,19 +12,12 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
-from memory.model.events import (
-    FOREVER,
-    NEVER,
-    LogAddress,
-    Put,
-    Selector,
-    SelectorKind,
-    Trace,
-    Vector,
-    make_stamp,
-)
+from memory.model.events import LogAddress, Selector, SelectorKind
+from memory.model.state import Put, Trace
+from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
+from memory.vectors import Vector
 
 DIM = 48
 KEY = bytes(range(32))

@@ -11,20 +11,9 @@ from hypothesis import strategies as st
 
 from memory import merge
 from memory.errors import Reason, Rejected
-from memory.model.events import (
-    FOREVER,
-    NEVER,
-    Forget,
-    Ingest,
-    LogAddress,
-    Put,
-    Selector,
-    SelectorKind,
-    Stamp,
-    Trace,
-    VectorPayload,
-    make_stamp,
-)
+from memory.model.events import Forget, Ingest, LogAddress, Selector, SelectorKind, VectorPayload
+from memory.model.state import Put, Trace
+from memory.model.times import FOREVER, NEVER, Stamp, make_stamp
 from tests.memory.histories import KEYS, described, digests, rebuilt
 
 IMAGE = "0" * 32

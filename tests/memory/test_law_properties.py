@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from memory import exact_index, merge
 from memory.embedders import VectorsOnly
 from memory.exact_index import ExactIndex
-from memory.model.events import FOREVER, Forget, Ingest, Put, PutResult, Selector, SelectorKind
+from memory.model.events import Forget, Ingest, Selector, SelectorKind
+from memory.model.state import Put, PutResult
+from memory.model.times import FOREVER
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex, connect
 from tests.memory.histories import (

@@ -8,7 +8,9 @@ import pytest
 import redis
 
 from memory.embedders import VectorsOnly
-from memory.model.events import FOREVER, Put, Selector, SelectorKind
+from memory.model.events import Selector, SelectorKind
+from memory.model.state import Put
+from memory.model.times import FOREVER
 from memory.ports import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory

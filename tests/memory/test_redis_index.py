@@ -24,20 +24,19 @@ from memory.model.events import (
     Forget,
     Ingest,
     LogAddress,
-    Put,
     Selector,
     SelectorKind,
-    Trace,
     VectorPayload,
-    checked_text,
-    make_stamp,
 )
+from memory.model.state import Put, Trace
+from memory.model.text import checked_text
+from memory.model.times import make_stamp
 from memory.redis import search
 from memory.redis.index import RedisIndex, connect
 from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
 from streams.config.settings import CACHE
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 
 DIM = 32
 KEY = bytes(range(32))

@@ -16,29 +16,23 @@ from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
+from memory.model.answers import ItemRef, Position, Prediction, Query, SearchResult
 from memory.model.events import (
-    FOREVER,
     Correction,
     Forget,
     ImagePayload,
     Ingest,
-    Item,
-    ItemRef,
     LogAddress,
     Payload,
-    Position,
-    Prediction,
-    Put,
-    Query,
-    SearchResult,
     Selector,
     SelectorKind,
-    Vector,
     VectorPayload,
-    make_stamp,
 )
+from memory.model.state import Item, Put
+from memory.model.times import FOREVER, make_stamp
 from memory.ports import FenceFact, MemoryIndex
 from memory.service import Forgotten, Merged, Refused, VisualMemory
+from memory.vectors import Vector
 
 DIM = 3
 SKEW = 10

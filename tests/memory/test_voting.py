@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from memory.model.events import Hit, Rule, Vote
+from memory.model.answers import Hit, Rule, Vote
 from memory.voting import vote
 
 

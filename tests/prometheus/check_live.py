@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from memory.model.events import Vector
 from memory.redis.index import connect
+from memory.vectors import Vector
 from streams.client import MemoryClient
 from streams.config.settings import CACHE
-from streams.local.servers import RedisServer
+from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
 from tests.integration.running import Running, running
 from tests.integration.test_bad_input import png

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.local.process import ChildSpec, Process
-from streams.local.servers import HOST, free_port
+from streams.local.server import HOST, free_port
 from tests.prometheus.files import PROMETHEUS, read_yaml
 
 WINDOW = "15s"

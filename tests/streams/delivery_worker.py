@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import Unavailable
-from streams.contract.messages import OutgoingRecord, Record, Topic
+from streams.contract.records import OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.local.process import write_atomically
 from streams.workers import delivery, faust_app
 

@@ -15,25 +15,24 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
+from memory.model.answers import ItemRef, Position, Prediction, Query
 from memory.model.events import (
-    NEVER,
     Correction,
     Forget,
     Ingest,
-    ItemRef,
     Payload,
-    Position,
-    Prediction,
-    Query,
     Selector,
     SelectorKind,
     VectorPayload,
-    make_stamp,
 )
+from memory.model.times import NEVER, make_stamp
 from memory.service import Forgotten, Merged, Outcome, Refused, VisualMemory
-from streams.contract import codec
-from streams.contract.messages import Marker, OutgoingRecord, QueryEvent, Record, Topic
-from streams.workers.agents import Batcher, ForgetAgent, QueryAgent, Watch, WritingAgent
+from streams.contract import decoding, encoding
+from streams.contract.messages import QueryEvent
+from streams.contract.records import Marker, OutgoingRecord, Record
+from streams.contract.topics import Topic
+from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.waiting import Batcher, Watch
 
 SECRET = "ada lovelace"
 NOW = time.time_ns() // 1000
@@ -376,7 +375,7 @@ def test_a_marker_is_no_question(remembering: Remembering) -> None:
 def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering) -> None:
     """With the real decoders: one good, one whose deadline cannot be read."""
     remembering.holds("i0")
-    sent = codec.encode_query(
+    sent = encoding.encode_query(
         source="me", event_id="q1", time=NOW, query=Query(ONES), reply_partition=1
     )
     good = Record("p-query", 0, 0, sent.key, sent.value, sent.headers, NOW + 10**9)
@@ -389,8 +388,8 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
     async def ask() -> list[list[OutgoingRecord]]:
         agent = QueryAgent(
             cast("VisualMemory", remembering),
-            partial(codec.decode_query, partitions=2),
-            partial(codec.asker, partitions=2),
+            partial(decoding.decode_query, partitions=2),
+            partial(decoding.asker, partitions=2),
             in_thread,
             positions,
         )

@@ -22,8 +22,10 @@ from streams import bootstrap
 from streams.bootstrap import ROLES
 from streams.config import connections
 from streams.config.settings import Settings, load
-from streams.contract import codec
-from streams.contract.messages import HEADROOM, Header, Record, Topic
+from streams.contract import decoding
+from streams.contract.cloudevents import Header
+from streams.contract.records import Record
+from streams.contract.topics import HEADROOM, Topic
 from streams.kafka import admin
 from streams.workers import delivery, faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
@@ -439,9 +441,9 @@ def test_a_writing_role_decodes_its_events_and_hands_them_to_the_memory(role: st
     worker = Wired(role)
     agent = worker.agent
     decode, located = {
-        "ingest": (codec.decode_ingest, {"topic_id": "id-image-ingest"}),
-        "correct": (codec.decode_correction, {"topic_id": "id-label-correction"}),
-        "forget": (codec.decode_forget, {}),
+        "ingest": (decoding.decode_ingest, {"topic_id": "id-image-ingest"}),
+        "correct": (decoding.decode_correction, {"topic_id": "id-label-correction"}),
+        "forget": (decoding.decode_forget, {}),
     }[role]
     assert isinstance(agent._decode, partial)
     assert agent._decode.func is decode
@@ -462,7 +464,10 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     agent, at_once = worker.carrier.in_tasks.call_args.args
     assert at_once == 13
     assert isinstance(agent, QueryAgent)
-    for decode, function in ((agent._decode, codec.decode_query), (agent._asker, codec.asker)):
+    for decode, function in (
+        (agent._decode, decoding.decode_query),
+        (agent._asker, decoding.asker),
+    ):
         assert isinstance(decode, partial)
         assert (decode.func, decode.keywords) == (function, {"partitions": 3})
     in_thread = worker.carrier.in_thread

@@ -12,13 +12,15 @@ import pytest
 
 from memory.claims import claim_of
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.model.events import ClaimPayload, ImagePayload, Ingest, Payload, Query
+from memory.model.answers import Query
+from memory.model.events import ClaimPayload, ImagePayload, Ingest, Payload
 from streams.bootstrap import claim_fetcher
 from streams.client import MemoryClient
 from streams.config.settings import Settings, load
-from streams.contract import codec
-from streams.contract.messages import CLAIM, OutgoingRecord, QueryEvent, Record
+from streams.contract import decoding, encoding
+from streams.contract.messages import QueryEvent
 from streams.contract.payloads import read_payload, write_payload
+from streams.contract.records import CLAIM, OutgoingRecord, Record
 
 PAGE = (Path(__file__).parents[2] / "docs" / "claim-checks.md").read_text("utf-8")
 NOW = 1_750_000_000_123_456
@@ -28,7 +30,7 @@ CLAIMED = claim_of(URI, DATA)
 
 
 def sent(payload: Payload) -> OutgoingRecord:
-    return codec.encode_ingest(
+    return encoding.encode_ingest(
         source="camera", event_id="e-1", time=NOW, image_id="img-1", label="cat", payload=payload
     )
 
@@ -38,7 +40,7 @@ def received(outgoing: OutgoingRecord) -> Record:
 
 
 def ingested(payload: Payload) -> Ingest:
-    event = codec.decode_ingest(received(sent(payload)), "topic-id", clock_skew=0)
+    event = decoding.decode_ingest(received(sent(payload)), "topic-id", clock_skew=0)
     assert isinstance(event, Ingest)
     return event
 
@@ -64,10 +66,10 @@ def test_the_same_image_from_another_address_is_the_same_event() -> None:
 
 
 def test_a_question_may_bring_a_claim() -> None:
-    outgoing = codec.encode_query(
+    outgoing = encoding.encode_query(
         source="app", event_id="q-1", time=NOW, query=Query(CLAIMED), reply_partition=0
     )
-    event = codec.decode_query(received(outgoing), partitions=1)
+    event = decoding.decode_query(received(outgoing), partitions=1)
     assert isinstance(event, QueryEvent)
     assert event.query.payload == CLAIMED
 

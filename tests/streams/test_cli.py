@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from streams.cli import cli
-from streams.local.servers import HOST, free_port
+from streams.local.server import HOST, free_port
 from tests.integration.guide import SECTIONS
 from tests.integration.running import KEY, ROOT
 

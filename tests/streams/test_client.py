@@ -16,29 +16,22 @@ from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
+from memory.model.answers import ItemRef, Position
 from memory.model.events import (
     Correction,
     Forget,
     ImagePayload,
     Ingest,
-    ItemRef,
-    Position,
     Selector,
     SelectorKind,
     VectorPayload,
 )
 from streams.client import MemoryClient
 from streams.client import client as client_module
-from streams.contract import codec
-from streams.contract.messages import (
-    Answer,
-    Marker,
-    OutgoingRecord,
-    QueryEvent,
-    Receipt,
-    Record,
-    Topic,
-)
+from streams.contract import decoding, encoding, topics
+from streams.contract.messages import Answer, QueryEvent, Receipt
+from streams.contract.records import Marker, OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.kafka import admin, cluster
 
 PARTITIONS = 2
@@ -95,7 +88,7 @@ class Agent:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("client")
-    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -137,7 +130,7 @@ def written(kafka_bootstrap: str, prefix: str) -> Callable[[Position], Record]:
 def question(record: Record) -> QueryEvent | None:
     if not record.topic.endswith(Topic.QUERY):
         return None
-    event = codec.decode_query(record, partitions=PARTITIONS)
+    event = decoding.decode_query(record, partitions=PARTITIONS)
     assert isinstance(event, QueryEvent)
     return event
 
@@ -162,7 +155,7 @@ def echo(record: Record) -> list[OutgoingRecord]:
         rule=event.query.rule,
         as_of=event.after,
     )
-    return [codec.encode_prediction(answer, event.reply_partition)]
+    return [encoding.encode_prediction(answer, event.reply_partition)]
 
 
 # --- writing
@@ -180,7 +173,7 @@ def test_an_image_gets_its_position_in_the_log(
         name,
         admin.topic_ids(kafka_bootstrap, [name])[name],
     )
-    event = codec.decode_ingest(written(position), position.topic_id, clock_skew=SKEW)
+    event = decoding.decode_ingest(written(position), position.topic_id, clock_skew=SKEW)
     assert isinstance(event, Ingest)
     assert (event.image_id, event.label, event.source) == ("img, 1", "猫", "tests")
     assert (event.subjects, event.attributes) == (("ann",), {"site": "hall"})
@@ -194,7 +187,7 @@ def test_a_file_and_a_vector_are_sent_too(
     file = client.ingest(tmp_path / "a.png", id="a", label="x").position(30)
     vector = client.ingest(np.array([3, 4]), id="b", label="x", embedder="digest").position(30)
     assert written(file).value == b"file"
-    event = codec.decode_ingest(written(vector), "t", clock_skew=SKEW)
+    event = decoding.decode_ingest(written(vector), "t", clock_skew=SKEW)
     assert isinstance(event, Ingest)
     assert isinstance(event.payload, VectorPayload)
     assert event.payload.vector.tolist() == [3, 4]
@@ -223,7 +216,7 @@ def test_the_time_of_an_event_is_the_clients_clock(
 ) -> None:
     with MemoryClient(kafka_bootstrap, source="s", prefix=prefix, clock=lambda: 77) as client:
         position = client.correct("i", "l").position(30)
-    event = codec.decode_correction(written(position), "t", clock_skew=SKEW)
+    event = decoding.decode_correction(written(position), "t", clock_skew=SKEW)
     assert isinstance(event, Correction)
     assert event.time == 77
 
@@ -232,7 +225,7 @@ def test_the_time_of_an_event_is_the_clients_clock(
 def test_a_correction_is_sent(
     client: MemoryClient, written: Callable[[Position], Record], label: str | None
 ) -> None:
-    event = codec.decode_correction(
+    event = decoding.decode_correction(
         written(client.correct("img", label).position(30)), "t", clock_skew=SKEW
     )
     assert isinstance(event, Correction)
@@ -245,7 +238,7 @@ def test_a_forget_request_is_sent_and_has_the_id_its_receipts_name(
 ) -> None:
     named: dict[str, Any] = {str(kind): "a, b"}
     request = client.forget(**named, permanent=True)
-    event = codec.decode_forget(written(request.position(30)), clock_skew=SKEW)
+    event = decoding.decode_forget(written(request.position(30)), clock_skew=SKEW)
     assert isinstance(event, Forget)
     assert event.request_id == request.request_id
     assert (event.selector, event.permanent) == (Selector(kind, "a, b"), True)
@@ -368,7 +361,7 @@ def test_every_status_reaches_the_asker(
         event = question(record)
         assert event
         answer = Answer(event.query_id, status, reason="a-reason", detail="a detail")
-        return [codec.encode_prediction(answer, event.reply_partition)]
+        return [encoding.encode_prediction(answer, event.reply_partition)]
 
     agent(reply)
     answer = client.query(b"x")
@@ -419,11 +412,11 @@ def test_a_question_waiting_at_close_fails(client: MemoryClient) -> None:
 def receipts(record: Record) -> list[OutgoingRecord]:
     if not record.topic.endswith(Topic.FORGET_REQUEST):
         return []
-    event = codec.decode_forget(record, clock_skew=SKEW)
+    event = decoding.decode_forget(record, clock_skew=SKEW)
     assert isinstance(event, Forget)
 
     def receipt(stage: str, stages: dict[str, int], request: str) -> OutgoingRecord:
-        return codec.encode_receipt(
+        return encoding.encode_receipt(
             Receipt(request, stage, stages, str(event.selector.kind), "digest", 9, 4)
         )
 
@@ -459,7 +452,7 @@ def test_a_request_made_elsewhere_is_found_by_its_id(
 
 
 def rejects(record: Record) -> list[OutgoingRecord]:
-    return [codec.encode_rejection(record, FAULT, admitted_after=8)]
+    return [encoding.encode_rejection(record, FAULT, admitted_after=8)]
 
 
 def test_a_request_that_was_rejected_says_why(
@@ -493,7 +486,7 @@ def test_rejections_are_read_from_now_on_and_again_from_a_position(
     assert list(client.rejections().poll(0.2)) == []
     assert list(client.rejections({0: 0}).poll(1)) == [rejection]
     assert list(client.rejections(resume).poll(0.2)) == []
-    playing.send(codec.encode_heartbeat(Topic.REJECTED, 0))
+    playing.send(encoding.encode_heartbeat(Topic.REJECTED, 0))
     assert list(client.rejections(resume).poll(1)) == []
 
 
@@ -598,9 +591,9 @@ def test_a_marker_is_no_answer(client: MemoryClient, agent: Callable[[Reply], Ag
     def reply(record: Record) -> list[OutgoingRecord]:
         event = question(record)
         assert event
-        beat = codec.encode_heartbeat(Topic.PREDICTION, event.reply_partition)
+        beat = encoding.encode_heartbeat(Topic.PREDICTION, event.reply_partition)
         assert (
-            codec.decode_prediction(Record("p", 0, 0, beat.key, beat.value, beat.headers, 0))
+            decoding.decode_prediction(Record("p", 0, 0, beat.key, beat.value, beat.headers, 0))
             is Marker.HEARTBEAT
         )
         return [beat, *echo(record)]

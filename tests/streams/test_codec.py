@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Reason, Rejected
+from memory.model.answers import ItemRef, Position, Query, Rule
 from memory.model.events import (
     MAX_ID,
     MAX_LABEL,
@@ -24,28 +25,16 @@ from memory.model.events import (
     Forget,
     ImagePayload,
     Ingest,
-    ItemRef,
     LogAddress,
-    Position,
-    Query,
-    Rule,
     Selector,
     SelectorKind,
     VectorPayload,
-    make_stamp,
 )
-from streams.contract import cloudevents, codec
-from streams.contract.messages import (
-    VECTOR,
-    Headers,
-    Marker,
-    OutgoingRecord,
-    QueryEvent,
-    Record,
-    Topic,
-    event_type,
-    record_key,
-)
+from memory.model.times import make_stamp
+from streams.contract import cloudevents, decoding, encoding
+from streams.contract.messages import QueryEvent
+from streams.contract.records import VECTOR, Headers, Marker, OutgoingRecord, Record, record_key
+from streams.contract.topics import Topic, event_type
 
 NOW = 1_750_000_000_123_456
 SKEW = 300_000_000
@@ -55,19 +44,19 @@ Decode = Callable[[Record], object]
 
 
 def ingest(record: Record) -> Ingest | Marker:
-    return codec.decode_ingest(record, "topic-id", clock_skew=SKEW)
+    return decoding.decode_ingest(record, "topic-id", clock_skew=SKEW)
 
 
 def correction(record: Record) -> Correction | Marker:
-    return codec.decode_correction(record, "topic-id", clock_skew=SKEW)
+    return decoding.decode_correction(record, "topic-id", clock_skew=SKEW)
 
 
 def forget(record: Record) -> Forget | Marker:
-    return codec.decode_forget(record, clock_skew=SKEW)
+    return decoding.decode_forget(record, clock_skew=SKEW)
 
 
 def query(record: Record) -> QueryEvent | Marker:
-    return codec.decode_query(record, partitions=PARTITIONS)
+    return decoding.decode_query(record, partitions=PARTITIONS)
 
 
 DECODERS: Mapping[Topic, Decode] = {
@@ -75,9 +64,9 @@ DECODERS: Mapping[Topic, Decode] = {
     Topic.LABEL_CORRECTION: correction,
     Topic.FORGET_REQUEST: forget,
     Topic.QUERY: query,
-    Topic.PREDICTION: codec.decode_prediction,
-    Topic.FORGET_RECEIPT: codec.decode_receipt,
-    Topic.REJECTED: codec.decode_rejection,
+    Topic.PREDICTION: decoding.decode_prediction,
+    Topic.FORGET_RECEIPT: decoding.decode_receipt,
+    Topic.REJECTED: decoding.decode_rejection,
 }
 
 
@@ -512,7 +501,7 @@ def test_a_question_with_a_fault_is_rejected_for_it(
 
 
 def test_the_asker_of_a_rejected_question_is_known() -> None:
-    assert codec.asker(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
+    assert decoding.asker(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
 
 
 @pytest.mark.parametrize(
@@ -526,7 +515,7 @@ def test_the_asker_of_a_rejected_question_is_known() -> None:
     ],
 )
 def test_no_answer_goes_where_nobody_can_await_it(changes: dict[str, Any]) -> None:
-    assert codec.asker(asked(**changes), partitions=PARTITIONS) is None
+    assert decoding.asker(asked(**changes), partitions=PARTITIONS) is None
 
 
 # --- markers and robustness
@@ -536,7 +525,7 @@ def test_no_answer_goes_where_nobody_can_await_it(changes: dict[str, Any]) -> No
 def test_tombstones_and_heartbeats_are_markers_on_every_topic(topic: Topic) -> None:
     decode = DECODERS[topic]
     assert decode(Record(str(topic), 0, 0, b"any", None, (), NOW)) is Marker.TOMBSTONE
-    assert decode(received(codec.encode_heartbeat(topic, 0))) is Marker.HEARTBEAT
+    assert decode(received(encoding.encode_heartbeat(topic, 0))) is Marker.HEARTBEAT
 
 
 NAMES = st.sampled_from(sorted({n for n, _ in (*image().headers, *asked().headers)}))
@@ -564,7 +553,7 @@ def test_any_record_gives_an_event_or_a_rejection(
         DECODERS[topic](record)
     except Rejected as why:
         assert why.detail  # noqa: PT017 - most inputs are rejected, some are not
-    codec.asker(record, partitions=PARTITIONS)
+    decoding.asker(record, partitions=PARTITIONS)
 
 
 @given(
@@ -624,7 +613,9 @@ def texts(limit: int) -> st.SearchStrategy[str]:
 TIMES = st.integers(0, NOW)
 IDS = texts(40)
 ATTRIBUTES = st.dictionaries(
-    st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(lambda n: n not in codec.RESERVED),
+    st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(
+        lambda n: n not in cloudevents.RESERVED
+    ),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     max_size=5,
 )
@@ -650,7 +641,7 @@ def test_an_image_survives_its_record(
     subjects: list[str],
     attributes: dict[str, str],
 ) -> None:
-    outgoing = codec.encode_ingest(
+    outgoing = encoding.encode_ingest(
         source=source,
         event_id=event_id,
         time=time,
@@ -672,7 +663,7 @@ def test_an_image_survives_its_record(
 
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=20).filter(any))
 def test_a_vector_survives_its_record(elements: list[float]) -> None:
-    outgoing = codec.encode_ingest(
+    outgoing = encoding.encode_ingest(
         source="s",
         event_id="e",
         time=NOW,
@@ -691,7 +682,7 @@ def test_a_vector_survives_its_record(elements: list[float]) -> None:
 def test_a_correction_survives_its_record(
     event_id: str, time: int, image_id: str, label: str | None
 ) -> None:
-    outgoing = codec.encode_correction(
+    outgoing = encoding.encode_correction(
         source="desk", event_id=event_id, time=time, image_id=image_id, label=label
     )
     event = correction(received(outgoing))
@@ -705,7 +696,7 @@ def test_a_forget_request_survives_its_record(
     value: str,
     permanent: bool,  # noqa: FBT001 - drawn by hypothesis
 ) -> None:
-    outgoing = codec.encode_forget(
+    outgoing = encoding.encode_forget(
         source="desk", event_id="e", time=NOW, selector=Selector(kind, value), permanent=permanent
     )
     assert forget(received(outgoing)) == Forget(
@@ -725,7 +716,7 @@ def test_a_forget_request_survives_its_record(
 def test_a_question_survives_its_record(
     payload: ItemRef | ImagePayload, k: int, rule: Rule, after: list[Position], timeout: int
 ) -> None:
-    outgoing = codec.encode_query(
+    outgoing = encoding.encode_query(
         source="app",
         event_id="q",
         time=NOW,
@@ -772,14 +763,14 @@ def test_an_encoder_refuses_what_its_decoder_would(changes: dict[str, Any], reas
         "payload": ImagePayload(b"x"),
     }
     with pytest.raises(Rejected) as caught:
-        codec.encode_ingest(**(valid | changes))
+        encoding.encode_ingest(**(valid | changes))
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 300.1, float("nan")])
 def test_a_question_waits_for_a_bounded_time(timeout: float) -> None:
     with pytest.raises(Rejected, match="timeout"):
-        codec.encode_query(
+        encoding.encode_query(
             source="s",
             event_id="e",
             time=NOW,

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from streams.contract.messages import Record
+from streams.contract.records import Record
 from streams.kafka import cluster
 from streams.workers import faust_app
 from streams.workers.delivery import EXIT_UNEXPECTED

@@ -6,19 +6,11 @@ import hashlib
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from memory.model.events import Neighbor, Position, Prediction, Rule, Vote
-from streams.contract import codec
-from streams.contract.messages import (
-    Answer,
-    Marker,
-    OutgoingRecord,
-    Receipt,
-    Record,
-    Rejection,
-    Topic,
-    event_type,
-    record_key,
-)
+from memory.model.answers import Neighbor, Position, Prediction, Rule, Vote
+from streams.contract import decoding, encoding
+from streams.contract.messages import Answer, Receipt, Rejection
+from streams.contract.records import Marker, OutgoingRecord, Record, record_key
+from streams.contract.topics import Topic, event_type
 
 
 def received(outgoing: OutgoingRecord) -> Record:
@@ -76,9 +68,9 @@ PREDICTION = Prediction(
 
 def test_an_answer_survives_its_record() -> None:
     answer = Answer.of("q-1", PREDICTION)
-    outgoing = codec.encode_prediction(answer, 5)
+    outgoing = encoding.encode_prediction(answer, 5)
     assert outgoing.partition == 5
-    assert codec.decode_prediction(received(outgoing)) == answer
+    assert decoding.decode_prediction(received(outgoing)) == answer
 
 
 def test_an_answer_without_neighbours_is_empty() -> None:
@@ -112,22 +104,22 @@ def test_an_answer_in_json_has_the_contracts_fields() -> None:
 
 def test_a_refused_answer_survives_its_record() -> None:
     answer = Answer("q", "rejected", reason="invalid-k", detail="k must be 1 to 100")
-    assert codec.decode_prediction(received(codec.encode_prediction(answer, 0))) == answer
+    assert decoding.decode_prediction(received(encoding.encode_prediction(answer, 0))) == answer
 
 
 def test_a_receipt_survives_its_record() -> None:
     receipt = Receipt("r" * 64, "erased", {"fenced": 1, "erased": 2}, "subject", "d", 99, 3, True)
-    assert codec.decode_receipt(received(codec.encode_receipt(receipt))) == receipt
+    assert decoding.decode_receipt(received(encoding.encode_receipt(receipt))) == receipt
 
 
 def test_a_rejection_survives_its_record() -> None:
     from memory.errors import Reason, Rejected
 
     record = Record("p-image-ingest", 2, 9, b"k", b"v", (), 0)
-    outgoing = codec.encode_rejection(
+    outgoing = encoding.encode_rejection(
         record, Rejected(Reason.FORGOTTEN, "it is forgotten"), admitted_after=5
     )
-    assert codec.decode_rejection(received(outgoing)) == Rejection(
+    assert decoding.decode_rejection(received(outgoing)) == Rejection(
         "forgotten", "it is forgotten", "p-image-ingest", 2, 9, 5
     )
 
@@ -136,17 +128,17 @@ def test_a_rejection_holds_nothing_of_the_record() -> None:
     from memory.errors import Reason, Rejected
 
     record = Record("t", 0, 0, b"secret-key", b"secret", (("ce_subject", b"secret-id"),), 0)
-    outgoing = codec.encode_rejection(record, Rejected(Reason.INTERNAL, "why"))
+    outgoing = encoding.encode_rejection(record, Rejected(Reason.INTERNAL, "why"))
     assert b"secret" not in (outgoing.value or b"")
     assert all(b"secret" not in value for _, value in outgoing.headers)
 
 
 def test_a_heartbeat_has_one_key_and_is_a_marker() -> None:
-    one = codec.encode_heartbeat(Topic.IMAGE_INGEST, 0)
-    other = codec.encode_heartbeat(Topic.FENCES, 7)
+    one = encoding.encode_heartbeat(Topic.IMAGE_INGEST, 0)
+    other = encoding.encode_heartbeat(Topic.FENCES, 7)
     assert one.key == other.key
     assert (one.partition, other.partition) == (0, 7)
-    assert codec.decode_prediction(received(one)) is Marker.HEARTBEAT
+    assert decoding.decode_prediction(received(one)) is Marker.HEARTBEAT
 
 
 def test_the_size_of_a_record_counts_key_value_and_headers() -> None:

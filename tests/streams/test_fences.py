@@ -13,12 +13,14 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Unavailable
-from memory.model.events import FOREVER
+from memory.model.times import FOREVER
 from memory.ports import FenceFact
-from streams.contract import codec
-from streams.contract.messages import Marker, OutgoingRecord, Record, Topic
+from streams.contract import encoding, topics
+from streams.contract.facts import decode_fact, encode_fact
+from streams.contract.records import Marker, OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.kafka import admin
-from streams.workers.fence_log import KafkaFenceLog, decode_fact, encode_fact, replay
+from streams.workers.fence_log import KafkaFenceLog, replay
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 UNTIL = st.integers(0, FOREVER)
@@ -43,7 +45,7 @@ def received(outgoing: OutgoingRecord) -> Record:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("fences")
-    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=1))
+    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=1))
     return prefix
 
 
@@ -125,7 +127,7 @@ def test_a_fact_with_another_key_or_type_is_an_error(record: Record) -> None:
 
 def test_tombstones_and_heartbeats_are_no_facts() -> None:
     assert decode_fact(replace(GOOD, value=None)) is Marker.TOMBSTONE
-    heartbeat = received(codec.encode_heartbeat(Topic.FENCES, 0))
+    heartbeat = received(encoding.encode_heartbeat(Topic.FENCES, 0))
     assert decode_fact(heartbeat) is Marker.HEARTBEAT
 
 
@@ -183,7 +185,7 @@ def test_markers_are_passed_by(
     fence_log: KafkaFenceLog,
     write: Callable[[OutgoingRecord], None],
 ) -> None:
-    write(codec.encode_heartbeat(Topic.FENCES, 0))
+    write(encoding.encode_heartbeat(Topic.FENCES, 0))
     fence_log.append(SOME[:1])
     write(OutgoingRecord(Topic.FENCES, b"gone", None, ()))
     assert all_facts(kafka_bootstrap, prefix) == SOME[:1]

@@ -10,11 +10,12 @@ from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model.events import Position
+from memory.model.answers import Position
 from streams.client import MemoryClient, bulk_ingest
 from streams.client.bulk_ingest import Follower, Report
-from streams.contract import codec
-from streams.contract.messages import Record, Topic
+from streams.contract import encoding, topics
+from streams.contract.records import Record
+from streams.contract.topics import Topic
 from streams.kafka import admin
 
 PARTITIONS = 2
@@ -38,7 +39,7 @@ class Workers:
 
     def reject(self, topic: str, partition: int, offset: int) -> None:
         record = Record(topic, partition, offset, None, None, (), 0)
-        said = codec.encode_rejection(record, Rejected(Reason.NOT_AN_IMAGE, "no image"))
+        said = encoding.encode_rejection(record, Rejected(Reason.NOT_AN_IMAGE, "no image"))
         self._producer.send(
             self._prefix + said.topic, said.value, said.key, list(said.headers), said.partition
         )
@@ -56,7 +57,7 @@ def index() -> ExactIndex:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("following")
-    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 

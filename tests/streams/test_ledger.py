@@ -12,7 +12,7 @@ import redis
 from memory.errors import Unavailable
 from memory.exact_index import ExactIndex
 from memory.redis.index import connect
-from streams.local.servers import free_port
+from streams.local.server import free_port
 from streams.workers import delivery
 from streams.workers.attempts import RedisLedger
 

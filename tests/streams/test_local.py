@@ -17,9 +17,11 @@ import pytest
 import redis
 from redis.commands.search.query import Query
 
-from streams.local import cache, downloads, servers
+from streams.local import cache, downloads, server
+from streams.local.kafka_server import KafkaServer
 from streams.local.process import LocalServerError
-from streams.local.servers import KafkaServer, RedisServer, free_port
+from streams.local.redis_server import RedisServer
+from streams.local.server import free_port
 from streams.local.supervisor import detach, read_state
 from tests.waiting import until
 
@@ -230,9 +232,9 @@ def test_a_port_that_was_taken_meanwhile_is_chosen_anew(
 ) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr(servers, "free_port", lambda: ports.pop() if ports else free_port())
-        with kind(tmp_path) as server:
-            assert server.port != taken.getsockname()[1]
+        monkeypatch.setattr(server, "free_port", lambda: ports.pop() if ports else free_port())
+        with kind(tmp_path) as started:
+            assert started.port != taken.getsockname()[1]
 
 
 def test_an_address_is_not_known_before_the_first_start(tmp_path: Path) -> None:

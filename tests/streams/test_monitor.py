@@ -16,9 +16,10 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Misconfigured, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model.events import Stats
+from memory.model.state import Stats
 from streams.client import MemoryClient
-from streams.contract.messages import Topic
+from streams.contract import topics
+from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.cluster import NO_SECURITY, Security, consumer
 from streams.kafka.log_times import PRECISION_MS, written_at
@@ -52,7 +53,7 @@ def index() -> Index:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("monitor")
-    admin.create(kafka_bootstrap, admin.declare(prefix, partitions=PARTITIONS))
+    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 

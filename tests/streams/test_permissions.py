@@ -20,7 +20,7 @@ from streams.config.permissions import (
     table,
 )
 from streams.config.settings import Settings
-from streams.contract.messages import Topic
+from streams.contract.topics import Topic
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from memory.errors import Rejected
-from memory.model.events import Position, Prediction, Query
+from memory.model.answers import Position, Prediction, Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from tests.streams.writes import (

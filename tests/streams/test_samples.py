@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from memory.model.events import ImagePayload, Ingest, make_stamp
+from memory.model.events import ImagePayload, Ingest
+from memory.model.times import make_stamp
 from streams.demo.emoji import DEMO_CATEGORIES, VENDORS, SamplesError, emoji
 
 TARGET = "emoji-datasource-16.0.0"

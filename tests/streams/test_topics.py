@@ -12,10 +12,10 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from streams.contract.messages import HEADROOM, Topic
+from streams.contract import topics
+from streams.contract.topics import HEADROOM, Relation, Setting, Topic, TopicSpec
 from streams.kafka import admin
-from streams.kafka.admin import Relation, Setting, TopicSpec
-from streams.kafka.cluster import mapped, mapped_errors
+from streams.kafka.errors import mapped, mapped_errors
 from tests.waiting import until
 
 Names = Callable[[str], str]
@@ -42,17 +42,17 @@ def alter(bootstrap: str, name: str, **settings: str) -> None:
 
 @pytest.fixture
 def created(kafka_bootstrap: str, unique: Names) -> list[TopicSpec]:
-    specs = admin.declare(unique("topics"), partitions=2)
+    specs = topics.declare(unique("topics"), partitions=2)
     admin.create(kafka_bootstrap, specs)
     return specs
 
 
 def test_every_role_has_a_topic_with_the_prefix() -> None:
-    assert {s.name for s in admin.declare("acme.")} == {f"acme.{t}" for t in Topic}
+    assert {s.name for s in topics.declare("acme.")} == {f"acme.{t}" for t in Topic}
 
 
 def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
-    specs = admin.declare(compaction_lag=60)
+    specs = topics.declare(compaction_lag=60)
     for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST, Topic.FENCES):
         settings = spec(specs, topic).settings
         assert settings["cleanup.policy"] == Setting("compact")
@@ -61,26 +61,26 @@ def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
 
 def test_what_answers_say_expires_with_its_segments() -> None:
     for topic in (Topic.QUERY, Topic.PREDICTION, Topic.REJECTED):
-        settings = spec(admin.declare(), topic).settings
+        settings = spec(topics.declare(), topic).settings
         assert settings["cleanup.policy"] == Setting("delete")
         assert settings["segment.ms"].holds(settings["retention.ms"].value)
 
 
 def test_receipts_are_kept() -> None:
-    settings = spec(admin.declare(), Topic.FORGET_RECEIPT).settings
+    settings = spec(topics.declare(), Topic.FORGET_RECEIPT).settings
     assert settings["retention.ms"] == Setting("-1")
 
 
 def test_records_may_be_as_large_as_images_with_their_headers() -> None:
     for topic in (Topic.IMAGE_INGEST, Topic.QUERY):
-        settings = spec(admin.declare(max_record_bytes=5_000_000), topic).settings
+        settings = spec(topics.declare(max_record_bytes=5_000_000), topic).settings
         assert settings["max.message.bytes"].value == str(5_000_000 + HEADROOM)
 
 
 @pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 250, "a/"])
 def test_a_prefix_that_cannot_be_in_a_topics_name_is_refused(prefix: str) -> None:
     with pytest.raises(Misconfigured, match="prefix"):
-        admin.declare(prefix)
+        topics.declare(prefix)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_creating_again_changes_nothing(kafka_bootstrap: str, created: list[Topi
 
 
 def test_a_missing_topic_is_named(kafka_bootstrap: str, unique: Names) -> None:
-    specs = admin.declare(unique("missing"))
+    specs = topics.declare(unique("missing"))
     problems = admin.check(kafka_bootstrap, specs)
     assert len(problems) == len(specs)
     assert all(s.name in p and "missing" in p for s, p in zip(specs, problems, strict=True))
@@ -173,7 +173,7 @@ def test_too_few_replicas_are_named(kafka_bootstrap: str, created: list[TopicSpe
 
 
 def test_a_topic_that_cannot_be_created_is_named(kafka_bootstrap: str, unique: Names) -> None:
-    specs = admin.declare(unique("replicas"), replication=9)
+    specs = topics.declare(unique("replicas"), replication=9)
     with pytest.raises(Misconfigured, match=r"replicas.*cannot be created"):
         admin.create(kafka_bootstrap, specs)
 
@@ -214,7 +214,7 @@ def test_kafka_away_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable):
         admin.check(
             f"127.0.0.1:{silent.getsockname()[1]}",
-            admin.declare(),
+            topics.declare(),
             {"bootstrap_timeout_ms": 300},
         )
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Unavailable
-from memory.model.events import Position
-from streams.workers.agents import Batcher, Watch
+from memory.model.answers import Position
 from streams.workers.offsets import Offsets
+from streams.workers.waiting import Batcher, Watch
 
 AT = Position("image-ingest", "t", 0, 7)
 

@@ -19,7 +19,7 @@ from prometheus_client import multiprocess
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.local.process import ChildSpec, Process
-from streams.local.servers import HOST, free_port
+from streams.local.server import HOST, free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,8 @@ from streams.cli.options import without_password
 from streams.config.connections import kafka_security, redis_arguments, redis_client
 from streams.config.settings import Settings, load
 from streams.kafka import tls_diagnosis
-from streams.kafka.cluster import NO_SECURITY, mapped
+from streams.kafka.cluster import NO_SECURITY
+from streams.kafka.errors import mapped
 from streams.kafka.log_filter import WIRETAPS, keep_wires_out_of_logs
 from streams.kafka.tls_diagnosis import (
     OTHER_NAME,

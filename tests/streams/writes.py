@@ -19,12 +19,15 @@ import redis
 from faust.types import TP
 
 from memory.embedders import VectorsOnly
-from memory.model.events import Position, Query, Selector, SelectorKind, VectorPayload
+from memory.model.answers import Position, Query
+from memory.model.events import Selector, SelectorKind, VectorPayload
 from memory.ports import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams.contract import codec
-from streams.contract.messages import Answer, OutgoingRecord, Record, Topic
+from streams.contract import decoding, encoding
+from streams.contract.messages import Answer
+from streams.contract.records import OutgoingRecord, Record
+from streams.contract.topics import Topic
 from streams.workers import faust_app
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.attempts import RedisLedger
@@ -152,7 +155,7 @@ def now(written: int) -> int:
 def encoded(event: Event) -> OutgoingRecord:
     time = BEGINNING + event.time
     if event.role == "ingest":
-        return codec.encode_ingest(
+        return encoding.encode_ingest(
             source="camera",
             event_id=event.name,
             time=time,
@@ -162,7 +165,7 @@ def encoded(event: Event) -> OutgoingRecord:
             subjects=[event.subject] if event.subject else [],
         )
     if event.role == "correct":
-        return codec.encode_correction(
+        return encoding.encode_correction(
             source="person",
             event_id=event.name,
             time=time,
@@ -174,7 +177,7 @@ def encoded(event: Event) -> OutgoingRecord:
         if event.subject
         else Selector(SelectorKind.IMAGE, event.image)
     )
-    return codec.encode_forget(source="desk", event_id=event.name, time=time, selector=selector)
+    return encoding.encode_forget(source="desk", event_id=event.name, time=time, selector=selector)
 
 
 def recorded(sent: OutgoingRecord, partition: int, offset: int, time: int) -> Record:
@@ -236,13 +239,13 @@ class Worker:
         self._handle: Handle
         match self.role:
             case "ingest":
-                decode = partial(codec.decode_ingest, topic_id="ingest", clock_skew=0)
+                decode = partial(decoding.decode_ingest, topic_id="ingest", clock_skew=0)
                 self._handle = WritingAgent("ingest", decode, memory.remember)
             case "correct":
-                corrections = partial(codec.decode_correction, topic_id="correct", clock_skew=0)
+                corrections = partial(decoding.decode_correction, topic_id="correct", clock_skew=0)
                 self._handle = WritingAgent("correct", corrections, memory.correct)
             case _:
-                self._handle = ForgetAgent(memory, partial(codec.decode_forget, clock_skew=0))
+                self._handle = ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=0))
 
     def _gate(self) -> None:
         if self.work is not None and not self.work.done:
@@ -355,12 +358,12 @@ class Asking:
 
         agent = QueryAgent(
             memory,
-            partial(codec.decode_query, partitions=1),
-            partial(codec.asker, partitions=1),
+            partial(decoding.decode_query, partitions=1),
+            partial(decoding.asker, partitions=1),
             in_thread,
             positions,
         )
-        sent = codec.encode_query(
+        sent = encoding.encode_query(
             source="asker",
             event_id="q",
             time=BEGINNING,
@@ -369,7 +372,7 @@ class Asking:
             after=self.after_of(question),
         )
         for record in await agent(recorded(sent, 0, 0, at)):
-            answer = codec.decode_prediction(recorded(record, 0, 0, at))
+            answer = decoding.decode_prediction(recorded(record, 0, 0, at))
             assert isinstance(answer, Answer)
             question.answers.append(answer)
 

@@ -1,4 +1,4 @@
-"""Records to values of the domain and back. All problems of the input are `Rejected`.
+"""Records to values of the domain. All problems of the input are `Rejected`.
 
 An image is not decoded here: that costs, and what is forgotten must cost nothing.
 """
@@ -6,84 +6,51 @@ An image is not decoded here: that costs, and what is forgotten must cost nothin
 from __future__ import annotations
 
 import re
-import time as clock
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from memory.errors import Reason, Rejected
+from memory.model.answers import ItemRef, Position, Query, Rule
 from memory.model.events import (
     MAX_ID,
     Correction,
     Forget,
     Ingest,
-    ItemRef,
     LogAddress,
     Payload,
-    Position,
-    Query,
-    Rule,
     Selector,
     SelectorKind,
-    canonical_json,
-    checked_text,
-    make_stamp,
 )
+from memory.model.text import canonical_json, checked_text
+from memory.model.times import make_stamp
 from streams.contract import cloudevents
-from streams.contract.cloudevents import Envelope
+from streams.contract.cloudevents import (
+    RESERVED,
+    Envelope,
+    Header,
+    check_attributes,
+)
 from streams.contract.messages import (
     DEFAULT_K,
     DEFAULT_TIMEOUT,
-    HEARTBEAT,
-    HEARTBEAT_ID,
-    JSON,
     MAX_AFTER,
-    MAX_ATTRIBUTE,
-    MAX_ATTRIBUTES,
     MAX_TIMEOUT,
-    OCTETS,
-    SOURCE,
     Answer,
-    Header,
-    Marker,
-    OutgoingRecord,
     QueryEvent,
     Receipt,
-    Record,
     Rejection,
-    Topic,
-    event_type,
     position_from_json,
+)
+from streams.contract.payloads import payload_digest, read_object, read_payload
+from streams.contract.records import (
+    Marker,
+    Record,
     record_key,
 )
-from streams.contract.payloads import (
-    dump_json,
-    load_json,
-    payload_digest,
-    read_object,
-    read_payload,
-    write_payload,
-)
+from streams.contract.strict_json import load_json
+from streams.contract.topics import Topic
 
 T = TypeVar("T", Answer, Receipt, Rejection)
-
-NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
-RESERVED = frozenset(
-    header.removeprefix(cloudevents.PREFIX)
-    for header in (
-        Header.SPECVERSION,
-        Header.ID,
-        Header.SOURCE,
-        Header.TYPE,
-        Header.TIME,
-        Header.SUBJECT,
-        Header.LABEL,
-        Header.SUBJECTS,
-        Header.EMBEDDER,
-    )
-)
-"""Names that an image's attributes cannot have."""
-
 _K = re.compile(r"[0-9]{1,4}")
 _PARTITION = re.compile(r"[0-9]{1,9}")
 _TIMEOUT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
@@ -98,7 +65,7 @@ def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest |
     image_id, label = event.require(Header.SUBJECT), event.require(Header.LABEL)
     subjects = _subjects(event.get(Header.SUBJECTS))
     attributes = {n: text for n, text in event.attributes.items() if n not in RESERVED}
-    _check_attributes(attributes)
+    check_attributes(attributes)
     value = record.value or b""
     payload = read_payload(value, event.content_type, event.get(Header.EMBEDDER))
     digest = payload_digest(payload, value)
@@ -241,146 +208,11 @@ def decode_rejection(record: Record) -> Rejection | Marker:
     return _said(record, Topic.REJECTED, Rejection)
 
 
-def encode_ingest(
-    *,
-    source: str,
-    event_id: str,
-    time: int,
-    image_id: str,
-    label: str,
-    payload: Payload,
-    subjects: Sequence[str] = (),
-    attributes: Mapping[str, str] = NO_ATTRIBUTES,
-    content_type: str = OCTETS,
-) -> OutgoingRecord:
-    """An image, checked as far as its record will be; `content_type` is an image's only."""
-    value, kind, extra = write_payload(payload, content_type)
-    Ingest(
-        stamp=make_stamp(cloudevents.checked_time(time)),
-        image_id=image_id,
-        label=label,
-        source=source,
-        payload=payload,
-        payload_digest="",
-        subjects=tuple(subjects),
-    )
-    _check_attributes(attributes)
-    if not RESERVED.isdisjoint(attributes):
-        raise Rejected(Reason.INVALID_HEADER, f"attributes cannot be named {sorted(RESERVED)}")
-    extra |= {cloudevents.PREFIX + name: text for name, text in attributes.items()}
-    extra |= {Header.SUBJECT: image_id, Header.LABEL: label}
-    if subjects:
-        extra[Header.SUBJECTS] = canonical_json(list(subjects))
-    return _record(Topic.IMAGE_INGEST, source, event_id, time, value, kind, extra)
-
-
-def encode_correction(
-    *, source: str, event_id: str, time: int, image_id: str, label: str | None
-) -> OutgoingRecord:
-    Correction(make_stamp(cloudevents.checked_time(time)), image_id, label)
-    extra = {Header.SUBJECT: image_id}
-    value = dump_json({"label": label})
-    return _record(Topic.LABEL_CORRECTION, source, event_id, time, value, JSON, extra)
-
-
-def encode_forget(
-    *, source: str, event_id: str, time: int, selector: Selector, permanent: bool = False
-) -> OutgoingRecord:
-    value = dump_json({"selector": {str(selector.kind): selector.value}, "permanent": permanent})
-    return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
-
-
-def encode_query(
-    *,
-    source: str,
-    event_id: str,
-    time: int,
-    query: Query,
-    reply_partition: int,
-    after: Sequence[Position] = (),
-    timeout: float = DEFAULT_TIMEOUT,
-) -> OutgoingRecord:
-    """A question; `timeout` in seconds from when the log receives it."""
-    if not 0 < timeout <= MAX_TIMEOUT:
-        raise Rejected(
-            Reason.INVALID_HEADER,
-            f"the timeout must be more than 0 and at most {MAX_TIMEOUT:g} seconds",
-        )
-    kind: str | None
-    if isinstance(query.payload, ItemRef):
-        value, kind, extra = b"", None, {str(Header.ITEM): query.payload.image_id}
-    else:
-        value, kind, extra = write_payload(query.payload, OCTETS)
-    extra |= {
-        Header.K: str(query.k),
-        Header.RULE: str(query.rule),
-        Header.REPLY_PARTITION: str(reply_partition),
-        Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
-    }
-    if after:
-        extra[Header.AFTER] = canonical_json([position.to_json() for position in after])
-    return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
-
-
-def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
-    extra = {Header.QUERY_ID: answer.query}
-    return _ours(Topic.PREDICTION, answer.query, answer.to_json(), extra, reply_partition)
-
-
-def encode_receipt(receipt: Receipt) -> OutgoingRecord:
-    return _ours(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt.to_json())
-
-
-def encode_rejection(
-    record: Record, why: Rejected, *, admitted_after: int | None = None
-) -> OutgoingRecord:
-    """Where and why; nothing of the record itself."""
-    said = Rejection(
-        str(why.reason), why.detail, record.topic, record.partition, record.offset, admitted_after
-    )
-    place = f"{record.topic}:{record.partition}:{record.offset}"
-    return _ours(Topic.REJECTED, place, said.to_json())
-
-
-def encode_heartbeat(topic: Topic, partition: int) -> OutgoingRecord:
-    """A record whose only purpose is that its partition never stands still."""
-    headers = cloudevents.write(HEARTBEAT, SOURCE, HEARTBEAT_ID, _now(), None, {})
-    return OutgoingRecord(topic, record_key(SOURCE, HEARTBEAT_ID), b"", headers, partition)
-
-
 def as_rule(name: str) -> Rule:
     """The rule of this name. Raises `Rejected`."""
     if name not in set(Rule):
         raise Rejected(Reason.UNKNOWN_RULE, f"the rule must be one of {', '.join(Rule)}")
     return Rule(name)
-
-
-def _now() -> int:
-    return clock.time_ns() // 1000
-
-
-def _record(
-    topic: Topic,
-    source: str,
-    event_id: str,
-    time: int,
-    value: bytes,
-    content_type: str | None,
-    extra: Mapping[Any, str],
-) -> OutgoingRecord:
-    headers = cloudevents.write(event_type(topic), source, event_id, time, content_type, extra)
-    return OutgoingRecord(topic, record_key(source, event_id), value, headers)
-
-
-def _ours(
-    topic: Topic,
-    event_id: str,
-    body: Mapping[str, Any],
-    extra: Mapping[Any, str] = NO_ATTRIBUTES,
-    partition: int | None = None,
-) -> OutgoingRecord:
-    headers = cloudevents.write(event_type(topic), SOURCE, event_id, _now(), JSON, extra)
-    return OutgoingRecord(topic, record_key(SOURCE, event_id), dump_json(body), headers, partition)
 
 
 def _said(record: Record, topic: Topic, shape: type[T]) -> T | Marker:
@@ -450,22 +282,3 @@ def _after(text: str | None) -> tuple[Position, ...]:
 
 def _reply_partition(text: str, partitions: int) -> int | None:
     return int(text) if _PARTITION.fullmatch(text) and int(text) < partitions else None
-
-
-def _check_attributes(attributes: Mapping[str, str]) -> None:
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise Rejected(
-            Reason.INVALID_HEADER,
-            f"{len(attributes)} attributes; at most {MAX_ATTRIBUTES} are allowed",
-        )
-    for name, text in attributes.items():
-        if not cloudevents.is_name(name):
-            raise Rejected(
-                Reason.INVALID_HEADER,
-                "an attribute's name has more than lower-case letters and digits",
-            )
-        if len(text) > MAX_ATTRIBUTE:
-            raise Rejected(
-                Reason.INVALID_HEADER,
-                f"an attribute has {len(text)} characters; at most {MAX_ATTRIBUTE} are allowed",
-            )

@@ -1,0 +1,59 @@
+from .claims import ClaimFetcher, claim_of
+from .embedders import VectorsOnly, load_embedder
+from .errors import Misconfigured, Reason, Rejected, Unavailable, VisualMemoryError
+from .exact_index import ExactIndex
+from .images import ImageLimits
+from .model.answers import ItemRef, Neighbor, Position, Prediction, Query, Rule, Vote
+from .model.events import (
+    ClaimPayload,
+    Correction,
+    Forget,
+    ImagePayload,
+    Ingest,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+)
+from .model.times import make_stamp
+from .ports import Embedder, MemoryIndex
+from .redis.connection import connect
+from .redis.index import RedisIndex
+from .service import Forgotten, Merged, Refused, VisualMemory
+
+__all__ = [
+    "ClaimFetcher",
+    "ClaimPayload",
+    "Correction",
+    "Embedder",
+    "ExactIndex",
+    "Forget",
+    "Forgotten",
+    "ImageLimits",
+    "ImagePayload",
+    "Ingest",
+    "ItemRef",
+    "MemoryIndex",
+    "Merged",
+    "Misconfigured",
+    "Neighbor",
+    "Position",
+    "Prediction",
+    "Query",
+    "Reason",
+    "RedisIndex",
+    "Refused",
+    "Rejected",
+    "Rule",
+    "Selector",
+    "SelectorKind",
+    "Unavailable",
+    "VectorPayload",
+    "VectorsOnly",
+    "VisualMemory",
+    "VisualMemoryError",
+    "Vote",
+    "claim_of",
+    "connect",
+    "load_embedder",
+    "make_stamp",
+]

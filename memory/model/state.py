@@ -1,0 +1,102 @@
+"""What the memory holds of an image, and what a merge does. Immutable values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memory.model.events import LogAddress
+from memory.model.times import NEVER, Stamp
+from memory.vectors import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What an ingest left in the memory. `vector` has unit length, shape (dim,)."""
+
+    image_id: str
+    image_digest: str
+    label: str
+    source: str
+    subjects: tuple[str, ...]
+    attributes: Mapping[str, str]
+    embedder: str
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image as the memory holds it. A register that was never set has the stamp ""."""
+
+    barrier: int
+    trace_stamp: str
+    trace: Trace | None
+    corrected_stamp: str
+    corrected: str | None
+    selectors: frozenset[str]
+    log: frozenset[LogAddress]
+    outbox: frozenset[LogAddress]
+
+    @property
+    def label(self) -> str | None:
+        """The label that counts: the corrected one if there is one."""
+        if self.corrected is not None:
+            return self.corrected
+        return self.trace.label if self.trace else None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One merge into one image's slot (design, "The law", `put`).
+
+    `image` is the image's keyed digest; exactly one of `trace` and `correction_stamp` is set
+    to write a register, neither to raise the barrier or to note an address alone.
+    """
+
+    image: str
+    barrier: int = NEVER
+    address: LogAddress | None = None
+    selectors: tuple[str, ...] = ()
+    stamp: Stamp | None = None
+    trace: Trace | None = None
+    correction: bool = False
+    corrected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What a merge did.
+
+    `barrier`: the item's barrier after it, µs. `won`: the given register's value stands now
+    because of this or an earlier equal put. `erased`: a live register was erased by it.
+    `selectors`: keyed selectors the image ever bore. `outbox`: addresses awaiting a tombstone.
+    """
+
+    barrier: int
+    won: bool
+    erased: bool
+    visible: bool
+    selectors: frozenset[str]
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Sizes: searchable items, corrections waiting for their image, bytes used by the store.
+
+    `bytes_limit` is what the store may use at most, 0 where it has no limit.
+    """
+
+    items: int
+    waiting_corrections: int
+    barriers: int
+    bytes: int
+    bytes_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """SHA-256, hex, of what the memory shows and of all it must keep (design, "State")."""
+
+    visible: str
+    full: str
