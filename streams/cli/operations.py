@@ -1,11 +1,15 @@
-"""The commands that prepare a deployment's access: who may do what, and making the memory."""
+"""The commands of operators: topics, workers, settings, access."""
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from streams import stack
+from streams.cli.options import as_json, console, emit, servers
 from streams.config import permissions as rights
-from streams.config.settings import load
+from streams.config.settings import Settings, load
 
 
 @click.command()
@@ -70,3 +74,47 @@ def provision() -> None:
         click.echo(f"ready: {len(bootstrap.topic_specs(settings))} topics, {settings.namespace}")
     finally:
         store.close()
+
+
+@click.command("worker")
+@click.argument("role", type=click.Choice([*stack.WORKERS, "monitor"]))
+@servers
+def worker_command(settings: Settings, role: str) -> None:
+    """Run one worker in the foreground; settings come from the environment."""
+    from streams import bootstrap
+
+    if role == "monitor":
+        bootstrap.run_monitor(settings)
+    else:
+        bootstrap.run_worker(settings, role)
+
+
+@click.command("settings")
+def settings_command() -> None:
+    """Print all settings with their defaults and meaning, as Markdown."""
+    from streams.config import settings_page
+
+    click.echo(settings_page.page(), nl=False)
+
+
+@click.command("topics")
+@click.option("--check", is_flag=True, help="Create nothing; only compare.")
+@servers
+@as_json
+def topics_command(settings: Settings, check: bool, json_: bool) -> None:
+    """Create the topics with their configuration, and check it."""
+    from streams import bootstrap
+    from streams.config import connections
+    from streams.kafka import admin as declared
+
+    specs, security = bootstrap.topic_specs(settings), connections.kafka_security(settings)
+    if not check:
+        declared.create(settings.kafka, specs, security)
+    problems = declared.check(settings.kafka, specs, security)
+    if json_:
+        emit({"topics": [spec.name for spec in specs], "problems": problems})
+    else:
+        for problem in problems:
+            console.print(problem, style="red", markup=False)
+        console.print(f"{len(specs)} topics, {len(problems)} problems")
+    sys.exit(1 if problems else 0)

@@ -1,8 +1,52 @@
-"""Addresses as they may be shown."""
+"""What the commands share: which memory is meant, and how results are shown."""
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+
+from streams import stack
+from streams.config.settings import DATA_HOME
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT = DATA_HOME / "visual-memory"
+DEFAULT_SHOWN = "the user's data folder"
+console = Console(stderr=True)
+
+
+def emit(value: object) -> None:
+    """Print JSON for a program."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def servers(command: F) -> F:
+    """Options that say which memory is meant."""
+
+    @click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        show_default=DEFAULT_SHOWN,
+        help="Folder of a local stack.",
+    )
+    @click.option("--kafka", help="Kafka bootstrap servers, instead of a local stack's.")
+    @click.option("--redis", help="Redis URL, instead of a local stack's.")
+    @functools.wraps(command)
+    def wrapped(data_dir: Path | None, kafka: str | None, redis: str | None, **rest: Any) -> Any:
+        settings = stack.settings_for(data_dir, default=DEFAULT, kafka=kafka, redis=redis)
+        return command(settings=settings, **rest)
+
+    return wrapped  # type: ignore[return-value]  # click replaces the signature
+
+
+def as_json(command: F) -> F:
+    return click.option("--json", "json_", is_flag=True, help="Print JSON for a program.")(command)
 
 
 def without_password(url: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from memory.model.answers import Position
 from streams import stack
@@ -162,7 +162,7 @@ def _teach(client: Persistent, samples: Sequence[Sample], console: Console) -> S
             positions[sample.id] = one.position(SENT_SECONDS)
             progress.update(bar, completed=len(positions))
 
-    with _progress(console) as progress:
+    with Progress(console=console) as progress:
         bar = progress.add_task("  teaching", total=len(samples))
         client.do(teach)
     last: dict[int, Position] = {}
@@ -184,7 +184,7 @@ def _ask(client: Persistent, samples: Sequence[Sample], console: Console) -> lis
             answers[name] = client.result(future)
             progress.update(bar, completed=len(answers))
 
-    with _progress(console) as progress:
+    with Progress(console=console) as progress:
         bar = progress.add_task("  asking", total=len(samples))
         client.do(ask)
     # The nearest neighbour is the answer of a 1-NN; the other four are for top-5.
@@ -211,16 +211,6 @@ def _print_answer(console: Console, what: str, answer: Answer) -> None:
     console.print(f"  {what}: [bold]{answer.label}[/bold], resting on")
     for n in answer.neighbors[:3]:
         console.print(f"      {n.image_id:<14} {n.label:<22} distance {n.distance:.3f}")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def _expect(condition: bool, what: str) -> None:  # noqa: FBT001 - an assertion

@@ -12,8 +12,8 @@ from typing import Any
 
 from memory.redis import generations
 from memory.redis.index import RedisIndex
-from streams.cli.rebuild import wired
 from streams.config.settings import load
+from streams.rebuild.wiring import open_rebuild
 
 CLASSES = {"Generations": generations.Generations, "RedisIndex": RedisIndex}
 
@@ -38,7 +38,7 @@ def main(name: str, times: str, when: str) -> None:
 
     generations.LEASE_SECONDS = 0.5
     setattr(CLASSES[kind], method, counted)
-    with wired(load(), print) as work:
+    with open_rebuild(load(), print) as work:
         work.run()
 
 

@@ -20,12 +20,12 @@ from PIL import Image
 
 from memory.model.events import ClaimPayload
 from streams import bootstrap
-from streams.cli.rebuild import wired
 from streams.config.settings import load
 from streams.contract import decoding
 from streams.contract.topics import Topic
 from streams.kafka.cluster import NO_SECURITY, administration
 from streams.rebuild.rebuild import Loss, Result
+from streams.rebuild.wiring import open_rebuild
 from tests.integration.events import read_all
 from tests.integration.running import KEY, Running
 
@@ -112,7 +112,7 @@ def memory(
 
 
 def rebuilt(memory: Running, *, drop: bool = False) -> Result:
-    with wired(memory.settings, print) as work:
+    with open_rebuild(memory.settings, print) as work:
         return work.run(drop_unembeddable=drop)
 
 

@@ -1,0 +1,234 @@
+"""The commands that send events to a memory, ask it, and show its state."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress
+from rich.table import Table
+
+from memory.errors import Rejected
+from memory.model.answers import Rule
+from streams.cli.options import as_json, console, emit, servers
+from streams.config.settings import Settings
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+def images_under(paths: tuple[Path, ...]) -> Iterator[tuple[str, str, Path]]:
+    """(id, parent folder's name, file) of each image; ids are relative to the named folder."""
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+                    yield file.relative_to(path).as_posix(), file.parent.name, file
+        else:
+            yield path.name, path.absolute().parent.name, path
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--label", help="Label of all; else the name of each file's folder.")
+@click.option("--id", "image_id", help="Id of a single image; else its path in the folder.")
+@click.option("--subject", "subjects", multiple=True, help="A person or thing shown; repeatable.")
+@click.option("--source", default="visual-memory-cli", show_default=True, help="Who sends them.")
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds to become visible.")
+@servers
+@as_json
+def ingest(
+    settings: Settings,
+    paths: tuple[Path, ...],
+    label: str | None,
+    image_id: str | None,
+    subjects: tuple[str, ...],
+    source: str,
+    timeout: float,
+    json_: bool,
+) -> None:
+    """Teach the memory images: files, or all images in folders."""
+    from streams import bootstrap
+    from streams.client.bulk_ingest import Follower
+
+    files = list(images_under(paths))
+    if image_id and len(files) != 1:
+        raise click.UsageError("--id is for a single image")
+    refused: list[dict[str, str]] = []
+    index = bootstrap.open_index(settings, bootstrap.redis_client(settings))
+    follower = Follower(bootstrap.client(settings, source), index)
+    with follower, Progress(console=console, disable=json_) as progress:
+        bar = progress.add_task("sending", total=len(files))
+        for name, folder, file in files:
+            try:
+                follower.ingest(file, image_id or name, label or folder, subjects)
+            except Rejected as why:
+                refused.append({"file": str(file), "reason": str(why.reason), "detail": why.detail})
+            progress.advance(bar)
+        progress.update(bar, description="becoming visible", completed=0)
+        report = follower.finish(timeout, lambda merged: progress.update(bar, completed=merged))
+    reasons = [*refused, *report.reasons]
+    summary = {
+        "accepted": report.accepted,
+        "rejected": report.rejected + len(refused),
+        "visible": report.visible,
+        "in_time": report.in_time,
+        "reasons": reasons,
+    }
+    if json_:
+        emit(summary)
+    else:
+        for reason in reasons:
+            console.print(f"rejected: {reason}", style="red", markup=False)
+        console.print(
+            f"accepted {summary['accepted']}, rejected {summary['rejected']}, "
+            f"visible {summary['visible']}"
+        )
+    sys.exit(0 if report.in_time and not summary["rejected"] else 1)
+
+
+@click.command()
+@click.argument("image_id")
+@click.argument("label", required=False)
+@click.option("--withdraw", is_flag=True, help="Take an earlier correction back.")
+@click.option("--source", default="visual-memory-cli", show_default=True, help="Who corrects.")
+@servers
+@as_json
+def correct(
+    settings: Settings, image_id: str, label: str | None, withdraw: bool, source: str, json_: bool
+) -> None:
+    """Give an image the label a person says it has."""
+    from streams import bootstrap
+
+    if withdraw == (label is not None):
+        raise click.UsageError("give either a label or --withdraw")
+    with bootstrap.client(settings, source) as client:
+        position = client.correct(image_id, label).position(30)
+    emit(position.to_json()) if json_ else console.print(
+        f"sent: {position.topic}[{position.partition}]@{position.offset}"
+    )
+
+
+@click.command()
+@click.option("--image", help="Forget this image.")
+@click.option("--subject", help="Forget every image that shows this person or thing.")
+@click.option("--source", "of_source", help="Forget everything this source ever sent.")
+@click.option("--label", help="Forget the images that have this label now.")
+@click.option("--permanent", is_flag=True, help="Never admit it again.")
+@click.option(
+    "--wait",
+    type=click.Choice(["sent", "erased"]),
+    default="erased",
+    show_default=True,
+    help="Return when the request is in the log, or when it is out of every answer.",
+)
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
+@servers
+@as_json
+def forget(
+    settings: Settings,
+    image: str | None,
+    subject: str | None,
+    of_source: str | None,
+    label: str | None,
+    permanent: bool,
+    wait: str,
+    timeout: float,
+    json_: bool,
+) -> None:
+    """Forget an image, a subject, a source or a label."""
+    from streams import bootstrap
+
+    named = [value for value in (image, subject, of_source, label) if value is not None]
+    if len(named) != 1:
+        raise click.UsageError("name exactly one of --image, --subject, --source, --label")
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        request = client.forget(
+            image=image, subject=subject, source=of_source, label=label, permanent=permanent
+        )
+        if wait == "sent":
+            done: dict[str, Any] = {"request": request.request_id, "stage": "sent"}
+        else:
+            done = client.receipt(request, "erased", timeout).to_json()
+    if json_:
+        emit(done)
+    else:
+        console.print(
+            f"{done['stage']}: {done.get('images', '?')} images are in no answer any more"
+            if wait == "erased"
+            else f"sent as {done['request']}"
+        )
+
+
+@click.command()
+@click.argument("image", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--item", help="Ask with an image the memory holds, by id.")
+@click.option("-k", default=10, show_default=True, help="Neighbours that vote, 1 to 100.")
+@click.option(
+    "--rule",
+    type=click.Choice([str(rule) for rule in Rule]),
+    default="rank",
+    show_default=True,
+    help="How neighbours vote.",
+)
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait.")
+@servers
+@as_json
+def query(
+    settings: Settings,
+    image: Path | None,
+    item: str | None,
+    k: int,
+    rule: str,
+    timeout: float,
+    json_: bool,
+) -> None:
+    """Ask what an image is, and on which images the answer rests."""
+    from streams import bootstrap
+
+    if (image is None) == (item is None):
+        raise click.UsageError("give either an image file or --item")
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        answer = client.query(image=image, item=item, k=k, rule=rule, timeout=timeout)
+    if json_:
+        emit(answer.to_json())
+    elif answer.status == "answered":
+        table = Table("rank", "id", "label", "distance", "weight")
+        for n in answer.neighbors:
+            table.add_row(str(n.rank), n.image_id, n.label, f"{n.distance:.4f}", f"{n.weight:.4f}")
+        console.print(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})", markup=False)
+        console.print(table)
+    else:
+        console.print(f"{answer.status} {answer.reason or ''} {answer.detail or ''}", markup=False)
+    sys.exit(0 if answer.status in ("answered", "empty") else 1)
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Again every two seconds.")
+@servers
+@as_json
+def status(settings: Settings, watch: bool, json_: bool) -> None:
+    """Show items, labels, positions, lag and the digest of a memory."""
+    from streams import bootstrap
+
+    with closing(bootstrap.monitor(settings)) as monitor:
+        while True:
+            found = monitor.status()
+            emit(found) if json_ else _print_status(found)
+            if not watch:
+                return
+            time.sleep(2)
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    table = Table("topic", "partition", "position", "lag")
+    for lag in found["lag"]:
+        table.add_row(*(str(lag[c]) for c in ("topic", "partition", "position", "lag")))
+    console.print(table)
+    for name in ("items", "labels", "waiting_corrections", "open_forgets", "bytes"):
+        console.print(f"{name}: {found[name]}")
+    console.print(f"digest: {found['digest']['visible']}")
