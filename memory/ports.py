@@ -67,7 +67,29 @@ class Fetch(Protocol):
         ...
 
 
-class MemoryIndex(Protocol):
+class Positions(Protocol):
+    """How far the memory has come in the log."""
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """(topic id, partition) to the offset below which everything is merged.
+
+        Of the generation that answers, also before this index follows: they only rise.
+        """
+        ...
+
+    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+        """Move positions forward; never back, so a zombie does no harm."""
+        ...
+
+    def follow(self) -> None:
+        """Go over to the generation of the memory that answers now, where that is another.
+
+        `Misconfigured` when it was made with another embedder than this process has.
+        """
+        ...
+
+
+class MemoryIndex(Positions, Protocol):
     """The memory's state and its search. Every write is a join: safe to repeat, in any order.
 
     All methods raise `Unavailable` when the store is away, `Moved` where another generation of
@@ -85,13 +107,6 @@ class MemoryIndex(Protocol):
 
     def ping(self) -> None:
         """Raises `Unavailable` when the store does not answer."""
-        ...
-
-    def follow(self) -> None:
-        """Go over to the generation of the memory that answers now, where that is another.
-
-        `Misconfigured` when it was made with another embedder than this process has.
-        """
         ...
 
     def image_key(self, image_id: str) -> str:
@@ -169,17 +184,6 @@ class MemoryIndex(Protocol):
 
     def item(self, image: str) -> Item | None:
         """All that is held of one image key."""
-        ...
-
-    def positions(self) -> Mapping[tuple[str, int], int]:
-        """(topic id, partition) to the offset below which everything is merged.
-
-        Of the generation that answers, also before this index follows: they only rise.
-        """
-        ...
-
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Move positions forward; never back, so a zombie does no harm."""
         ...
 
     def digests(self) -> Digests: ...

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import faust
 import redis
@@ -27,13 +27,16 @@ from streams.contract import decoding, topics
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
-from streams.workers import delivery, faust_app, probes
+from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
-from streams.workers.attempts import RedisLedger
+from streams.workers.attempts import RecordAttempts
+from streams.workers.batch_delivery import BatchDelivery, HandleBatch
+from streams.workers.delivery import Delivery, Source
 from streams.workers.fence_log import KafkaFenceLog, replay
 from streams.workers.metrics import Counted, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
 from streams.workers.readiness import Readiness
+from streams.workers.task_delivery import TaskDelivery
 
 log = logging.getLogger(__name__)
 
@@ -269,38 +272,29 @@ def wire(
         buffer=2 * batch,
         credentials=faust_app.credentials(connections.kafka_security(settings)),
     )
-    carrier = delivery.Delivery(
-        app,
-        delivery.Source(
-            role, topic, topic_id, batch, PATIENCE_SECONDS if role in EMBEDDING else None
-        ),
-        RedisLedger(store, settings.namespace, role, memory.index),
-        partial(full_name, settings),
-        partial(_given_up, role, settings.partitions),
-    )
-    carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
+    source = Source(role, topic, topic_id, batch, PATIENCE_SECONDS if role in EMBEDDING else None)
+    parts: dict[str, Any] = {
+        "positions": memory.index,
+        "attempts": RecordAttempts(store, settings.namespace, role),
+        "full_name": partial(full_name, settings),
+        "reject": partial(_given_up, role, settings.partitions),
+    }
+    carrier: Delivery
     match role:
-        case "ingest":
-            decode_ingest = partial(decoding.decode_ingest, topic_id=topic_id, clock_skew=skew)
-            carrier.in_batches(WritingAgent(role, decode_ingest, memory.remember))
-        case "correct":
-            decode_correction = partial(
-                decoding.decode_correction, topic_id=topic_id, clock_skew=skew
-            )
-            carrier.in_batches(WritingAgent(role, decode_correction, memory.correct))
-        case "forget":
-            decode_forget = partial(decoding.decode_forget, clock_skew=skew)
-            carrier.in_batches(ForgetAgent(memory, decode_forget))
-        case _:
+        case "query":
+            carrier = tasks = TaskDelivery(app, source, **parts)
             agent = QueryAgent(
                 memory,
                 partial(decoding.decode_query, partitions=settings.partitions),
                 partial(decoding.asker, partitions=settings.partitions),
-                carrier.in_thread,
-                lambda: carrier.in_thread(memory.index.positions),
+                tasks.in_thread,
+                lambda: tasks.in_thread(memory.index.positions),
             )
-            carrier.in_tasks(agent, settings.questions_in_flight)
-
+            tasks.start(agent, settings.questions_in_flight)
+        case _:
+            carrier = batches = BatchDelivery(app, source, **parts)
+            batches.start(_writing_agent(role, memory, topic_id, skew))
+    carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
@@ -309,6 +303,15 @@ def wire(
         await readiness.watch()
 
     return app
+
+
+def _writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
+    if role == "forget":
+        return ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=skew))
+    located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
+    if role == "ingest":
+        return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)
+    return WritingAgent(role, partial(decoding.decode_correction, **located), memory.correct)
 
 
 def _given_up(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:

@@ -1,10 +1,9 @@
-"""What delivery keeps in Redis beside the positions: where workers started and what they tried."""
+"""Counts of starts and attempts in Redis, by which a record that ends its worker is found."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 
@@ -12,39 +11,19 @@ from memory.errors import Unavailable
 from memory.redis.errors import mapped_errors
 
 
-class Positions(Protocol):
-    """The part of the index that holds positions in the log."""
-
-    def follow(self) -> None: ...
-
-    def positions(self) -> Mapping[tuple[str, int], int]: ...
-
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None: ...
-
-
-class RedisLedger:
-    """Positions of the index, and counts of starts and attempts of one role.
+class RecordAttempts:
+    """Starts and attempts of one role.
 
     They tell a record that ends its worker (a decoder that crashes, memory that runs out) from
-    one that a worker merely met: delivery.py isolates the former.
+    one that a worker merely met: delivery isolates the former.
     """
 
-    def __init__(self, client: redis.Redis, namespace: str, role: str, index: Positions) -> None:
+    def __init__(self, client: redis.Redis, namespace: str, role: str) -> None:
         self._client: Any = client  # redis-py's types assume replies decoded to text
         self._starts = f"{namespace}:starts:{role}"
         self._attempts = f"{namespace}:attempts:{role}"
-        self._index = index
 
-    def positions(self) -> Mapping[tuple[str, int], int]:
-        return self._index.positions()
-
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
-        self._index.advance(positions)
-
-    def follow(self) -> None:
-        self._index.follow()
-
-    def started_at(self, topic_id: str, partition: int, offset: int) -> int:
+    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
         """Starts of reading in a row at this offset, this one included."""
         place = f"{topic_id}:{partition}"
         with mapped_errors():
@@ -56,7 +35,7 @@ class RedisLedger:
             self._client.hset(self._starts, place, f"{offset}:{starts}")
         return starts
 
-    def attempt(self, topic_id: str, partition: int, offset: int) -> int:
+    def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         """Attempts to process this record alone, this one included."""
         place = f"{topic_id}:{partition}:{offset}"
         with mapped_errors():
@@ -66,7 +45,7 @@ class RedisLedger:
             self._client.hincrby(self._attempts, place, 1)
         return attempts
 
-    def succeeded(self, topic_id: str, partition: int, offset: int) -> None:
+    def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed."""
         with mapped_errors():
             self._client.hdel(self._attempts, f"{topic_id}:{partition}:{offset}")

@@ -5,10 +5,12 @@ Part of delivery: with delivery.py the only place that knows Faust from inside.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
 import threading
+import traceback
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -20,12 +22,15 @@ from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
 
-from memory.errors import Unavailable
+from memory.errors import Misconfigured, Unavailable
 from streams.contract.records import Record
 from streams.kafka.cluster import Security
 from streams.workers.aiokafka_patch import tolerate_garbled_headers
 
+log = logging.getLogger(__name__)
+
 SHUTDOWN_SECONDS = 12.0
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 
 def end_within(seconds: float) -> None:
@@ -33,6 +38,18 @@ def end_within(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, args=(0,))
     timer.daemon = True
     timer.start()
+
+
+def exit_now(what: str, error: BaseException) -> NoReturn:
+    """End the process now: carrying on past what was not done would lose it.
+
+    The last line says why; only the message of a `Misconfigured` surely quotes no event.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    why = error if isinstance(error, Misconfigured) else f"unexpected {type(error).__name__}"
+    log.critical("exiting\n%s%s: %s", frames, what, why)
+    logging.shutdown()
+    os._exit(EXIT_UNEXPECTED)
 
 
 class BoundedWorker(faust.Worker):

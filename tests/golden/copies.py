@@ -44,7 +44,7 @@ from streams.contract.messages import Answer, Receipt
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers import metrics
-from streams.workers.attempts import RedisLedger
+from streams.workers.attempts import RecordAttempts
 
 FOLDER = Path(__file__).parent
 NAMESPACE = "golden"
@@ -278,9 +278,9 @@ def stored(client: redis.Redis, namespace: str) -> object:
         index.open_request(index.request_key("request-3"), NOW)
         index.expansion(index.request_key("request-3"), [index.image_key("seen")])
         index.advance({("topic-id", 3): 17, ("corrections-id", 0): 5})
-        ledger = RedisLedger(client, namespace, "ingest", index)
-        ledger.started_at("topic-id", 3, 17)
-        ledger.attempt("topic-id", 3, 17)
+        attempts = RecordAttempts(client, namespace, "ingest")
+        attempts.count_start("topic-id", 3, 17)
+        attempts.count_attempt("topic-id", 3, 17)
         outcomes += memory.remember([ingest("late", NOW, subjects=("carl",))])
     assert len(outcomes) == 4
     digests = index.digests()

@@ -19,7 +19,7 @@ from streams.bootstrap import ROLES
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.contract.topics import Topic
 from streams.local.server import free_port
-from streams.workers import delivery, faust_app
+from streams.workers import faust_app
 from tests.integration.events import EMBEDDER
 from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks
 from tests.integration.running import KEY, ROOT
@@ -90,7 +90,7 @@ def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
     named |= set(re.findall(r"`([A-Z_]+)`", same))
     assert named <= {field.upper() for field in Settings.model_fields}
     codes = set(re.findall(r"^\| (\d+) \| ", GUIDE, flags=re.MULTILINE))
-    assert str(delivery.EXIT_UNEXPECTED) in codes
+    assert str(faust_app.EXIT_UNEXPECTED) in codes
     assert f"within {faust_app.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
     assert LIBRARY in GUIDE
 

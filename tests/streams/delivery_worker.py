@@ -21,7 +21,9 @@ from memory.errors import Unavailable
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.local.process import write_atomically
-from streams.workers import delivery, faust_app
+from streams.workers import batch_delivery, delivery, faust_app
+from streams.workers.batch_delivery import BatchDelivery
+from streams.workers.task_delivery import TaskDelivery
 
 TOPIC_ID = "topic-id"
 BATCH = 16
@@ -55,13 +57,13 @@ class FileLedger:
     def follow(self) -> None:
         """There is no other memory."""
 
-    def started_at(self, topic_id: str, partition: int, offset: int) -> int:
+    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
 
-    def attempt(self, topic_id: str, partition: int, offset: int) -> int:
+    def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
 
-    def succeeded(self, topic_id: str, partition: int, offset: int) -> None:
+    def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Nothing is counted here."""
 
 
@@ -109,14 +111,18 @@ async def note_taken(app: Any, file: Path) -> None:
 
 
 def main(told: Mapping[str, Any]) -> None:
-    delivery.MAX_BATCH_BYTES = told.get("batch_bytes", delivery.MAX_BATCH_BYTES)
+    batch_delivery.MAX_BATCH_BYTES = told.get("batch_bytes", batch_delivery.MAX_BATCH_BYTES)
     app = faust_app.make_app(
         told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, buffer=2 * BATCH
     )
     source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH)
-    carrier = delivery.Delivery(
-        app, source, FileLedger(told), lambda _topic: told["outgoing"], lambda _record: []
-    )
+    ledger = FileLedger(told)
+    more: dict[str, Any] = {
+        "positions": ledger,
+        "attempts": ledger,
+        "full_name": lambda _topic: told["outgoing"],
+        "reject": lambda _record: [],
+    }
     handler = Handler(told)
     app.task(lambda: note_taken(app, Path(told["folder"], "taken")))
     faust_app.SHUTDOWN_SECONDS = told.get("bound", faust_app.SHUTDOWN_SECONDS)
@@ -126,11 +132,12 @@ def main(told: Mapping[str, Any]) -> None:
             if told["way"] == "waits":
                 handler.note([record])
                 await asyncio.Event().wait()
-            return await carrier.in_thread(handler, [record])
+            return await tasks.in_thread(handler, [record])
 
-        carrier.in_tasks(answer, PLACES)
+        tasks = TaskDelivery(app, source, **more)
+        tasks.start(answer, PLACES)
     else:
-        carrier.in_batches(handler)
+        BatchDelivery(app, source, **more).start(handler)
     faust_app.run(app, "INFO")
 
 

@@ -27,8 +27,9 @@ from streams.contract.cloudevents import Header
 from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
 from streams.kafka import admin
-from streams.workers import delivery, faust_app, probes
+from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.delivery import Source
 from streams.workers.metrics import observe_stage
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -372,8 +373,8 @@ class Wired:
         store: Any = self.store
         with (
             patch.object(faust_app, "make_app", autospec=True, return_value=app) as self.make_app,
-            patch.object(delivery, "Delivery", autospec=True) as self.delivery,
-            replaced("RedisLedger") as self.ledger,
+            replaced("TaskDelivery" if role == "query" else "BatchDelivery") as self.delivery,
+            replaced("RecordAttempts") as self.attempts,
             replaced("Readiness") as self.readiness,
             replaced("begin_at_zero") as self.begin,
             patch.object(faust_app, "log_ends", autospec=True) as self.log_ends,
@@ -386,7 +387,7 @@ class Wired:
 
     @property
     def agent(self) -> Any:
-        ((agent,), _) = self.carrier.in_batches.call_args
+        ((agent,), _) = self.carrier.start.call_args
         return agent
 
 
@@ -410,13 +411,14 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
         credentials=ANY,
     )
     assert worker.make_app.call_args.kwargs["credentials"].username == "ann"
-    assert worker.source == delivery.Source(role, f"p-{topic}", f"id-{topic}", batch, patience)
-    app, _, ledger, full_name, reject = worker.delivery.call_args.args
-    assert app is worker.app
-    assert ledger is worker.ledger.return_value
-    worker.ledger.assert_called_once_with(worker.store, "n", role, worker.memory.index)
-    assert full_name(Topic.REJECTED) == "p-rejected"
-    (told, *answer) = reject(Record(f"p-{topic}", 2, 5, b"k", b"", (), 0))
+    assert worker.source == Source(role, f"p-{topic}", f"id-{topic}", batch, patience)
+    assert worker.delivery.call_args.args == (worker.app, worker.source)
+    parts = worker.delivery.call_args.kwargs
+    assert parts["positions"] is worker.memory.index
+    assert parts["attempts"] is worker.attempts.return_value
+    worker.attempts.assert_called_once_with(worker.store, "n", role)
+    assert parts["full_name"](Topic.REJECTED) == "p-rejected"
+    (told, *answer) = parts["reject"](Record(f"p-{topic}", 2, 5, b"k", b"", (), 0))
     assert told.topic is Topic.REJECTED
     assert answer == []
     seconds, check = worker.carrier.watch.call_args.args
@@ -455,13 +457,12 @@ def test_a_writing_role_decodes_its_events_and_hands_them_to_the_memory(role: st
         assert agent._role == role
         memory = worker.memory
         assert agent._merge == (memory.remember if role == "ingest" else memory.correct)
-    worker.carrier.in_tasks.assert_not_called()
 
 
 @holds("questions_in_flight")
 def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() -> None:
     worker = Wired("query")
-    agent, at_once = worker.carrier.in_tasks.call_args.args
+    agent, at_once = worker.carrier.start.call_args.args
     assert at_once == 13
     assert isinstance(agent, QueryAgent)
     for decode, function in (
@@ -480,7 +481,6 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     assert answer == "answer"
     memory = worker.memory
     assert in_thread.mock_calls == [call(memory.index.positions), call(memory.recall, [asked])]
-    worker.carrier.in_batches.assert_not_called()
 
 
 def test_an_asker_is_told_when_its_question_is_given_up() -> None:
@@ -488,12 +488,12 @@ def test_an_asker_is_told_when_its_question_is_given_up() -> None:
         (str(name), value) for name, value in ((Header.ID, b"q"), (Header.REPLY_PARTITION, b"2"))
     )
     question = Record("p-query", 1, 5, b"k", b"", headers, 0)
-    told, answer = Wired("query").delivery.call_args.args[4](question)
+    told, answer = Wired("query").delivery.call_args.kwargs["reject"](question)
     assert (told.topic, answer.topic) == (Topic.REJECTED, Topic.PREDICTION)
     assert answer.partition == 2
     assert str(Reason.INTERNAL).encode() in answer.value
     beyond = Record("p-query", 1, 5, b"k", b"", (headers[0], (headers[1][0], b"3")), 0)
-    assert len(Wired("query").delivery.call_args.args[4](beyond)) == 1
+    assert len(Wired("query").delivery.call_args.kwargs["reject"](beyond)) == 1
 
 
 @holds("web_host", "web_port")

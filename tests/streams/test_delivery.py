@@ -24,8 +24,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from streams.contract.records import Record
 from streams.kafka import cluster
 from streams.workers import faust_app
-from streams.workers.delivery import EXIT_UNEXPECTED
-from streams.workers.faust_app import to_record
+from streams.workers.faust_app import EXIT_UNEXPECTED, to_record
 from streams.workers.offsets import Offsets
 from tests.streams.delivery_worker import BATCH, PLACES, SECRET
 
@@ -148,7 +147,7 @@ def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> 
     """The message may quote an event, and so may those of its causes."""
     program = """
         import logging
-        from streams.workers.delivery import die
+        from streams.workers.faust_app import exit_now
         logging.basicConfig()
         def fails():
             try:
@@ -159,7 +158,7 @@ def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> 
             fails()
         except ValueError as error:
             try:
-                die("ingest", error)
+                exit_now("ingest", error)
             finally:
                 print("carried on")
     """
@@ -176,12 +175,12 @@ def test_what_an_operator_has_to_mend_is_the_last_thing_that_is_said() -> None:
     program = """
         import logging
         from memory.errors import Misconfigured
-        from streams.workers.delivery import die
+        from streams.workers.faust_app import exit_now
         logging.basicConfig()
         try:
             raise Misconfigured("made anew while this worker ran: label-correction")
         except Misconfigured as error:
-            die("correct", error)
+            exit_now("correct", error)
     """
     ended = python("\n".join(line[8:] for line in program.splitlines()))
     assert ended.returncode == EXIT_UNEXPECTED

@@ -30,8 +30,9 @@ from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers import faust_app
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
-from streams.workers.attempts import RedisLedger
-from streams.workers.delivery import Delivery, Handle, Source
+from streams.workers.attempts import RecordAttempts
+from streams.workers.batch_delivery import BatchDelivery, HandleBatch
+from streams.workers.delivery import Source
 from tests.streams.stepping import Gated, Stepped
 
 DIM = 4
@@ -197,7 +198,7 @@ class Facts:
         """Keep nothing."""
 
 
-class Carried(Delivery):
+class Carried(BatchDelivery):
     """Delivery without Faust under it: its threads and its producer are steps of the test."""
 
     gate: Callable[[], None]
@@ -233,10 +234,16 @@ class Worker:
         index = Gated(self._open_index(), self._gate)
         memory: Any = VisualMemory(index, None, fence_log=Gated(Facts(), self._gate), clock_skew=0)
         source = Source(self.role, TOPICS[self.role], self.role, batch=4)
-        ledger = RedisLedger(self._store, "none", self.role, index)
-        self._carrier = self.delivery(APP, source, ledger, str, lambda _record: [])
+        self._carrier = self.delivery(
+            APP,
+            source,
+            positions=index,
+            attempts=RecordAttempts(self._store, "none", self.role),
+            full_name=str,
+            reject=lambda _record: [],
+        )
         self._carrier.gate, self._carrier.log = self._gate, self._log
-        self._handle: Handle
+        self._handle: HandleBatch
         match self.role:
             case "ingest":
                 decode = partial(decoding.decode_ingest, topic_id="ingest", clock_skew=0)

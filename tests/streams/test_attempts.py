@@ -10,23 +10,21 @@ import pytest
 import redis
 
 from memory.errors import Unavailable
-from memory.exact_index import ExactIndex
 from memory.redis.index import connect
 from streams.local.server import free_port
 from streams.workers import delivery
-from streams.workers.attempts import RedisLedger
+from streams.workers.attempts import RecordAttempts
 
-Make = Callable[..., RedisLedger]
+Make = Callable[..., RecordAttempts]
 
 
 @pytest.fixture
 def make(redis_client: redis.Redis, unique: Callable[[str], str]) -> Make:
-    """A ledger of a worker's; workers of one role and namespace share what it keeps."""
+    """Attempts as a worker counts them; workers of one role and namespace share what it keeps."""
     names = {name: unique(name) for name in ("ours", "theirs")}
 
-    def made(role: str = "ingest", namespace: str = "ours") -> RedisLedger:
-        index = ExactIndex(embedder="test", dim=2)
-        return RedisLedger(redis_client, names[namespace], role, index)
+    def made(role: str = "ingest", namespace: str = "ours") -> RecordAttempts:
+        return RecordAttempts(redis_client, names[namespace], role)
 
     return made
 
@@ -42,52 +40,45 @@ def full(client: Any) -> Iterator[None]:
         client.config_set("maxmemory", before)
 
 
-def test_a_ledger_is_what_delivery_wants(make: Make) -> None:
-    ledger: delivery.Ledger = make()
-    assert ledger.positions() == {}
-
-
-def test_positions_are_the_index_own(make: Make) -> None:
-    ledger = make()
-    ledger.advance({("t", 0): 7})
-    ledger.advance({("t", 0): 5, ("t", 1): 1})
-    assert ledger.positions() == {("t", 0): 7, ("t", 1): 1}
+def test_attempts_are_what_delivery_wants(make: Make) -> None:
+    attempts: delivery.Attempts = make()
+    assert attempts.count_attempt("t", 0, 1) == 1
 
 
 def test_starts_in_a_row_at_an_offset_are_counted_by_all_workers(make: Make) -> None:
-    assert [make().started_at("t", 0, 7) for _ in range(4)] == [1, 2, 3, 4]
+    assert [make().count_start("t", 0, 7) for _ in range(4)] == [1, 2, 3, 4]
 
 
 def test_a_start_at_another_offset_counts_anew(make: Make) -> None:
-    ledger = make()
-    starts = [ledger.started_at("t", 0, offset) for offset in (7, 7, 8, 7, 0, 0)]
+    attempts = make()
+    starts = [attempts.count_start("t", 0, offset) for offset in (7, 7, 8, 7, 0, 0)]
     assert starts == [1, 2, 1, 1, 1, 2]
 
 
 def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:
-    assert [make().attempt("t", 0, 7) for _ in range(3)] == [1, 2, 3]
-    make().succeeded("t", 0, 7)
-    assert make().attempt("t", 0, 7) == 1
+    assert [make().count_attempt("t", 0, 7) for _ in range(3)] == [1, 2, 3]
+    make().clear("t", 0, 7)
+    assert make().count_attempt("t", 0, 7) == 1
 
 
 def test_success_of_a_record_never_tried_alone_is_no_fault(make: Make) -> None:
-    make().succeeded("t", 0, 7)
+    make().clear("t", 0, 7)
 
 
 @pytest.mark.parametrize(
     "other", [("u", 0, 7), ("t", 1, 7), ("t", 0, 8), ("t", 10, 7), ("t", 0, 77)]
 )
 def test_places_are_counted_apart(make: Make, other: tuple[str, int, int]) -> None:
-    ledger = make()
+    attempts = make()
     place = ("t", 0, 7)
-    ledger.attempt(*place)
-    assert ledger.attempt(*other) == 1
-    ledger.succeeded(*other)
-    assert ledger.attempt(*place) == 2
-    ledger.started_at(*place)
+    attempts.count_attempt(*place)
+    assert attempts.count_attempt(*other) == 1
+    attempts.clear(*other)
+    assert attempts.count_attempt(*place) == 2
+    attempts.count_start(*place)
     if other[:2] != place[:2]:
-        assert ledger.started_at(*other) == 1
-        assert ledger.started_at(*place) == 2
+        assert attempts.count_start(*other) == 1
+        assert attempts.count_start(*place) == 2
 
 
 @pytest.mark.parametrize("other", [{"role": "forget"}, {"namespace": "theirs"}])
@@ -95,33 +86,35 @@ def test_roles_and_namespaces_are_counted_apart(make: Make, other: Mapping[str, 
     ours, theirs = make(), make(**other)
     place = ("t", 0, 7)
     for _ in range(2):
-        ours.started_at(*place)
-        ours.attempt(*place)
-    assert theirs.started_at(*place) == 1
-    assert theirs.attempt(*place) == 1
-    theirs.succeeded(*place)
-    assert ours.attempt(*place) == 3
+        ours.count_start(*place)
+        ours.count_attempt(*place)
+    assert theirs.count_start(*place) == 1
+    assert theirs.count_attempt(*place) == 1
+    theirs.clear(*place)
+    assert ours.count_attempt(*place) == 3
 
 
 def test_a_full_redis_keeps_no_worker_from_starting_nor_from_a_record(
     make: Make, redis_client: redis.Redis
 ) -> None:
     """A forget-request is what frees it; where a topic is quiet, starts add up without a fault."""
-    ledger, place = make("forget"), ("t", 0, 7)
+    attempts, place = make("forget"), ("t", 0, 7)
     for _ in range(3):
-        ledger.started_at(*place)
-    ledger.attempt(*place)
+        attempts.count_start(*place)
+    attempts.count_attempt(*place)
     with full(redis_client):
-        assert ledger.started_at(*place) == 4
-        assert [ledger.attempt(*place) for _ in range(2)] == [2, 2], "uncounted, so never too many"
-        ledger.succeeded(*place)
-        assert ledger.attempt(*place) == 1
+        assert attempts.count_start(*place) == 4
+        assert [attempts.count_attempt(*place) for _ in range(2)] == [2, 2], (
+            "uncounted, so never too many"
+        )
+        attempts.clear(*place)
+        assert attempts.count_attempt(*place) == 1
 
 
 def test_a_redis_that_is_away_is_unavailable() -> None:
     client = connect(f"redis://127.0.0.1:{free_port()}/0")
-    ledger = RedisLedger(client, "away", "ingest", ExactIndex(embedder="test", dim=2))
-    for call in (ledger.started_at, ledger.attempt, ledger.succeeded):
+    attempts = RecordAttempts(client, "away", "ingest")
+    for call in (attempts.count_start, attempts.count_attempt, attempts.clear):
         with pytest.raises(Unavailable):
             call("t", 0, 7)
     client.close()
