@@ -249,7 +249,8 @@ def detached_stack(folder: Path) -> Iterator[int]:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from streams.local import KafkaServer, RedisServer
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
 from streams.local.supervisor import Supervisor
 folder = Path({str(folder)!r})
 servers = [RedisServer(folder / "redis"), KafkaServer(folder / "kafka")]
