@@ -15,7 +15,8 @@ import numpy as np
 
 from memory.model.state import Put, Trace
 from memory.model.times import make_stamp
-from memory.redis.index import RedisIndex, connect
+from memory.redis.connection import connect
+from memory.redis.index import RedisIndex
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer
 

@@ -22,7 +22,8 @@ from benchmarks.__main__ import machine, percentiles
 from memory.embedders import VectorsOnly
 from memory.model.state import Put, Trace
 from memory.model.times import make_stamp
-from memory.redis.index import RedisIndex, connect
+from memory.redis.connection import connect
+from memory.redis.index import RedisIndex
 from memory.vectors import Vector
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer

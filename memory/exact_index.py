@@ -5,8 +5,6 @@ The oracle of the tests, and good for evaluation and small memories.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,14 +13,14 @@ import numpy as np
 
 from memory import merge
 from memory.model.answers import Hit, SearchResult
-from memory.model.events import Selector
+from memory.model.keys import KeyedDigests
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.model.times import NEVER
 from memory.redis.search import cosine_distances
 from memory.vectors import Vector
 
 
-class ExactIndex:
+class ExactIndex(KeyedDigests):
     """`memory.ports.MemoryIndex` in numpy. `dtype` is the element type vectors are stored in."""
 
     def __init__(
@@ -30,7 +28,7 @@ class ExactIndex:
     ) -> None:
         self._embedder = embedder
         self._dim = dim
-        self._hmac_key = hmac_key
+        super().__init__(hmac_key)
         self._dtype = np.dtype(dtype)
         self.state = merge.State()
         self._requests: dict[str, tuple[int, bool]] = {}
@@ -45,24 +43,11 @@ class ExactIndex:
     def dim(self) -> int:
         return self._dim
 
-    def _digest(self, kind: str, name: str) -> str:
-        message = f"{kind}\0{name}".encode()
-        return hmac.new(self._hmac_key, message, hashlib.sha256).hexdigest()[:32]
-
     def ping(self) -> None:
         """Always there."""
 
     def follow(self) -> None:
         """There is no other."""
-
-    def image_key(self, image_id: str) -> str:
-        return self._digest("image", image_id)
-
-    def selector_key(self, selector: Selector) -> str:
-        return f"{selector.kind}:{self._digest(selector.kind, selector.value)}"
-
-    def request_key(self, request_id: str) -> str:
-        return self._digest("request", request_id)
 
     def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
         return [

@@ -1,4 +1,4 @@
-"""Embeddings."""
+"""An embedding, as an array: float32, shape (dim,)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -37,8 +36,6 @@ from streams.workers.metrics import Counted, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
 from streams.workers.readiness import Readiness
 from streams.workers.task_delivery import TaskDelivery
-
-log = logging.getLogger(__name__)
 
 ROLES: Mapping[str, Topic] = {
     "ingest": Topic.IMAGE_INGEST,
@@ -272,28 +269,28 @@ def wire(
         buffer=2 * batch,
         credentials=faust_app.credentials(connections.kafka_security(settings)),
     )
-    source = Source(role, topic, topic_id, batch, PATIENCE_SECONDS if role in EMBEDDING else None)
-    parts: dict[str, Any] = {
-        "positions": memory.index,
-        "attempts": RecordAttempts(store, settings.namespace, role),
-        "full_name": partial(full_name, settings),
-        "reject": partial(_given_up, role, settings.partitions),
-    }
+    patience = PATIENCE_SECONDS if role in EMBEDDING else None
+    source = Source(role, topic, topic_id, batch, patience)
+    attempts = RecordAttempts(store, settings.namespace, role)
+    names, give_up = partial(full_name, settings), partial(_given_up, role, settings.partitions)
     carrier: Delivery
-    match role:
-        case "query":
-            carrier = tasks = TaskDelivery(app, source, **parts)
-            agent = QueryAgent(
-                memory,
-                partial(decoding.decode_query, partitions=settings.partitions),
-                partial(decoding.asker, partitions=settings.partitions),
-                tasks.in_thread,
-                lambda: tasks.in_thread(memory.index.positions),
-            )
-            tasks.start(agent, settings.questions_in_flight)
-        case _:
-            carrier = batches = BatchDelivery(app, source, **parts)
-            batches.start(_writing_agent(role, memory, topic_id, skew))
+    if role == "query":
+        carrier = tasks = TaskDelivery(
+            app, source, positions=memory.index, attempts=attempts, full_name=names, reject=give_up
+        )
+        agent = QueryAgent(
+            memory,
+            partial(decoding.decode_query, partitions=settings.partitions),
+            partial(decoding.asker, partitions=settings.partitions),
+            tasks.in_thread,
+            lambda: tasks.in_thread(memory.index.positions),
+        )
+        tasks.start(agent, settings.questions_in_flight)
+    else:
+        carrier = batches = BatchDelivery(
+            app, source, positions=memory.index, attempts=attempts, full_name=names, reject=give_up
+        )
+        batches.start(_writing_agent(role, memory, topic_id, skew))
     carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 

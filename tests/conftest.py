@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from streams.local.server import Server
 from tests import servers
 

@@ -25,7 +25,7 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from streams.config.settings import CACHE
 from streams.kafka.cluster import NO_SECURITY, administration
 from streams.local.kafka_server import KafkaServer

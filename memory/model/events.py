@@ -1,7 +1,4 @@
-"""Value types of the domain. All are immutable; none knows a server.
-
-Times are integers: microseconds since the Unix epoch, UTC.
-"""
+"""What comes in: images, corrections and requests to forget. Immutable values."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ batch and step. Search is memory/redis/search.py.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -15,11 +13,12 @@ from typing import Any, Self
 import redis
 
 from memory.model.answers import SearchResult
-from memory.model.events import Selector, SelectorKind
+from memory.model.events import SelectorKind
+from memory.model.keys import KeyedDigests
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.ports import Embedder, FenceFact
 from memory.redis import scan
-from memory.redis.connection import check_durability, connect, key_id
+from memory.redis.connection import check_durability
 from memory.redis.errors import mapped_errors
 from memory.redis.fences import untaken
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
@@ -32,7 +31,7 @@ BUCKETS = {SelectorKind.SOURCE: 16, SelectorKind.SUBJECT: 1}
 """A large selector's postings are split, so that no key grows with the memory."""
 
 
-class RedisIndex:
+class RedisIndex(KeyedDigests):
     """`memory.ports.MemoryIndex` on Redis. Open one with `open`."""
 
     def __init__(
@@ -46,7 +45,7 @@ class RedisIndex:
         """With `now`, which tells the generation that answers, it can follow (see `follow`)."""
         self._client: Any = client  # redis-py's types assume replies decoded to text
         self._namespace = namespace
-        self._hmac_key = hmac_key
+        super().__init__(hmac_key)
         self._now = now
         self._adopt(schema)
 
@@ -132,19 +131,6 @@ class RedisIndex:
         """Raises `Unavailable` when Redis does not answer."""
         with mapped_errors():
             self._client.ping()
-
-    def _digest(self, kind: str, name: str) -> str:
-        message = f"{kind}\0{name}".encode()
-        return hmac.new(self._hmac_key, message, hashlib.sha256).hexdigest()[:32]
-
-    def image_key(self, image_id: str) -> str:
-        return self._digest("image", image_id)
-
-    def selector_key(self, selector: Selector) -> str:
-        return f"{selector.kind}:{self._digest(selector.kind, selector.value)}"
-
-    def request_key(self, request_id: str) -> str:
-        return self._digest("request", request_id)
 
     def item_keys(self, image: str) -> tuple[str, str, str]:
         """Of an image: its hash with a trace, its hash without one, and its outbox."""
@@ -339,6 +325,3 @@ class RedisIndex:
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         return self._search.label_counts(labels)
-
-
-__all__ = ["RedisIndex", "connect", "key_id", "mapped_errors"]

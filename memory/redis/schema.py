@@ -1,4 +1,4 @@
-"""Opening a memory in Redis: the client, the law's functions, what the memory was made with."""
+"""What a memory in Redis was made with, and the law's functions beside it."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import redis
 from pydantic import SecretStr
 
 from memory.errors import Misconfigured, Unavailable
+from memory.redis.connection import connect
 from memory.redis.errors import mapped_errors
-from memory.redis.index import connect
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.kafka.cluster import NO_SECURITY, Security
 from streams.kafka.tls_diagnosis import fault_of, ignores_tls, speaks_tls

@@ -1,5 +1,7 @@
 """The CloudEvents attributes of a record: reading them strictly, and writing them.
 
+CloudEvents 1.0 in the binary mode of its Kafka binding.
+
 No detail of a rejection quotes a value, nor the name of an attribute that is not the contract's.
 """
 
@@ -13,17 +15,10 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from memory.errors import Reason, Rejected
-from memory.model.events import (
-    MAX_ID,
-)
+from memory.model.events import MAX_ID
 from memory.model.text import checked_text
 from memory.model.times import FOREVER
-from streams.contract.records import (
-    HEARTBEAT,
-    Marker,
-    Record,
-    record_key,
-)
+from streams.contract.records import HEARTBEAT, Marker, Record, record_key
 from streams.contract.topics import Topic, event_type
 
 

@@ -24,12 +24,7 @@ from memory.model.events import (
 from memory.model.text import canonical_json, checked_text
 from memory.model.times import make_stamp
 from streams.contract import cloudevents
-from streams.contract.cloudevents import (
-    RESERVED,
-    Envelope,
-    Header,
-    check_attributes,
-)
+from streams.contract.cloudevents import RESERVED, Envelope, Header, check_attributes
 from streams.contract.messages import (
     DEFAULT_K,
     DEFAULT_TIMEOUT,
@@ -42,11 +37,7 @@ from streams.contract.messages import (
     position_from_json,
 )
 from streams.contract.payloads import payload_digest, read_object, read_payload
-from streams.contract.records import (
-    Marker,
-    Record,
-    record_key,
-)
+from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 

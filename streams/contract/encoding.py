@@ -8,28 +8,12 @@ from typing import Any
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import ItemRef, Position, Query
-from memory.model.events import (
-    Correction,
-    Ingest,
-    Payload,
-    Selector,
-)
+from memory.model.events import Correction, Ingest, Payload, Selector
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp
 from streams.contract import cloudevents
-from streams.contract.cloudevents import (
-    NO_ATTRIBUTES,
-    RESERVED,
-    Header,
-    check_attributes,
-)
-from streams.contract.messages import (
-    DEFAULT_TIMEOUT,
-    MAX_TIMEOUT,
-    Answer,
-    Receipt,
-    Rejection,
-)
+from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
+from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
 from streams.contract.payloads import write_payload
 from streams.contract.records import (
     HEARTBEAT,

@@ -1,8 +1,4 @@
-"""The event contract: topics, event types, header names, and what each record says.
-
-CloudEvents 1.0 in the binary mode of its Kafka binding. `codec` reads and writes these.
-Times are integers: microseconds since the Unix epoch, UTC.
-"""
+"""What a question says, and what the memory says: answers, receipts and rejections."""
 
 from __future__ import annotations
 

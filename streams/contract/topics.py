@@ -1,4 +1,4 @@
-"""The topics of a memory, and the configuration on which promises rest."""
+"""The topics, and the configuration on which promises rest: erasure, expiry, order of time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from enum import StrEnum
 from math import inf
 
 from memory.errors import Misconfigured
+
+MAX_RECORD = 1 << 20
+"""Bytes of the largest image, unless a deployment sets another limit."""
+HEADROOM = 1 << 16
+"""Bytes a record may have beside its value: key and headers."""
+HOUR, DAY = 3600.0, 86400.0
+ANSWERS_KEPT = HOUR
+REJECTIONS_KEPT = 7 * DAY
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 class Topic(StrEnum):
@@ -24,21 +33,9 @@ class Topic(StrEnum):
     FENCES = "fences"
 
 
-MAX_RECORD = 1 << 20
-"""Bytes of the largest image, unless a deployment sets another limit."""
-HEADROOM = 1 << 16
-"""Bytes a record may have beside its value: key and headers."""
-
-
 def event_type(topic: Topic) -> str:
     """The versioned ce_type of the events on a topic."""
     return f"visual-memory.{topic}.v1"
-
-
-HOUR, DAY = 3600.0, 86400.0
-ANSWERS_KEPT = HOUR
-REJECTIONS_KEPT = 7 * DAY
-_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 class Relation(StrEnum):

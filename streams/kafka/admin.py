@@ -1,4 +1,4 @@
-"""The topics and the configuration on which promises rest: erasure, expiry, order of time."""
+"""Creating the topics, comparing them with what is promised, and asking for their ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that builds kafka-python's clients and turns its errors into this package's.
+"""The one place that builds kafka-python's clients.
 
 `security` everywhere is a mapping of kafka-python's own SASL and TLS arguments
 (``security_protocol``, ``sasl_mechanism``, ``ssl_cafile``, ...).

@@ -1,4 +1,4 @@
-"""Reading partitions of the log from where one is to where one wants to be."""
+"""Reading partitions of the log: up to given ends, or as records come."""
 
 from __future__ import annotations
 
@@ -15,16 +15,31 @@ from streams.kafka.admin import topic_ids
 from streams.kafka.cluster import Security
 from streams.kafka.errors import mapped_errors
 
+T = TypeVar("T")
+
 STALLED_SECONDS = 30.0
 
 
 def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
     """A topic's partitions; `Misconfigured` when it is missing."""
+    if not (found := _known_partitions(consumer, topic)):
+        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
+    return found
+
+
+def visible_partitions(
+    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
+) -> list[TopicPartition]:
+    """As `partitions_of`, but a topic that is not ours to see is told from a missing one."""
+    if not _known_partitions(consumer, topic):
+        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
+    return partitions_of(consumer, topic)
+
+
+def _known_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
     with mapped_errors():
         partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
-    return [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    return [TopicPartition(topic, partition) for partition in sorted(partitions or ())]
 
 
 def read_ranges(
@@ -66,21 +81,6 @@ def read_ranges(
         if finished:
             unread -= finished
             consumer.pause(*finished)
-
-
-T = TypeVar("T")
-
-
-def visible_partitions(
-    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
-) -> list[TopicPartition]:
-    """All partitions of a topic. Raises `Misconfigured` if it is missing or not ours to see."""
-    with mapped_errors():
-        partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
-        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
-    return [TopicPartition(topic, partition) for partition in sorted(partitions)]
 
 
 class Tail:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from tests import servers
 from tests.golden import copies
 

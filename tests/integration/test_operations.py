@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from memory.redis.schema import LIBRARY
 from streams import stack
 from streams.bootstrap import ROLES

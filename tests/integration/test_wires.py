@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from memory.errors import Misconfigured
 from memory.model.events import Selector, SelectorKind
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from memory.redis.schema import GENERATION
 from streams import bootstrap
 from streams.cli import cli

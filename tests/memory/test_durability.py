@@ -17,7 +17,8 @@ from memory.errors import Unavailable
 from memory.model.answers import Prediction, Query
 from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
 from memory.model.times import make_stamp
-from memory.redis.index import RedisIndex, connect
+from memory.redis.connection import connect
+from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer

@@ -22,7 +22,8 @@ from memory.model.events import Forget, Ingest, Selector, SelectorKind
 from memory.model.state import Put, PutResult
 from memory.model.times import FOREVER
 from memory.ports import MemoryIndex
-from memory.redis.index import RedisIndex, connect
+from memory.redis.connection import connect
+from memory.redis.index import RedisIndex
 from tests.memory.histories import (
     DIM,
     EMBEDDER,

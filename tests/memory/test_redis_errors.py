@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from memory.errors import Misconfigured, Unavailable
+from memory.redis.connection import connect
 from memory.redis.errors import PASSING, mapped_errors
-from memory.redis.index import connect
 
 
 def kinds(of: type[redis.RedisError]) -> Iterator[type[redis.RedisError]]:

@@ -32,7 +32,8 @@ from memory.model.state import Put, Trace
 from memory.model.text import checked_text
 from memory.model.times import make_stamp
 from memory.redis import search
-from memory.redis.index import RedisIndex, connect
+from memory.redis.connection import connect
+from memory.redis.index import RedisIndex
 from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
 from streams.config.settings import CACHE

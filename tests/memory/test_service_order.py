@@ -13,15 +13,7 @@ from memory import merge
 from memory.model.events import Correction, Ingest, SelectorKind
 from memory.ports import FenceFact, MemoryIndex
 from memory.service import VisualMemory
-from tests.memory.histories import (
-    History,
-    Steps,
-    carry,
-    exact,
-    histories,
-    property_of,
-    schedules,
-)
+from tests.memory.histories import History, Steps, carry, exact, histories, property_of, schedules
 
 
 class Crashed(BaseException):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from memory.vectors import Vector
 from streams.client import MemoryClient
 from streams.config.settings import CACHE

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from memory.errors import Unavailable
-from memory.redis.index import connect
+from memory.redis.connection import connect
 from streams.local.server import free_port
 from streams.workers import delivery
 from streams.workers.attempts import RecordAttempts
