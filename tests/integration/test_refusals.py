@@ -14,7 +14,7 @@ from streams import bootstrap
 from streams.bootstrap import ROLES, full_name
 from streams.config.settings import Settings, load
 from streams.contract.topics import Topic
-from streams.kafka import cluster
+from streams.kafka import admin, cluster
 from tests.integration.events import EMBEDDER
 from tests.integration.running import KEY
 from tests.memory.test_redis_index import configured
@@ -76,8 +76,8 @@ def test_a_topic_of_fewer_partitions_than_the_setting_says(settings: Settings, r
 @roles
 def test_answers_in_a_partition_that_it_does_not_know(settings: Settings, role: str) -> None:
     name = full_name(settings, Topic.PREDICTION)
-    with cluster.administration(settings.kafka, {}) as admin:
-        admin.create_partitions({name: NewPartitions(3)})
+    with cluster.administration(settings.kafka, {}) as broker:
+        broker.create_partitions({name: NewPartitions(3)})
     specs = bootstrap.topic_specs(settings)
     until(lambda: admin.check(settings.kafka, specs) != [])
     refused(settings, role, "set VISUAL_MEMORY_PARTITIONS to 3")
