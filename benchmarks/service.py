@@ -20,6 +20,7 @@ from memory.model.answers import Position
 from memory.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
+from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE, Settings, load, worker_environment
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
@@ -148,7 +149,7 @@ def running(
 
 def round_trips(service: Service, count: int) -> list[float]:
     """Seconds for a small record to the log and back, with nothing in between."""
-    topic = bootstrap.full_name(service.settings, Topic.REJECTED)
+    topic = kafka_cluster(service.settings).full_name(Topic.REJECTED)
     producer = KafkaProducer(bootstrap_servers=service.settings.kafka, linger_ms=0, acks="all")
     consumer = KafkaConsumer(bootstrap_servers=service.settings.kafka, enable_auto_commit=False)
     tp = TopicPartition(topic, 0)

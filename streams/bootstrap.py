@@ -21,6 +21,7 @@ from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.client import MemoryClient
 from streams.config import connections
+from streams.config.roles import ROLES
 from streams.config.settings import Settings, prepare_process
 from streams.contract import decoding, topics
 from streams.contract.records import OutgoingRecord, Record
@@ -37,22 +38,9 @@ from streams.workers.monitor import Monitor
 from streams.workers.readiness import Readiness
 from streams.workers.task_delivery import TaskDelivery
 
-ROLES: Mapping[str, Topic] = {
-    "ingest": Topic.IMAGE_INGEST,
-    "correct": Topic.LABEL_CORRECTION,
-    "forget": Topic.FORGET_REQUEST,
-    "query": Topic.QUERY,
-}
-"""What each role reads."""
-WRITING = ("ingest", "correct", "forget")
-EMBEDDING = ("ingest", "query")
 PATIENCE_SECONDS = 300.0
 """No embedder takes as long for a batch; one that hangs is ended."""
 TOPICS_WATCH_SECONDS = 15.0
-
-
-def full_name(settings: Settings, topic: Topic) -> str:
-    return settings.topic_prefix + str(topic)
 
 
 def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
@@ -67,16 +55,15 @@ def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
 
 def create_topics(settings: Settings) -> None:
     """Create what is missing; `Misconfigured` when what is there breaks a promise."""
-    specs = topic_specs(settings)
-    security = connections.kafka_security(settings)
-    admin.create(settings.kafka, specs, security)
-    admin.check_or_refuse(settings.kafka, specs, security)
+    cluster, specs = connections.kafka_cluster(settings), topic_specs(settings)
+    admin.create(cluster, specs)
+    admin.check_or_refuse(cluster, specs)
 
 
 def known_topic_ids(settings: Settings) -> Mapping[str, str]:
     """Topic ids by full name. `Misconfigured` when a topic is missing."""
-    names = [full_name(settings, topic) for topic in Topic]
-    return admin.topic_ids(settings.kafka, names, connections.kafka_security(settings))
+    cluster = connections.kafka_cluster(settings)
+    return admin.topic_ids(cluster, [cluster.full_name(topic) for topic in Topic])
 
 
 def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
@@ -87,7 +74,7 @@ def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
     """
     if settings.instance is None:
         return None
-    count = admin.partition_count(settings.kafka, topic, connections.kafka_security(settings))
+    count = admin.partition_count(connections.kafka_cluster(settings), topic)
     return f"{settings.instance}.{topic_id}.{count}"
 
 
@@ -129,12 +116,13 @@ def generations(settings: Settings, client: redis.Redis, index: RedisIndex) -> G
 
 
 def client(settings: Settings, source: str) -> MemoryClient:
+    cluster = connections.kafka_cluster(settings)
     return MemoryClient(
-        settings.kafka,
+        cluster.bootstrap,
         source=source,
-        prefix=settings.topic_prefix,
+        prefix=cluster.prefix,
         max_record_bytes=settings.max_image_bytes,
-        **connections.kafka_security(settings),
+        **cluster.security,
     )
 
 
@@ -159,12 +147,11 @@ def open_memory(
     others: Callable[[], Sequence[Take]] = tuple,
 ) -> VisualMemory:
     """`others` tells the other generations of the memory, which forget what this one does."""
-    names = {
-        topic_ids[full_name(settings, ROLES[role])]: full_name(settings, ROLES[role])
-        for role in WRITING
-    }
-    log = KafkaFenceLog(settings.kafka, settings.topic_prefix, connections.kafka_security(settings))
-    return memory_of(settings, index, made_for, EveryGeneration(log, others), names)
+    cluster = connections.kafka_cluster(settings)
+    names = [cluster.full_name(role.topic) for role in ROLES.values() if role.writes]
+    logs = {topic_ids[name]: name for name in names}
+    fence_log = EveryGeneration(KafkaFenceLog(cluster), others)
+    return memory_of(settings, index, made_for, fence_log, logs)
 
 
 def memory_of(
@@ -199,7 +186,8 @@ def catch_up_on_fences(
 
     With `untaken` only those that it finds missing, so that who may only read can start.
     """
-    topic_id = topic_ids[full_name(settings, Topic.FENCES)]
+    cluster = connections.kafka_cluster(settings)
+    topic_id = topic_ids[cluster.full_name(Topic.FENCES)]
     positions = {p: o for (t, p), o in memory.index.positions().items() if t == topic_id}
 
     def apply(facts: Sequence[FenceFact]) -> None:
@@ -214,8 +202,7 @@ def catch_up_on_fences(
                 f"them there ({error}); start a forget worker first"
             ) from None
 
-    security = connections.kafka_security(settings)
-    ends = replay(settings.kafka, settings.topic_prefix, apply, positions, security)
+    ends = replay(cluster, apply, positions)
     memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
 
 
@@ -233,17 +220,15 @@ def worker(
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
-    admin.check_or_refuse(
-        settings.kafka, topic_specs(settings), connections.kafka_security(settings)
-    )
+    admin.check_or_refuse(connections.kafka_cluster(settings), topic_specs(settings))
     topic_ids = known_topic_ids(settings)
     store = redis_client(settings)
-    made_for = embedder(settings) if role in EMBEDDING else None
+    made_for = embedder(settings) if ROLES[role].embeds else None
     index = open_index(settings, store, made_for)
     index.check_durability()
     others = generations(settings, store, index).others if role == "forget" else tuple
     memory = open_memory(settings, around(index), made_for, topic_ids, others)
-    untaken = None if role in WRITING else index.untaken
+    untaken = None if ROLES[role].writes else index.untaken
     catch_up_on_fences(settings, memory, topic_ids, untaken)
     return wire(settings, role, memory, store, topic_ids)
 
@@ -257,26 +242,32 @@ def wire(
 ) -> faust.App:
     """A Faust app that carries the role's topic to its agent."""
     begin_at_zero(role)
-    topic = full_name(settings, ROLES[role])
+    cluster = connections.kafka_cluster(settings)
+    topic = cluster.full_name(ROLES[role].topic)
     topic_id = topic_ids[topic]
     skew = round(settings.clock_skew * 1_000_000)
     batch = settings.batch_of(role)
     app = faust_app.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
-        settings.kafka,
+        cluster.bootstrap,
         instance=group_instance(settings, topic, topic_id),
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
-        credentials=faust_app.credentials(connections.kafka_security(settings)),
+        credentials=faust_app.credentials(cluster.security),
     )
-    patience = PATIENCE_SECONDS if role in EMBEDDING else None
+    patience = PATIENCE_SECONDS if ROLES[role].embeds else None
     source = Source(role, topic, topic_id, batch, patience)
     attempts = RecordAttempts(store, settings.namespace, role)
-    names, give_up = partial(full_name, settings), partial(_given_up, role, settings.partitions)
+    give_up = partial(_given_up, role, settings.partitions)
     carrier: Delivery
     if role == "query":
         carrier = tasks = TaskDelivery(
-            app, source, positions=memory.index, attempts=attempts, full_name=names, reject=give_up
+            app,
+            source,
+            positions=memory.index,
+            attempts=attempts,
+            full_name=cluster.full_name,
+            reject=give_up,
         )
         agent = QueryAgent(
             memory,
@@ -288,7 +279,12 @@ def wire(
         tasks.start(agent, settings.questions_in_flight)
     else:
         carrier = batches = BatchDelivery(
-            app, source, positions=memory.index, attempts=attempts, full_name=names, reject=give_up
+            app,
+            source,
+            positions=memory.index,
+            attempts=attempts,
+            full_name=cluster.full_name,
+            reject=give_up,
         )
         batches.start(_writing_agent(role, memory, topic_id, skew))
     carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
@@ -337,12 +333,12 @@ def run_monitor(settings: Settings) -> None:
 
 def monitor(settings: Settings) -> Monitor:
     """The process that exports what no single worker knows: sizes and lag."""
-    ids = known_topic_ids(settings)
+    cluster, ids = connections.kafka_cluster(settings), known_topic_ids(settings)
+    names = [cluster.full_name(role.topic) for role in ROLES.values()]
     return Monitor(
         open_index(settings, redis_client(settings)),
-        settings.kafka,
-        {full_name(settings, topic): ids[full_name(settings, topic)] for topic in ROLES.values()},
+        cluster,
+        {name: ids[name] for name in names},
         settings.metric_labels,
-        connections.kafka_security(settings),
-        forgets=full_name(settings, Topic.FORGET_REQUEST),
+        forgets=cluster.full_name(Topic.FORGET_REQUEST),
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
+from streams.config.roles import ROLES
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
@@ -25,7 +26,6 @@ from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
 from streams.local.supervisor import Supervisor, detach, read_state
 
-WORKERS = ("ingest", "correct", "forget", "query")
 ADDRESSES_FILE = "addresses.json"
 SECRETS_FOLDER = "secrets"
 
@@ -195,7 +195,7 @@ def _supervisor(
 
     processes += [
         worker(f"{role}-{n}" if n else role, role, free_port())
-        for role in WORKERS
+        for role in ROLES
         for n in range(workers.get(role, 1))
     ]
     processes.append(worker("monitor", "monitor", monitor_port))

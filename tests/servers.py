@@ -17,7 +17,7 @@ from pathlib import Path
 from memory.errors import Unavailable
 from streams.config.settings import CACHE
 from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import NO_SECURITY
+from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
@@ -92,7 +92,7 @@ def _wait_for_kafka(address: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            topic_ids(address, [], NO_SECURITY)
+            topic_ids(KafkaCluster(address), [])
         except Unavailable:
             if time.monotonic() > deadline:
                 raise

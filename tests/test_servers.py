@@ -8,7 +8,7 @@ import pytest
 import redis as redis_py
 
 from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import NO_SECURITY
+from streams.kafka.cluster import KafkaCluster
 from tests import servers
 
 
@@ -28,7 +28,7 @@ def test_addresses_in_the_environment_are_taken_as_they_are(tmp_path: Path) -> N
 @pytest.mark.usefixtures("_without_docker")
 def test_without_docker_kafka_is_embedded(tmp_path: Path) -> None:
     with servers.kafka(tmp_path, {}) as bootstrap:
-        assert topic_ids(bootstrap, [], NO_SECURITY) == {}
+        assert topic_ids(KafkaCluster(bootstrap), []) == {}
     assert (tmp_path / "kafka" / "server.log").exists()
 
 

@@ -27,7 +27,7 @@ from kafka.admin import (
 
 from memory.redis.connection import connect
 from streams.config.settings import CACHE
-from streams.kafka.cluster import NO_SECURITY, administration
+from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.server import HOST, free_port
@@ -70,7 +70,7 @@ class Kafka:
     mutual: str
 
     def add_users(self, passwords: Mapping[str, str]) -> None:
-        with administration(self.plain, NO_SECURITY) as admin:
+        with KafkaCluster(self.plain).administration() as admin:
             done = admin.alter_user_scram_credentials(
                 [
                     UserScramCredentialUpsertion(user, MECHANISM, password)
@@ -82,7 +82,7 @@ class Kafka:
     def allow(self, commands: str) -> None:
         """Carry out ``kafka-acls.sh --add`` commands, one a line."""
         acls = [acl for line in commands.splitlines() for acl in _acls(line)]
-        with administration(self.plain, NO_SECURITY) as admin:
+        with KafkaCluster(self.plain).administration() as admin:
             done = admin.create_acls(acls)
             assert not done["failed"], done["failed"]
 

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from streams import stack
 from streams.cli.options import as_json, console, emit, servers
 from streams.config import permissions as rights
+from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
 
 
@@ -77,7 +77,7 @@ def provision() -> None:
 
 
 @click.command("worker")
-@click.argument("role", type=click.Choice([*stack.WORKERS, "monitor"]))
+@click.argument("role", type=click.Choice([*ROLES, "monitor"]))
 @servers
 def worker_command(settings: Settings, role: str) -> None:
     """Run one worker in the foreground; settings come from the environment."""
@@ -107,10 +107,10 @@ def topics_command(settings: Settings, check: bool, json_: bool) -> None:
     from streams.config import connections
     from streams.kafka import admin as declared
 
-    specs, security = bootstrap.topic_specs(settings), connections.kafka_security(settings)
+    cluster, specs = connections.kafka_cluster(settings), bootstrap.topic_specs(settings)
     if not check:
-        declared.create(settings.kafka, specs, security)
-    problems = declared.check(settings.kafka, specs, security)
+        declared.create(cluster, specs)
+    problems = declared.check(cluster, specs)
     if json_:
         emit({"topics": [spec.name for spec in specs], "problems": problems})
     else:

@@ -31,7 +31,8 @@ from streams.contract import cloudevents, decoding, encoding
 from streams.contract.messages import DEFAULT_K, DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import HEADROOM, MAX_RECORD, Topic
-from streams.kafka import admin, cluster
+from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped, mapped_errors
 from streams.kafka.reading import Tail, understood
 
@@ -65,17 +66,15 @@ class MemoryClient:
         max_record_bytes: int = MAX_RECORD,
         **security: Any,
     ) -> None:
-        self._bootstrap = bootstrap
+        self._cluster = KafkaCluster(bootstrap, prefix, security)
         self._source = source
-        self._prefix = prefix
         self._clock = clock
         self._limit = max_record_bytes
-        self._security = security
         self._lock = threading.Lock()
         self._producers: dict[float, KafkaProducer] = {}
         self._topic_ids: dict[Topic, str] = {}
         self._unsent = Unsent(MAX_UNSENT)
-        self._replies = Replies(bootstrap, prefix + Topic.PREDICTION, security)
+        self._replies = Replies(self._cluster)
         self._tails: list[Tail] = []
         self._outcomes: Tail | None = None
         self._closed = False
@@ -176,15 +175,15 @@ class MemoryClient:
         Raises `Rejected` if the request was, `Unavailable` if no receipt comes in time.
         """
         deadline = system_clock.monotonic() + timeout
-        receipts = self._prefix + Topic.FORGET_RECEIPT
+        receipts = self._cluster.full_name(Topic.FORGET_RECEIPT)
         if isinstance(request, str):
             request_id, place, names = request, None, [receipts]
             start: Mapping[tuple[str, int], int] = {}
         else:
             at = request.position(timeout)
             request_id, place = request.request_id, (at.topic, at.partition, at.offset)
-            names, start = [receipts, self._prefix + Topic.REJECTED], request.start
-        tail = Tail(self._bootstrap, names, self._security, start)
+            names, start = [receipts, self._cluster.full_name(Topic.REJECTED)], request.start
+        tail = Tail(self._cluster, names, start)
         try:
             while (remaining := deadline - system_clock.monotonic()) > 0:
                 records = tail.poll(min(remaining, 1.0))
@@ -270,9 +269,9 @@ class MemoryClient:
 
     def rejections(self, start: Mapping[int, int] | None = None) -> Rejections:
         """Rejections from these offsets on, by partition, or from now on. For one thread."""
-        name = self._prefix + Topic.REJECTED
+        name = self._cluster.full_name(Topic.REJECTED)
         offsets = None if start is None else {(name, p): offset for p, offset in start.items()}
-        tail = Tail(self._bootstrap, [name], self._security, offsets)
+        tail = Tail(self._cluster, [name], offsets)
         with self._lock:
             self._tails.append(tail)
         return Rejections(tail)
@@ -342,7 +341,7 @@ class MemoryClient:
         try:
             with mapped_errors():
                 sent = producer.send(
-                    self._prefix + record.topic,
+                    self._cluster.full_name(record.topic),
                     key=record.key,
                     value=record.value,
                     headers=list(record.headers),
@@ -358,13 +357,11 @@ class MemoryClient:
             if self._closed:
                 raise Unavailable("the client is closed")
             if topic not in self._topic_ids:
-                name = self._prefix + topic
-                ids = admin.topic_ids(self._bootstrap, [name], self._security)
+                name = self._cluster.full_name(topic)
+                ids = admin.topic_ids(self._cluster, [name])
                 self._topic_ids[topic] = ids[name]
             if linger_ms not in self._producers:
-                self._producers[linger_ms] = cluster.producer(
-                    self._bootstrap,
-                    self._security,
+                self._producers[linger_ms] = self._cluster.producer(
                     linger_ms=linger_ms,
                     batch_size=1 << 16,
                     max_request_size=self._limit + HEADROOM,
@@ -375,6 +372,6 @@ class MemoryClient:
         """Where the next receipt and the next rejection will stand."""
         with self._lock:
             if self._outcomes is None:
-                names = [self._prefix + t for t in (Topic.FORGET_RECEIPT, Topic.REJECTED)]
-                self._outcomes = Tail(self._bootstrap, names, self._security)
+                names = list(map(self._cluster.full_name, (Topic.FORGET_RECEIPT, Topic.REJECTED)))
+                self._outcomes = Tail(self._cluster, names)
             return self._outcomes.ends()

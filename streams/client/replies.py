@@ -15,10 +15,10 @@ from streams.contract import decoding
 from streams.contract.cloudevents import Header
 from streams.contract.messages import Answer, Rejection
 from streams.contract.records import Marker, Record
-from streams.kafka import cluster
-from streams.kafka.cluster import Security
+from streams.contract.topics import Topic
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped_errors
-from streams.kafka.reading import Tail, understood, visible_partitions
+from streams.kafka.reading import Tail, partitions_of, understood
 
 POLL_SECONDS = 0.2
 """How late an overdue answer or a close may be noticed; answers themselves come at once."""
@@ -30,10 +30,8 @@ class Replies:
     The thread starts with the first question, and anew if the reading failed.
     """
 
-    def __init__(self, bootstrap: str, topic: str, security: Security) -> None:
-        self._bootstrap = bootstrap
-        self._topic = topic
-        self._security = security
+    def __init__(self, cluster: KafkaCluster) -> None:
+        self._cluster = cluster
         self._lock = threading.Lock()
         self._awaited: dict[str, tuple[Future[Answer], float]] = {}
         self._reader: threading.Thread | None = None
@@ -71,9 +69,10 @@ class Replies:
             reader.join()
 
     def _start(self) -> None:
-        consumer = cluster.consumer(self._bootstrap, self._security)
+        consumer = self._cluster.consumer()
         try:
-            found = visible_partitions(consumer, self._topic, self._bootstrap, self._security)
+            topic = self._cluster.full_name(Topic.PREDICTION)
+            found = partitions_of(self._cluster, consumer, topic)
             chosen = random.choice(found)  # noqa: S311 - spreads load
             with mapped_errors():
                 consumer.assign([chosen])

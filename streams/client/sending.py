@@ -8,7 +8,7 @@ from typing import Any
 
 from memory.errors import Unavailable
 from memory.model.answers import Position
-from streams.kafka import cluster
+from streams.kafka.cluster import BLOCK_SECONDS
 from streams.kafka.errors import mapped_errors
 
 MAX_UNSENT = 64 << 20
@@ -61,7 +61,7 @@ class Unsent:
 
     def add(self, size: int) -> None:
         with self._changed:
-            if not self._changed.wait_for(self._has_room(size), cluster.BLOCK_SECONDS):
+            if not self._changed.wait_for(self._has_room(size), BLOCK_SECONDS):
                 raise Unavailable("Kafka: too much waits to be acknowledged")
             self._bytes += size
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
@@ -19,7 +20,7 @@ from memory.errors import Misconfigured, Unavailable
 from memory.redis.connection import connect
 from memory.redis.errors import mapped_errors
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
-from streams.kafka.cluster import NO_SECURITY, Security
+from streams.kafka.cluster import NO_SECURITY, KafkaCluster, Security
 from streams.kafka.tls_diagnosis import fault_of, ignores_tls, speaks_tls
 
 
@@ -35,8 +36,13 @@ class Hidden(str):
         return "'**********'"
 
 
-def kafka_security(settings: Settings) -> Security:
-    """kafka-python's SASL and TLS arguments. Raises `Misconfigured`."""
+@lru_cache(maxsize=4)
+def kafka_cluster(settings: Settings) -> KafkaCluster:
+    """The Kafka of these settings; its files are read once. Raises `Misconfigured`."""
+    return KafkaCluster(settings.kafka, settings.topic_prefix, _kafka_security(settings))
+
+
+def _kafka_security(settings: Settings) -> Security:
     protocol = settings.kafka_security_protocol
     logs_in, encrypts = protocol.startswith("SASL_"), protocol.endswith("SSL")
     user, password = settings.kafka_username, _secret(settings.kafka_password)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory.errors import Misconfigured
+from streams.config.roles import ROLES
 from streams.contract.topics import Topic
 
 
@@ -32,12 +33,7 @@ class Principal(StrEnum):
     PRIVACY_DESK = "privacy-desk"
 
 
-WORKERS: Mapping[Principal, Topic] = {
-    Principal.INGEST: Topic.IMAGE_INGEST,
-    Principal.CORRECT: Topic.LABEL_CORRECTION,
-    Principal.FORGET: Topic.FORGET_REQUEST,
-    Principal.QUERY: Topic.QUERY,
-}
+WORKERS: Mapping[Principal, Topic] = {Principal(name): role.topic for name, role in ROLES.items()}
 """Each reads one topic, with a consumer group of its own."""
 
 READS: Mapping[Principal, Sequence[Topic]] = {

@@ -12,17 +12,17 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured
 from streams.contract.topics import Topic, TopicSpec
-from streams.kafka.cluster import NO_SECURITY, Security, administration
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped
 
 
-def create(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
     """Create the topics that are missing; one that is there is left as it is (see `check`).
 
     Returns when all can be used. Raises `Misconfigured` naming a topic that cannot be created,
     `Unavailable`.
     """
-    with administration(bootstrap, security) as admin:
+    with cluster.administration() as admin:
         missing = {
             spec.name: {
                 "num_partitions": spec.partitions,
@@ -43,12 +43,12 @@ def create(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_S
         admin.wait_for_topics([spec.name for spec in specs])
 
 
-def configure(bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY) -> None:
+def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
     """Give existing topics the settings they break; all their other settings stay.
 
     Partitions and replication stay too. Raises `Misconfigured`, `Unavailable`.
     """
-    with administration(bootstrap, security) as admin:
+    with cluster.administration() as admin:
         resources = [
             ConfigResource(
                 ConfigResourceType.TOPIC,
@@ -64,12 +64,10 @@ def configure(bootstrap: str, specs: Sequence[TopicSpec], security: Security = N
                     raise Misconfigured(f"{name}: cannot be configured: {result}")
 
 
-def check(
-    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
-) -> list[str]:
+def check(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
     """What breaks a promise, a line each: topic, setting, found, wanted, what to do."""
     problems = []
-    with administration(bootstrap, security) as admin:
+    with cluster.administration() as admin:
         described = _described(admin, specs)
         for spec, found, broken in zip(specs, described, _broken(admin, specs), strict=True):
             if found is None:
@@ -88,22 +86,18 @@ def check(
     return problems
 
 
-def check_or_refuse(
-    bootstrap: str, specs: Sequence[TopicSpec], security: Security = NO_SECURITY
-) -> None:
+def check_or_refuse(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
     """Raise `Misconfigured` with all that `check` finds."""
-    if problems := check(bootstrap, specs, security):
+    if problems := check(cluster, specs):
         raise Misconfigured("\n".join(["topics break promises:", *problems]))
 
 
-def topic_ids(
-    bootstrap: str, names: Sequence[str], security: Security = NO_SECURITY
-) -> dict[str, str]:
+def topic_ids(cluster: KafkaCluster, names: Sequence[str]) -> dict[str, str]:
     """Each topic's id (KIP-516) as Kafka's tools write it; it changes when one is recreated.
 
     Raises `Misconfigured` naming the topics that are missing, `Unavailable`.
     """
-    with administration(bootstrap, security) as admin:
+    with cluster.administration() as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
         missing = [name for name in names if name not in found or not _exists(found[name])]
     if missing:
@@ -113,9 +107,9 @@ def topic_ids(
     return {name: _id_text(found[name]["topic_id"]) for name in names}
 
 
-def partition_count(bootstrap: str, name: str, security: Security = NO_SECURITY) -> int:
+def partition_count(cluster: KafkaCluster, name: str) -> int:
     """How many partitions a topic has now. Raises `Misconfigured` when it is missing, `Unavailable`."""
-    with administration(bootstrap, security) as admin:
+    with cluster.administration() as admin:
         (found,) = admin.describe_topics([name])
         if not _exists(found):
             raise Misconfigured(

@@ -1,19 +1,17 @@
-"""The one place that builds kafka-python's clients.
-
-`security` everywhere is a mapping of kafka-python's own SASL and TLS arguments
-(``security_protocol``, ``sasl_mechanism``, ``ssl_cafile``, ...).
-"""
+"""A memory's Kafka as one value, and the one place that builds kafka-python's clients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.net.compat import KafkaNetClient
 
+from streams.contract.topics import Topic
 from streams.kafka import fail_fast
 from streams.kafka.errors import mapped_errors
 from streams.kafka.log_filter import keep_wires_out_of_logs
@@ -25,29 +23,26 @@ NO_SECURITY: Security = MappingProxyType({})
 BLOCK_SECONDS = 30.0
 
 
-def _built(kind: Callable[..., T], **settings: Any) -> T:
-    """A client of kafka-python, which does not end its thread when it cannot connect."""
-    keep_wires_out_of_logs()
-    made: list[KafkaNetClient] = []
+@dataclass(frozen=True, slots=True)
+class KafkaCluster:
+    """Where a memory's log is: the servers, the prefix of its topics' names, the login.
 
-    def connections(**configs: Any) -> KafkaNetClient:
-        made.append(fail_fast.connections(**configs))
-        return made[-1]
+    `security` holds kafka-python's own SASL and TLS arguments (``security_protocol``,
+    ``sasl_mechanism``, ``ssl_context``, ...).
+    """
 
-    try:
-        return kind(kafka_client=connections, **settings)
-    except BaseException:
-        for client in made:
-            client.close()
-        raise
+    bootstrap: str
+    prefix: str = ""
+    security: Security = field(default_factory=lambda: NO_SECURITY, repr=False)
 
+    def full_name(self, topic: Topic) -> str:
+        """What a topic of this memory is called in Kafka."""
+        return self.prefix + topic
 
-def producer(bootstrap: str, security: Security, **settings: Any) -> KafkaProducer:
-    """A producer that waits for all replicas, writes nothing twice and creates no topic."""
-    with mapped_errors():
-        return _built(
+    def producer(self, **settings: Any) -> KafkaProducer:
+        """A producer that waits for all replicas, writes nothing twice and creates no topic."""
+        return self._built(
             KafkaProducer,
-            bootstrap_servers=bootstrap,
             acks="all",
             enable_idempotence=True,
             allow_auto_create_topics=False,
@@ -56,32 +51,48 @@ def producer(bootstrap: str, security: Security, **settings: Any) -> KafkaProduc
             delivery_timeout_ms=60_000,
             metrics_enabled=False,
             **settings,
-            **security,
         )
 
-
-def consumer(bootstrap: str, security: Security, **settings: Any) -> KafkaConsumer:
-    """A consumer without a group, for partitions assigned by hand; it commits nothing."""
-    with mapped_errors():
-        return _built(
+    def consumer(self, **settings: Any) -> KafkaConsumer:
+        """A consumer without a group, for partitions assigned by hand; it commits nothing."""
+        return self._built(
             KafkaConsumer,
-            bootstrap_servers=bootstrap,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
             metrics_enabled=False,
             **settings,
-            **security,
         )
 
+    @contextmanager
+    def administration(self) -> Iterator[KafkaAdminClient]:
+        """A connection for topics and their configuration, closed at the end."""
+        with mapped_errors():
+            admin = self._built(KafkaAdminClient)
+            try:
+                yield admin
+            finally:
+                admin.close()
 
-@contextmanager
-def administration(bootstrap: str, security: Security) -> Iterator[KafkaAdminClient]:
-    """A connection for topics and their configuration, closed at the end."""
-    with mapped_errors():
-        admin = _built(KafkaAdminClient, bootstrap_servers=bootstrap, **security)
+    def _built(self, kind: Callable[..., T], **settings: Any) -> T:
+        """A client of kafka-python, which does not end its thread when it cannot connect."""
+        keep_wires_out_of_logs()
+        made: list[KafkaNetClient] = []
+
+        def connections(**configs: Any) -> KafkaNetClient:
+            made.append(fail_fast.connections(**configs))
+            return made[-1]
+
         try:
-            yield admin
-        finally:
-            admin.close()
+            with mapped_errors():
+                return kind(
+                    bootstrap_servers=self.bootstrap,
+                    kafka_client=connections,
+                    **settings,
+                    **self.security,
+                )
+        except BaseException:
+            for client in made:
+                client.close()
+            raise

@@ -8,11 +8,10 @@ from typing import TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 
-from memory.errors import Misconfigured, Rejected, Unavailable, VisualMemoryError
+from memory.errors import Rejected, Unavailable, VisualMemoryError
 from streams.contract.records import Marker, Record
-from streams.kafka import cluster
-from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import Security
+from streams.kafka.admin import partition_count
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped_errors
 
 T = TypeVar("T")
@@ -20,26 +19,18 @@ T = TypeVar("T")
 STALLED_SECONDS = 30.0
 
 
-def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    """A topic's partitions; `Misconfigured` when it is missing."""
-    if not (found := _known_partitions(consumer, topic)):
-        raise Misconfigured(f"{topic}: the topic is missing; create it with `visual-memory topics`")
-    return found
-
-
-def visible_partitions(
-    consumer: KafkaConsumer, topic: str, bootstrap: str, security: Security
+def partitions_of(
+    cluster: KafkaCluster, consumer: KafkaConsumer, topic: str
 ) -> list[TopicPartition]:
-    """As `partitions_of`, but a topic that is not ours to see is told from a missing one."""
-    if not _known_partitions(consumer, topic):
-        topic_ids(bootstrap, [topic], security)  # tells which of the two it is
-    return partitions_of(consumer, topic)
+    """The partitions of a topic, by its full name.
 
-
-def _known_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    Raises `Misconfigured` when it is missing or this user may not see it, `Unavailable`.
+    """
     with mapped_errors():
-        partitions = consumer.partitions_for_topic(topic)
-    return [TopicPartition(topic, partition) for partition in sorted(partitions or ())]
+        found = consumer.partitions_for_topic(topic)
+    # A consumer does not tell a topic that is missing from one that is not ours to see.
+    partitions = sorted(found) if found else range(partition_count(cluster, topic))
+    return [TopicPartition(topic, partition) for partition in partitions]
 
 
 def read_ranges(
@@ -88,17 +79,14 @@ class Tail:
 
     def __init__(
         self,
-        bootstrap: str,
+        cluster: KafkaCluster,
         topics: Sequence[str],
-        security: Security,
         start: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
-        self._consumer = cluster.consumer(bootstrap, security)
+        self._consumer = cluster.consumer()
         try:
             partitions = [
-                tp
-                for topic in topics
-                for tp in visible_partitions(self._consumer, topic, bootstrap, security)
+                tp for topic in topics for tp in partitions_of(cluster, self._consumer, topic)
             ]
             with mapped_errors():
                 self._consumer.assign(partitions)

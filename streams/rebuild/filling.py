@@ -15,9 +15,11 @@ from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import Outcome, VisualMemory
 from streams.contract.records import Marker, Record
+from streams.contract.topics import Topic
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped_errors
 from streams.kafka.reading import partitions_of, read_ranges
-from streams.workers.fence_log import read_facts
+from streams.workers.fence_log import replay
 
 SAY_SECONDS = 1.0
 AHEAD = 1000
@@ -38,14 +40,15 @@ class EventLog:
 class Sources:
     """What a rebuild reads.
 
-    `fences` is the name and the id of the topic with the facts of forgetting. `consumer` is asked
-    where partitions begin and end, what `consume` makes reads them.
+    `fences_id` is the id of the topic with the facts of forgetting. `consumer` is asked where
+    partitions begin and end; others, made for it, read them, `batch` records at a time.
     """
 
     logs: Sequence[EventLog]
-    fences: tuple[str, str]
+    fences_id: str
+    cluster: KafkaCluster
     consumer: KafkaConsumer
-    consume: Callable[[], KafkaConsumer]
+    batch: int
 
 
 class Filling:
@@ -72,16 +75,17 @@ class Filling:
         self._holds_lease = holds_lease
         self._say = say
         self._logs = {log.topic: log for log in sources.logs}
-        self._fences, self._fences_id = sources.fences
+        self._fences_id = sources.fences_id
+        self._cluster = sources.cluster
         self._consumer = sources.consumer
-        self._consume = sources.consume
+        self._batch = sources.batch
         self._said = 0.0
         self._last: dict[str, str] = {}
 
     def warn_of_deletions(self) -> None:
         """Say which partitions have lost their beginning."""
-        for topic in [*self._logs, self._fences]:
-            partitions = partitions_of(self._consumer, topic)
+        for topic in [*self._logs, self._cluster.full_name(Topic.FENCES)]:
+            partitions = partitions_of(self._cluster, self._consumer, topic)
             with mapped_errors():
                 begins = self._consumer.beginning_offsets(partitions)
             for tp, offset in begins.items():
@@ -129,7 +133,7 @@ class Filling:
         """Images of records that a worker may have put already, but has not noted."""
         starts = self._targets()
         for log in self._logs.values():
-            for tp in partitions_of(self._consumer, log.topic):
+            for tp in partitions_of(self._cluster, self._consumer, log.topic):
                 starts.setdefault(tp, 0)
         with mapped_errors():
             found = self._consumer.end_offsets(list(starts))
@@ -166,7 +170,7 @@ class Filling:
         self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> Iterator[tuple[list[Record], dict[TopicPartition, int]]]:
         if any(starts.get(tp, 0) < end for tp, end in ends.items()):
-            with closing(self._consume()) as consumer:
+            with closing(self._cluster.consumer(max_poll_records=self._batch)) as consumer:
                 yield from read_ranges(consumer, starts, ends)
 
     def _decode(self, log: EventLog, records: Sequence[Record]) -> list[tuple[Record, Any]]:
@@ -181,8 +185,7 @@ class Filling:
     def _read_fences(self) -> None:
         held = self._following.positions()
         positions = {p: offset for (t, p), offset in held.items() if t == self._fences_id}
-        with closing(self._consume()) as consumer:
-            ends = read_facts(consumer, self._fences, self._memory.apply, positions)
+        ends = replay(self._cluster, self._memory.apply, positions)
         self._following.advance({(self._fences_id, p): end for p, end in ends.items()})
 
     def _targets(self) -> dict[TopicPartition, int]:

@@ -162,8 +162,7 @@ class Rebuild:
         self._generations.seal(anew)
         try:
             filling.catch_up()
-            _, fences_id = self._sources.fences
-            return not self._generations.switch(following, anew, fences_id)
+            return not self._generations.switch(following, anew, self._sources.fences_id)
         finally:
             with suppress(Unavailable):
                 self._generations.unseal()

@@ -14,7 +14,7 @@ from streams.config import connections
 from streams.config.settings import Settings
 from streams.contract import decoding
 from streams.contract.topics import Topic
-from streams.kafka import admin, cluster
+from streams.kafka import admin
 from streams.rebuild.filling import EventLog, Sources
 from streams.rebuild.rebuild import Rebuild
 
@@ -22,8 +22,8 @@ from streams.rebuild.rebuild import Rebuild
 @contextmanager
 def open_rebuild(settings: Settings, say: Callable[[str], None]) -> Iterator[Rebuild]:
     """The rebuild of a memory into a generation that these settings say."""
-    security = connections.kafka_security(settings)
-    admin.check_or_refuse(settings.kafka, bootstrap.topic_specs(settings), security)
+    cluster = connections.kafka_cluster(settings)
+    admin.check_or_refuse(cluster, bootstrap.topic_specs(settings))
     ids = bootstrap.known_topic_ids(settings)
     store = bootstrap.redis_client(settings)
     held = bootstrap.open_index(settings, store)
@@ -36,20 +36,18 @@ def open_rebuild(settings: Settings, say: Callable[[str], None]) -> Iterator[Reb
         # What its events tell of forgetting was logged when they were first read.
         return following, bootstrap.memory_of(settings, following, made_for)
 
-    fences = bootstrap.full_name(settings, Topic.FENCES)
-    batch = settings.batch_of("ingest")
-    consume = partial(cluster.consumer, settings.kafka, security, max_poll_records=batch)
-    logs = event_logs(settings, ids)
-    with closing(store), closing(consume()) as consumer:
-        sources = Sources(logs, (fences, ids[fences]), consumer, consume)
+    fences_id = ids[cluster.full_name(Topic.FENCES)]
+    batch, logs = settings.batch_of("ingest"), event_logs(settings, ids)
+    with closing(store), closing(cluster.consumer()) as consumer:
+        sources = Sources(logs, fences_id, cluster, consumer, batch)
         yield Rebuild(held, generations, open_next, sources, say)
 
 
 def event_logs(settings: Settings, topic_ids: Mapping[str, str]) -> list[EventLog]:
     """The topics that a rebuild reads."""
+    cluster = connections.kafka_cluster(settings)
     images, corrections = (
-        bootstrap.full_name(settings, topic)
-        for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
+        cluster.full_name(topic) for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
     skew = round(settings.clock_skew * 1_000_000)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from types import MappingProxyType
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer, TopicPartition
 
 from memory.errors import Misconfigured
 from memory.ports import FenceFact
 from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
-from streams.kafka import cluster
-from streams.kafka.cluster import NO_SECURITY, Security
+from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
 from streams.kafka.errors import mapped_errors
 from streams.kafka.reading import partitions_of, read_ranges
 
@@ -26,16 +26,9 @@ NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 class KafkaFenceLog:
     """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads."""
 
-    def __init__(
-        self,
-        bootstrap: str,
-        prefix: str = "",
-        security: Security = NO_SECURITY,
-        timeout: float = cluster.BLOCK_SECONDS,
-    ) -> None:
-        self._bootstrap = bootstrap
-        self._topic = prefix + Topic.FENCES
-        self._security = security
+    def __init__(self, cluster: KafkaCluster, timeout: float = BLOCK_SECONDS) -> None:
+        self._cluster = cluster
+        self._topic = cluster.full_name(Topic.FENCES)
         self._timeout = timeout
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
@@ -62,56 +55,42 @@ class KafkaFenceLog:
     def close(self) -> None:
         with self._lock, mapped_errors():
             if self._producer is not None:
-                self._producer.close(timeout=cluster.BLOCK_SECONDS)
+                self._producer.close(timeout=BLOCK_SECONDS)
                 self._producer = None
 
     def _connected(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = cluster.producer(self._bootstrap, self._security)
+                self._producer = self._cluster.producer()
             return self._producer
 
 
 def replay(
-    bootstrap: str,
-    prefix: str,
+    cluster: KafkaCluster,
     apply: Callable[[Sequence[FenceFact]], None],
     positions: Mapping[int, int] = NOTHING_READ,
-    security: Security = NO_SECURITY,
 ) -> dict[int, int]:
     """Apply the facts from `positions` (by partition; else the start) to the log's present end.
 
     Returns the end of each partition. What cannot be understood is `Misconfigured`, naming its
     offset: a memory that passed it over would show what was forgotten.
     """
-    consumer = cluster.consumer(bootstrap, security, max_poll_records=PAGE)
-    try:
-        return read_facts(consumer, prefix + Topic.FENCES, apply, positions)
-    finally:
-        consumer.close()
-
-
-def read_facts(
-    consumer: KafkaConsumer,
-    topic: str,
-    apply: Callable[[Sequence[FenceFact]], None],
-    positions: Mapping[int, int] = NOTHING_READ,
-) -> dict[int, int]:
-    """As `replay`, with a consumer that is there and the topic's full name."""
-    partitions = partitions_of(consumer, topic)
-    with mapped_errors():
-        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
-    for tp, end in ends.items():
-        if positions.get(tp.partition, 0) > end:
-            raise Misconfigured(
-                f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
-                f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
-            )
-    starts = {tp: positions.get(tp.partition, 0) for tp in ends}
-    for records, _ in read_ranges(consumer, starts, ends):
-        facts = [fact for fact in map(_understood, records) if not isinstance(fact, Marker)]
-        if facts:
-            apply(facts)
+    topic = cluster.full_name(Topic.FENCES)
+    with closing(cluster.consumer(max_poll_records=PAGE)) as consumer:
+        partitions = partitions_of(cluster, consumer, topic)
+        with mapped_errors():
+            ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+        for tp, end in ends.items():
+            if positions.get(tp.partition, 0) > end:
+                raise Misconfigured(
+                    f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
+                    f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
+                )
+        starts = {tp: positions.get(tp.partition, 0) for tp in ends}
+        for records, _ in read_ranges(consumer, starts, ends):
+            facts = [fact for fact in map(_understood, records) if not isinstance(fact, Marker)]
+            if facts:
+                apply(facts)
     return {tp.partition: end for tp, end in ends.items()}
 
 

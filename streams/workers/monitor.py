@@ -13,8 +13,8 @@ from kafka import KafkaConsumer, TopicPartition
 from memory.errors import Unavailable
 from memory.model.state import Stats
 from memory.ports import MemoryIndex
-from streams.kafka import cluster, errors
-from streams.kafka.cluster import NO_SECURITY, Security
+from streams.kafka.cluster import KafkaCluster
+from streams.kafka.errors import mapped_errors
 from streams.kafka.log_times import written_at
 from streams.workers.metrics import (
     BYTES,
@@ -54,17 +54,15 @@ class Monitor:
     def __init__(
         self,
         index: MemoryIndex,
-        bootstrap: str,
+        cluster: KafkaCluster,
         topics: Mapping[str, str],
         labels: Sequence[str] = (),
-        security: Security = NO_SECURITY,
         forgets: str | None = None,
     ) -> None:
         self.index = index
-        self._bootstrap = bootstrap
+        self._cluster = cluster
         self._topics = dict(topics)
         self._labels = tuple(labels)
-        self._security = security
         self._forgets = forgets
         self._consumer: KafkaConsumer | None = None
         self._reasons = ["nothing is measured yet"]
@@ -77,9 +75,9 @@ class Monitor:
 
     def lag(self) -> list[Lag]:
         """The lag of every partition of the topics. Raises `Unavailable`."""
-        with errors.mapped_errors():
+        with mapped_errors():
             if self._consumer is None:
-                self._consumer = cluster.consumer(self._bootstrap, self._security)
+                self._consumer = self._cluster.consumer()
             partitions = [
                 TopicPartition(topic, partition)
                 for topic in self._topics
@@ -103,7 +101,7 @@ class Monitor:
             for lag in lags
             if lag.topic == self._forgets and lag.records
         }
-        with errors.mapped_errors():
+        with mapped_errors():
             times = [1000 * at for at in written_at(self._consumer, waiting).values()]
         if (taken_up := self.index.oldest_request()) is not None:
             times.append(taken_up)

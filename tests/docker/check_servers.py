@@ -8,7 +8,7 @@ from pathlib import Path
 import redis as redis_py
 
 from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import NO_SECURITY
+from streams.kafka.cluster import KafkaCluster
 from tests import servers
 from tests.docker.engine import docker as command
 
@@ -21,7 +21,7 @@ def test_kafka_is_a_container_of_the_image_that_a_setting_names(tmp_path: Path) 
     image = os.environ["VISUAL_MEMORY_TEST_KAFKA_IMAGE"]
     with servers.kafka(tmp_path) as bootstrap:
         assert image in images_of_containers()
-        assert topic_ids(bootstrap, [], NO_SECURITY) == {}
+        assert topic_ids(KafkaCluster(bootstrap), []) == {}
     assert not list(tmp_path.iterdir()), "an embedded server was started beside it"
 
 

@@ -33,12 +33,13 @@ from memory.model.events import (
 )
 from memory.vectors import Vector
 from streams import bootstrap
-from streams.bootstrap import ROLES, WRITING, full_name
+from streams.config.connections import kafka_cluster
+from streams.config.roles import ROLES
 from streams.config.settings import CACHE
 from streams.contract import encoding
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
-from streams.kafka import cluster
+from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
@@ -156,7 +157,7 @@ class Load:
 
     def _run(self) -> None:
         try:
-            producer = cluster.producer(self._memory.settings.kafka, {}, linger_ms=5)
+            producer = KafkaCluster(self._memory.settings.kafka).producer(linger_ms=5)
             started = time.monotonic()
             futures = []
             for n in range(self.wanted):
@@ -188,7 +189,7 @@ def send(
     producer: KafkaProducer, memory: Running, record: OutgoingRecord, partition: int | None = None
 ) -> Any:
     return producer.send(
-        full_name(memory.settings, record.topic),
+        kafka_cluster(memory.settings).full_name(record.topic),
         record.value,
         record.key,
         headers=list(record.headers),
@@ -289,7 +290,7 @@ class Ground:
         lost = self.lost()
         live, rebuilt = self.memory.index().digests(), rebuilt_digests(self.memory, self.poison)
         taken = self.taken()
-        sent = sum(len(read_all(self.memory, ROLES[role])) for role in WRITING)
+        sent = sum(len(read_all(self.memory, role.topic)) for role in ROLES.values() if role.writes)
         row = Row(
             case,
             len(load.sent),
@@ -315,9 +316,9 @@ class Ground:
     def _places_of_poison(self) -> set[tuple[Any, ...]]:
         return {
             (record.topic, record.partition, record.offset)
-            for topic in ROLES.values()
+            for role in ROLES.values()
             if self.poison
-            for record in read_all(self.memory, topic)
+            for record in read_all(self.memory, role.topic)
             if record.key in self.poison
         }
 
@@ -353,7 +354,7 @@ class Ground:
                 for metric in registry.collect()
                 if metric.name == "visual_memory_events"
                 for sample in metric.samples
-                if sample.labels.get("role") in WRITING
+                if (role := ROLES.get(sample.labels.get("role", ""))) and role.writes
             )
         )
 

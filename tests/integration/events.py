@@ -15,7 +15,7 @@ from memory.model.events import Correction, Forget, Ingest, SelectorKind, Vector
 from memory.model.state import Digests, Trace
 from memory.ports import FenceFact
 from memory.vectors import Vector
-from streams.bootstrap import full_name
+from streams.config.connections import kafka_cluster
 from streams.contract import decoding
 from streams.contract.facts import decode_fact
 from streams.contract.records import Marker, Record
@@ -34,7 +34,7 @@ def unit(seed: int) -> Vector:
 
 def read_all(running: Running, topic: Topic) -> list[Record]:
     """Every record of a topic, from its start to its present end."""
-    name = full_name(running.settings, topic)
+    name = kafka_cluster(running.settings).full_name(topic)
     consumer = KafkaConsumer(
         bootstrap_servers=running.settings.kafka, enable_auto_commit=False, max_poll_records=5000
     )
@@ -57,7 +57,7 @@ def admitted_events(
     skew = round(running.settings.clock_skew * 1_000_000)
     ids = running.topic_ids()
     ingest, correct = (
-        ids[full_name(running.settings, topic)]
+        ids[kafka_cluster(running.settings).full_name(topic)]
         for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
     decoders: dict[Topic, Callable[[Record], Ingest | Correction | Forget | Marker]] = {

@@ -21,7 +21,7 @@ from PIL import Image
 from memory.errors import Reason, Rejected
 from memory.model.answers import Query
 from memory.model.events import ImagePayload, Selector, SelectorKind, VectorPayload
-from streams.bootstrap import full_name
+from streams.config.connections import kafka_cluster
 from streams.contract import encoding
 from streams.contract.records import HEARTBEAT, OutgoingRecord, record_key
 from streams.contract.topics import Topic
@@ -230,7 +230,7 @@ def reasons(memory: Running) -> dict[str, list[dict[str, object]]]:
     for n, (name, (make, _)) in enumerate(BAD.items()):
         record = make()
         sent = producer.send(
-            full_name(memory.settings, record.topic),
+            kafka_cluster(memory.settings).full_name(record.topic),
             record.value,
             record.key,
             headers=list(record.headers),
@@ -239,7 +239,7 @@ def reasons(memory: Running) -> dict[str, list[dict[str, object]]]:
         places[sent.topic, sent.partition, sent.offset] = name
         client.ingest(unit(n), id=f"good-{n}", label="good", embedder="test")
     for value, headers in ((None, []), (b"", [("ce_type", HEARTBEAT.encode())])):
-        topic = full_name(memory.settings, Topic.IMAGE_INGEST)
+        topic = kafka_cluster(memory.settings).full_name(Topic.IMAGE_INGEST)
         producer.send(topic, value, record_key("a", "b"), headers=headers).get(10)
     producer.close()
     client.flush()

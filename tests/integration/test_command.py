@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from memory.model.times import FOREVER
-from streams.bootstrap import full_name
 from streams.cli import cli
+from streams.config.connections import kafka_cluster
 from streams.config.settings import ENVIRONMENT_PREFIX
 from streams.contract.topics import Topic
 from tests.integration.running import KEY, Running, running
@@ -146,7 +146,7 @@ def test_an_image_is_known_by_the_id_and_the_label_that_are_given(desk: Desk) ->
 def test_a_correction_is_taken_back(desk: Desk) -> None:
     image = desk.teach("withdrawn", 11)
     sent = desk.json("correct", "withdrawn", "lynx")
-    assert sent["topic"] == full_name(desk.memory.settings, Topic.LABEL_CORRECTION)
+    assert sent["topic"] == kafka_cluster(desk.memory.settings).full_name(Topic.LABEL_CORRECTION)
     desk.memory.wait_until_merged()
     assert desk.labels(image)["withdrawn"] == "lynx"
     said = desk.run("correct", "withdrawn", "--withdraw")
@@ -212,7 +212,7 @@ def test_a_rejected_image_ends_with_1_and_its_reason(desk: Desk, tmp_path: Path)
 
 
 def test_a_difference_in_the_topics_ends_with_1_and_is_named(desk: Desk) -> None:
-    name = full_name(desk.memory.settings, Topic.FORGET_RECEIPT)
+    name = kafka_cluster(desk.memory.settings).full_name(Topic.FORGET_RECEIPT)
     alter(desk.memory.settings.kafka, name, retention_ms="1000")
     try:
         for words in (["topics", "--check"], ["topics"]):

@@ -19,11 +19,12 @@ from kafka.admin import NewPartitions
 from memory.errors import Misconfigured
 from memory.redis.schema import FUNCTIONS_VERSION
 from streams import bootstrap
-from streams.bootstrap import ROLES, full_name
 from streams.client import MemoryClient
+from streams.config.connections import kafka_cluster
+from streams.config.roles import ROLES
 from streams.config.settings import CACHE
 from streams.contract.topics import Topic
-from streams.kafka import cluster
+from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import Process
 from streams.local.redis_server import RedisServer
@@ -87,7 +88,7 @@ def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt
             receipts = [str(r.value) for r in read_all(one, Topic.FORGET_RECEIPT)]
             for request in (early, late):
                 assert sum(request.request_id in receipt for receipt in receipts) == 2
-            with cluster.administration(kafka_bootstrap, {}) as admin:
+            with KafkaCluster(kafka_bootstrap).administration() as admin:
                 groups = {group["group_id"] for group in admin.list_groups()}
             # In one group for both, members of a name would push each other out.
             assert {
@@ -114,9 +115,9 @@ def test_partitions_grow_as_the_guide_says(
     with memory(1) as small:
         teach(small.client())
         small.wait_until_merged()
-    grown = [*ROLES.values(), Topic.PREDICTION]
-    with cluster.administration(kafka_bootstrap, {}) as admin:
-        names = [full_name(small.settings, topic) for topic in grown]
+    grown = [*(role.topic for role in ROLES.values()), Topic.PREDICTION]
+    with KafkaCluster(kafka_bootstrap).administration() as admin:
+        names = [kafka_cluster(small.settings).full_name(topic) for topic in grown]
         admin.create_partitions({topic: NewPartitions(4) for topic in names})
     with memory(4) as large:
         client = large.client()
@@ -149,8 +150,8 @@ def test_a_topic_that_is_made_anew_ends_its_workers_and_is_read_from_its_start(
         for n in range(5):
             client.correct(f"i{n}", "before")
         memory.wait_until_merged()
-        topic = full_name(memory.settings, Topic.LABEL_CORRECTION)
-        with cluster.administration(kafka_bootstrap, {}) as admin:
+        topic = kafka_cluster(memory.settings).full_name(Topic.LABEL_CORRECTION)
+        with KafkaCluster(kafka_bootstrap).administration() as admin:
             admin.delete_topics([topic])
         until(lambda: memory.restarts("correct") >= 1, what=memory.logs)
         assert f"topics are missing: {topic}" in memory.logs()

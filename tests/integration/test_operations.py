@@ -15,7 +15,7 @@ import pytest
 from memory.redis.connection import connect
 from memory.redis.schema import LIBRARY
 from streams import stack
-from streams.bootstrap import ROLES
+from streams.config.roles import ROLES
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.contract.topics import Topic
 from streams.local.server import free_port

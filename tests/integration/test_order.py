@@ -10,7 +10,7 @@ from pathlib import Path
 from kafka import KafkaProducer
 
 from memory.model.events import Selector, SelectorKind, VectorPayload
-from streams.bootstrap import full_name
+from streams.config.connections import kafka_cluster
 from streams.contract import encoding
 from streams.contract.records import OutgoingRecord
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
@@ -86,7 +86,7 @@ def test_twenty_thousand_events_in_any_order_end_in_the_digest_of_the_batch_rebu
                 record = event(seed, rng)
                 sent.append(record)
             producer.send(
-                full_name(memory.settings, record.topic),
+                kafka_cluster(memory.settings).full_name(record.topic),
                 record.value,
                 record.key,
                 headers=list(record.headers),

@@ -17,6 +17,7 @@ import pytest
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from streams import bootstrap
+from streams.config.connections import kafka_cluster
 from streams.config.settings import Settings, worker_environment
 from streams.contract.topics import Topic
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
@@ -203,7 +204,7 @@ def test_a_batch_that_is_under_way_at_the_switch_is_done_again(memory: Running) 
     following, held = unfinished(memory), memory.index()
     ids = memory.topic_ids()
     fences, *anew = (
-        ids[bootstrap.full_name(memory.settings, topic)]
+        ids[kafka_cluster(memory.settings).full_name(topic)]
         for topic in (Topic.FENCES, Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
     generations = Generations(memory.stores[-1], memory.settings.namespace, held)

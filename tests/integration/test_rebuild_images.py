@@ -20,10 +20,11 @@ from PIL import Image
 
 from memory.model.events import ClaimPayload
 from streams import bootstrap
+from streams.config.connections import kafka_cluster
 from streams.config.settings import load
 from streams.contract import decoding
 from streams.contract.topics import Topic
-from streams.kafka.cluster import NO_SECURITY, administration
+from streams.kafka.cluster import KafkaCluster
 from streams.rebuild.rebuild import Loss, Result
 from streams.rebuild.wiring import open_rebuild
 from tests.integration.events import read_all
@@ -98,7 +99,7 @@ def memory(
     found.stores.append(store)
     index = bootstrap.open_index(settings, store, first)
     ids = bootstrap.known_topic_ids(settings)
-    topic_id = ids[bootstrap.full_name(settings, Topic.IMAGE_INGEST)]
+    topic_id = ids[kafka_cluster(settings).full_name(Topic.IMAGE_INGEST)]
     skew = round(settings.clock_skew * 1_000_000)
     events: list[Any] = [
         decoding.decode_ingest(record, topic_id, clock_skew=skew)
@@ -135,7 +136,7 @@ def test_a_claim_that_leads_nowhere_is_told_and_read_when_it_is_back(
     memory: Running, images: Path
 ) -> None:
     (images / "claimed.png").unlink()
-    topic = bootstrap.full_name(memory.settings, Topic.IMAGE_INGEST)
+    topic = kafka_cluster(memory.settings).full_name(Topic.IMAGE_INGEST)
     refused = rebuilt(memory)
     assert refused == Result(switched=False, losses=(Loss(topic, 0, 2, "claim-missing"),))
     assert memory.index().stats().items == 3
@@ -147,8 +148,8 @@ def test_a_claim_that_leads_nowhere_is_told_and_read_when_it_is_back(
 def test_images_whose_records_were_deleted_are_not_lost_silently(
     memory: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    topic = bootstrap.full_name(memory.settings, Topic.IMAGE_INGEST)
-    with administration(memory.settings.kafka, NO_SECURITY) as admin:
+    topic = kafka_cluster(memory.settings).full_name(Topic.IMAGE_INGEST)
+    with KafkaCluster(memory.settings.kafka).administration() as admin:
         for policy in ("compact,delete", "compact"):
             change = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": policy})
             admin.alter_configs([change])

@@ -11,10 +11,12 @@ from kafka.admin import NewPartitions
 
 from memory.errors import Misconfigured
 from streams import bootstrap
-from streams.bootstrap import ROLES, full_name
+from streams.config.connections import kafka_cluster
+from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
 from streams.contract.topics import Topic
-from streams.kafka import admin, cluster
+from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from tests.integration.events import EMBEDDER
 from tests.integration.running import KEY
 from tests.memory.test_redis_index import configured
@@ -63,7 +65,7 @@ def test_a_redis_that_may_lose_what_it_confirmed(
 @roles
 def test_a_topic_that_breaks_a_promise(settings: Settings, role: str) -> None:
     """Whichever topic it is: one that its own role does not read, too."""
-    name = full_name(settings, Topic.FORGET_RECEIPT)
+    name = kafka_cluster(settings).full_name(Topic.FORGET_RECEIPT)
     alter(settings.kafka, name, retention_ms="1000")
     refused(settings, role, rf"{name}: retention\.ms is 1000, wanted is -1")
 
@@ -75,11 +77,11 @@ def test_a_topic_of_fewer_partitions_than_the_setting_says(settings: Settings, r
 
 @roles
 def test_answers_in_a_partition_that_it_does_not_know(settings: Settings, role: str) -> None:
-    name = full_name(settings, Topic.PREDICTION)
-    with cluster.administration(settings.kafka, {}) as broker:
+    name = kafka_cluster(settings).full_name(Topic.PREDICTION)
+    with KafkaCluster(settings.kafka).administration() as broker:
         broker.create_partitions({name: NewPartitions(3)})
     specs = bootstrap.topic_specs(settings)
-    until(lambda: admin.check(settings.kafka, specs) != [])
+    until(lambda: admin.check(KafkaCluster(settings.kafka), specs) != [])
     refused(settings, role, "set VISUAL_MEMORY_PARTITIONS to 3")
 
 
@@ -122,7 +124,7 @@ def test_facts_of_forgetting_that_the_log_has_lost(
     settings: Settings, redis_client: redis.Redis, role: str
 ) -> None:
     """Its positions are ahead of the topic, as with a Kafka restored from an older copy."""
-    topic = full_name(settings, Topic.FENCES)
+    topic = kafka_cluster(settings).full_name(Topic.FENCES)
     topic_id = bootstrap.known_topic_ids(settings)[topic]
     store: Any = redis_client
     store.hset(f"{settings.namespace}:1:pos", f"{topic_id}:0", 5)

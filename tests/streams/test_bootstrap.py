@@ -19,14 +19,15 @@ from memory.ports import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
-from streams.bootstrap import ROLES
 from streams.config import connections
+from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
 from streams.contract import decoding
 from streams.contract.cloudevents import Header
 from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
 from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
@@ -67,7 +68,7 @@ SETTINGS = load(
     log_level="WARNING",
 )
 """None of them is the default, so that one that is dropped shows."""
-SECURITY = connections.kafka_security(SETTINGS)
+CLUSTER = connections.kafka_cluster(SETTINGS)
 IDS = {f"p-{topic}": f"id-{topic}" for topic in Topic}
 SKEW = 9_000_000
 
@@ -150,11 +151,11 @@ def test_kafka_is_called_by_its_address_with_the_login() -> None:
         patch.object(admin, "check_or_refuse", autospec=True) as check,
     ):
         bootstrap.create_topics(SETTINGS)
-    create.assert_called_once_with("one:1,two:2", specs, SECURITY)
-    check.assert_called_once_with("one:1,two:2", specs, SECURITY)
+    create.assert_called_once_with(CLUSTER, specs)
+    check.assert_called_once_with(CLUSTER, specs)
     assert bootstrap.known_topic_ids(SETTINGS) == IDS
     admin.topic_ids.assert_called_once_with(  # type: ignore[attr-defined]  # the fixture's
-        "one:1,two:2", list(IDS), SECURITY
+        CLUSTER, list(IDS)
     )
 
 
@@ -162,7 +163,7 @@ def test_a_client_gets_the_address_the_prefix_the_limit_and_the_login() -> None:
     with replaced("MemoryClient") as client:
         bootstrap.client(SETTINGS, "app")
     client.assert_called_once_with(
-        "one:1,two:2", source="app", prefix="p-", max_record_bytes=3_000_000, **SECURITY
+        "one:1,two:2", source="app", prefix="p-", max_record_bytes=3_000_000, **CLUSTER.security
     )
 
 
@@ -179,10 +180,9 @@ def test_a_monitor_watches_what_the_roles_read_and_the_labels_that_are_set() -> 
     opened.assert_called_once_with(SETTINGS, store)
     monitor.assert_called_once_with(
         index,
-        "one:1,two:2",
-        {f"p-{topic}": f"id-{topic}" for topic in ROLES.values()},
+        CLUSTER,
+        {f"p-{role.topic}": f"id-{role.topic}" for role in ROLES.values()},
         ("cat", "dog"),
-        SECURITY,
         forgets="p-forget-request",
     )
 
@@ -264,7 +264,7 @@ def test_an_open_memory_answers_with_positions_in_the_writing_topics_and_tells_a
         replaced("memory_of") as memory,
     ):
         bootstrap.open_memory(SETTINGS, index, embedder, IDS, others)
-    log.assert_called_once_with("one:1,two:2", "p-", SECURITY)
+    log.assert_called_once_with(CLUSTER)
     every.assert_called_once_with(log.return_value, others)
     written = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
     names = {f"id-{topic}": f"p-{topic}" for topic in written}
@@ -278,7 +278,7 @@ def caught_up(memory: VisualMemory, **more: Any) -> Any:
     """`replay` as it is called, after it has handed over one fact."""
 
     def hand_over(
-        _kafka: str, _prefix: str, apply: Callable[[Sequence[FenceFact]], None], *_: object
+        _cluster: KafkaCluster, apply: Callable[[Sequence[FenceFact]], None], *_: object
     ) -> dict[int, int]:
         apply([FACT])
         return {0: 8, 1: 9}
@@ -298,7 +298,7 @@ def memory_at(positions: Mapping[tuple[str, int], int]) -> Any:
 def test_facts_of_forgetting_are_read_on_from_where_this_memory_has_them() -> None:
     memory = memory_at({("id-fences", 0): 5, ("id-image-ingest", 0): 7})
     replay = caught_up(memory)
-    replay.assert_called_once_with("one:1,two:2", "p-", ANY, {0: 5}, SECURITY)
+    replay.assert_called_once_with(CLUSTER, ANY, {0: 5})
     memory.apply.assert_called_once_with([FACT])
     memory.index.advance.assert_called_once_with({("id-fences", 0): 8, ("id-fences", 1): 9})
 
@@ -346,7 +346,7 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
         app = bootstrap.worker(SETTINGS, role, lambda given: wrapped if given is index else given)  # type: ignore[arg-type,return-value]  # a stand-in
     assert app is wire.return_value
     assert [step[0] for step in steps.mock_calls] == ["topics", "durable", "fences", "wire"]
-    checked.assert_called_once_with("one:1,two:2", bootstrap.topic_specs(SETTINGS), SECURITY)
+    checked.assert_called_once_with(CLUSTER, bootstrap.topic_specs(SETTINGS))
     embeds = role in ("ingest", "query")
     made_for = embedder.return_value if embeds else None
     assert embedder.call_args_list == ([call(SETTINGS)] if embeds else [])
@@ -400,7 +400,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     role: str, batch: int, patience: float | None
 ) -> None:
     worker = Wired(role)
-    topic = ROLES[role]
+    topic = ROLES[role].topic
     worker.begin.assert_called_once_with(role)
     worker.make_app.assert_called_once_with(
         f"p-n-{role}",
@@ -429,7 +429,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
 def test_a_worker_is_known_to_its_group_by_its_name_and_what_it_reads() -> None:
     assert bootstrap.group_instance(SETTINGS, "p-query", "id-query") == "me.id-query.5"
     counted: Any = admin.partition_count
-    counted.assert_called_once_with("one:1,two:2", "p-query", SECURITY)
+    counted.assert_called_once_with(CLUSTER, "p-query")
     assert bootstrap.group_instance(load(), "query", "id-query") is None
 
 
@@ -549,7 +549,7 @@ def test_an_app_has_what_delivery_relies_on() -> None:
         instance="me",
         max_record_bytes=3_000_000,
         buffer=22,
-        credentials=faust_app.credentials(SECURITY),
+        credentials=faust_app.credentials(CLUSTER.security),
     )
     conf: Any = app.conf
     assert conf.id == "group"

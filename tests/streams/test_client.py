@@ -33,6 +33,7 @@ from streams.contract.messages import Answer, QueryEvent, Receipt
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin, cluster
+from streams.kafka.cluster import KafkaCluster
 
 PARTITIONS = 2
 SKEW = 300_000_000
@@ -88,7 +89,7 @@ class Agent:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("client")
-    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(KafkaCluster(kafka_bootstrap), topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -171,7 +172,7 @@ def test_an_image_gets_its_position_in_the_log(
     name = prefix + Topic.IMAGE_INGEST
     assert (position.topic, position.topic_id) == (
         name,
-        admin.topic_ids(kafka_bootstrap, [name])[name],
+        admin.topic_ids(KafkaCluster(kafka_bootstrap), [name])[name],
     )
     event = decoding.decode_ingest(written(position), position.topic_id, clock_skew=SKEW)
     assert isinstance(event, Ingest)

@@ -22,7 +22,7 @@ from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
 from streams.contract.records import Record
-from streams.kafka import cluster
+from streams.kafka.cluster import KafkaCluster
 from streams.workers import faust_app
 from streams.workers.faust_app import EXIT_UNEXPECTED, to_record
 from streams.workers.offsets import Offsets
@@ -223,7 +223,7 @@ class Workplace:
     folder: Path
 
     def send(self, count: int = RECORDS, value: bytes = b"v") -> None:
-        producer = cluster.producer(self.bootstrap, {})
+        producer = KafkaCluster(self.bootstrap).producer()
         for n in range(count):
             producer.send(self.topic, value, partition=n % PARTITIONS)
         producer.flush()
@@ -313,7 +313,7 @@ def place(empty_place: Workplace) -> Workplace:
 
 
 def create(bootstrap: str, topic: NewTopic) -> None:
-    with cluster.administration(bootstrap, {}) as admin:
+    with KafkaCluster(bootstrap).administration() as admin:
         admin.create_topics([topic])
         admin.wait_for_topics([topic.name])
 
@@ -405,7 +405,7 @@ def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
         time.sleep(2.5 if tasks else 0)  # positions of questions are noted each second
         assert place.calls()
         assert place.positions() == {}
-    with cluster.administration(place.bootstrap, {}) as admin:
+    with KafkaCluster(place.bootstrap).administration() as admin:
         mended = {"max.message.bytes": "1000000"}
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outgoing, mended)])
     with place.worker("plain", tasks=tasks, outgoing=outgoing) as process:
@@ -417,7 +417,7 @@ def test_nothing_is_passed_while_the_log_refuses_what_is_told_of_it(
 
 def read(bootstrap: str, topic: str) -> set[str]:
     """The values of a topic of one partition."""
-    consumer = cluster.consumer(bootstrap, {})
+    consumer = KafkaCluster(bootstrap).consumer()
     partition = TopicPartition(topic, 0)
     consumer.assign([partition])
     end = consumer.end_offsets([partition])[partition]

@@ -20,6 +20,7 @@ from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from streams.workers.fence_log import KafkaFenceLog, replay
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -45,13 +46,13 @@ def received(outgoing: OutgoingRecord) -> Record:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("fences")
-    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=1))
+    admin.create(KafkaCluster(kafka_bootstrap), topics.declare(prefix, partitions=1))
     return prefix
 
 
 @pytest.fixture
 def fence_log(kafka_bootstrap: str, prefix: str) -> Iterator[KafkaFenceLog]:
-    log = KafkaFenceLog(kafka_bootstrap, prefix=prefix)
+    log = KafkaFenceLog(KafkaCluster(kafka_bootstrap, prefix))
     yield log
     log.close()
 
@@ -69,7 +70,7 @@ def all_facts(
     bootstrap: str, prefix: str, positions: dict[int, int] | None = None
 ) -> list[FenceFact]:
     seen: list[FenceFact] = []
-    replay(bootstrap, prefix, seen.extend, positions or {})
+    replay(KafkaCluster(bootstrap, prefix), seen.extend, positions or {})
     return seen
 
 
@@ -159,21 +160,21 @@ def test_an_append_that_the_log_does_not_take_is_no_success(
 
 
 def test_appending_nothing_needs_no_kafka() -> None:
-    KafkaFenceLog("nowhere.invalid:1").append([])
+    KafkaFenceLog(KafkaCluster("nowhere.invalid:1")).append([])
 
 
 def test_an_empty_log_replays_to_its_end(kafka_bootstrap: str, prefix: str) -> None:
     def apply(facts: Sequence[FenceFact]) -> None:
         raise AssertionError(facts)
 
-    assert replay(kafka_bootstrap, prefix, apply) == {0: 0}
+    assert replay(KafkaCluster(kafka_bootstrap, prefix), apply) == {0: 0}
 
 
 def test_replay_goes_on_from_where_it_ended(
     kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
 ) -> None:
     fence_log.append(SOME[:2])
-    ends = replay(kafka_bootstrap, prefix, lambda _: None)
+    ends = replay(KafkaCluster(kafka_bootstrap, prefix), lambda _: None)
     assert ends == {0: 2}
     fence_log.append(SOME[2:])
     assert all_facts(kafka_bootstrap, prefix, ends) == SOME[2:]
@@ -206,18 +207,17 @@ def test_what_cannot_be_understood_refuses_naming_its_offset(
 
 def test_a_log_shorter_than_what_was_read_refuses(kafka_bootstrap: str, prefix: str) -> None:
     with pytest.raises(Misconfigured, match="facts of forgetting are lost"):
-        replay(kafka_bootstrap, prefix, lambda _: None, {0: 1})
+        replay(KafkaCluster(kafka_bootstrap, prefix), lambda _: None, {0: 1})
 
 
 def test_a_missing_topic_refuses(kafka_bootstrap: str, unique: Callable[[str], str]) -> None:
     with pytest.raises(Misconfigured, match="missing"):
-        replay(kafka_bootstrap, unique("no-fences"), lambda _: None)
+        replay(KafkaCluster(kafka_bootstrap, unique("no-fences")), lambda _: None)
 
 
 def test_an_append_without_kafka_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        log = KafkaFenceLog(
-            f"127.0.0.1:{silent.getsockname()[1]}", security={"bootstrap_timeout_ms": 300}
-        )
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        log = KafkaFenceLog(KafkaCluster(address, security={"bootstrap_timeout_ms": 300}))
         with pytest.raises(Unavailable):
             log.append(SOME)

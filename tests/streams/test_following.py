@@ -17,6 +17,7 @@ from streams.contract import encoding, topics
 from streams.contract.records import Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 
 PARTITIONS = 2
 
@@ -57,7 +58,7 @@ def index() -> ExactIndex:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("following")
-    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(KafkaCluster(kafka_bootstrap), topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from streams.kafka import cluster
-from streams.kafka.cluster import NO_SECURITY
+from streams.kafka.cluster import KafkaCluster
 
 
 def test_a_producer_waits_for_all_replicas_writes_nothing_twice_and_makes_no_topic(
     kafka_bootstrap: str,
 ) -> None:
-    with closing(cluster.producer(kafka_bootstrap, NO_SECURITY, linger_ms=7)) as producer:
+    with closing(KafkaCluster(kafka_bootstrap).producer(linger_ms=7)) as producer:
         config = producer.config
         assert config["acks"] in (-1, "all")
         assert config["enable_idempotence"] is True
@@ -21,7 +20,7 @@ def test_a_producer_waits_for_all_replicas_writes_nothing_twice_and_makes_no_top
 
 
 def test_a_consumer_is_in_no_group_commits_nothing_and_makes_no_topic(kafka_bootstrap: str) -> None:
-    with closing(cluster.consumer(kafka_bootstrap, NO_SECURITY)) as consumer:
+    with closing(KafkaCluster(kafka_bootstrap).consumer()) as consumer:
         config = consumer.config
         assert config["group_id"] is None
         assert config["enable_auto_commit"] is False

@@ -21,7 +21,7 @@ from streams.client import MemoryClient
 from streams.contract import topics
 from streams.contract.topics import Topic
 from streams.kafka import admin
-from streams.kafka.cluster import NO_SECURITY, Security, consumer
+from streams.kafka.cluster import KafkaCluster, Security
 from streams.kafka.log_times import PRECISION_MS, written_at
 from streams.workers import monitor as monitor_module
 from streams.workers.monitor import Lag, Monitor
@@ -53,7 +53,7 @@ def index() -> Index:
 @pytest.fixture
 def prefix(kafka_bootstrap: str, unique: Callable[[str], str]) -> str:
     prefix = unique("monitor")
-    admin.create(kafka_bootstrap, topics.declare(prefix, partitions=PARTITIONS))
+    admin.create(KafkaCluster(kafka_bootstrap), topics.declare(prefix, partitions=PARTITIONS))
     return prefix
 
 
@@ -65,14 +65,14 @@ def client(kafka_bootstrap: str, prefix: str) -> Iterator[MemoryClient]:
 
 def ids(bootstrap: str, prefix: str) -> dict[str, str]:
     names = [prefix + topic for topic in (Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)]
-    return admin.topic_ids(bootstrap, names)
+    return admin.topic_ids(KafkaCluster(bootstrap), names)
 
 
 @pytest.fixture
 def monitor(kafka_bootstrap: str, prefix: str, index: Index) -> Iterator[Monitor]:
     made = Monitor(
         index,
-        kafka_bootstrap,
+        KafkaCluster(kafka_bootstrap),
         ids(kafka_bootstrap, prefix),
         labels=["cat"],
         forgets=prefix + Topic.FORGET_REQUEST,
@@ -177,7 +177,7 @@ def test_the_time_of_a_record_is_found_without_reading_it(
         written[place, said.offset] = (before, 1000 * time.time())
         time.sleep(0.3)
     empty = TopicPartition(prefix + Topic.FORGET_REQUEST, 0)
-    asking = consumer(kafka_bootstrap, NO_SECURITY)
+    asking = KafkaCluster(kafka_bootstrap).consumer()
     try:
         for (place, offset), (before, after) in written.items():
             found = written_at(asking, {place: offset, empty: 0})
@@ -190,9 +190,8 @@ def test_the_time_of_a_record_is_found_without_reading_it(
 
 def test_a_kafka_that_does_not_answer_is_told_as_such(index: Index) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        lost = Monitor(
-            index, f"127.0.0.1:{silent.getsockname()[1]}", {"topic": "id"}, security=IMPATIENT
-        )
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        lost = Monitor(index, KafkaCluster(address, security=IMPATIENT), {"topic": "id"})
         with pytest.raises(Unavailable, match="Kafka"):
             lost.lag()
         lost.close()

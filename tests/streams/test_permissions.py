@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from streams import bootstrap
 from streams.cli import cli
 from streams.config.permissions import (
     REDIS,
@@ -19,6 +18,7 @@ from streams.config.permissions import (
     redis_rules,
     table,
 )
+from streams.config.roles import ROLES
 from streams.config.settings import Settings
 from streams.contract.topics import Topic
 
@@ -47,7 +47,9 @@ def test_every_setting_that_the_guide_names_is_one() -> None:
 
 
 def test_the_workers_are_the_roles() -> None:
-    assert {str(role): topic for role, topic in WORKERS.items()} == dict(bootstrap.ROLES)
+    assert {str(role): topic for role, topic in WORKERS.items()} == {
+        name: role.topic for name, role in ROLES.items()
+    }
 
 
 def test_only_the_privacy_desk_may_ask_to_forget() -> None:

@@ -15,6 +15,7 @@ from memory.errors import Misconfigured, Rejected, Unavailable
 from streams.contract import topics
 from streams.contract.topics import HEADROOM, Relation, Setting, Topic, TopicSpec
 from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped, mapped_errors
 from tests.waiting import until
 
@@ -43,7 +44,7 @@ def alter(bootstrap: str, name: str, **settings: str) -> None:
 @pytest.fixture
 def created(kafka_bootstrap: str, unique: Names) -> list[TopicSpec]:
     specs = topics.declare(unique("topics"), partitions=2)
-    admin.create(kafka_bootstrap, specs)
+    admin.create(KafkaCluster(kafka_bootstrap), specs)
     return specs
 
 
@@ -101,20 +102,20 @@ def test_a_setting_holds_by_its_relation(setting: Setting, found: str, *, holds:
 
 
 def test_created_topics_have_no_problems(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    assert admin.check(kafka_bootstrap, created) == []
-    admin.check_or_refuse(kafka_bootstrap, created)
+    assert admin.check(KafkaCluster(kafka_bootstrap), created) == []
+    admin.check_or_refuse(KafkaCluster(kafka_bootstrap), created)
 
 
 def test_creating_again_changes_nothing(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     names = [s.name for s in created]
-    before = admin.topic_ids(kafka_bootstrap, names)
-    admin.create(kafka_bootstrap, created)
-    assert admin.topic_ids(kafka_bootstrap, names) == before
+    before = admin.topic_ids(KafkaCluster(kafka_bootstrap), names)
+    admin.create(KafkaCluster(kafka_bootstrap), created)
+    assert admin.topic_ids(KafkaCluster(kafka_bootstrap), names) == before
 
 
 def test_a_missing_topic_is_named(kafka_bootstrap: str, unique: Names) -> None:
     specs = topics.declare(unique("missing"))
-    problems = admin.check(kafka_bootstrap, specs)
+    problems = admin.check(KafkaCluster(kafka_bootstrap), specs)
     assert len(problems) == len(specs)
     assert all(s.name in p and "missing" in p for s, p in zip(specs, problems, strict=True))
 
@@ -124,17 +125,17 @@ def test_a_changed_setting_is_named_with_what_was_found_and_wanted(
 ) -> None:
     name = spec(created, Topic.IMAGE_INGEST).name
     alter(kafka_bootstrap, name, cleanup_policy="delete", max_compaction_lag_ms="99999999999")
-    problems = "\n".join(admin.check(kafka_bootstrap, created))
+    problems = "\n".join(admin.check(KafkaCluster(kafka_bootstrap), created))
     assert f"{name}: cleanup.policy is delete, wanted is compact" in problems
     assert f"{name}: max.compaction.lag.ms is 99999999999, wanted at most 604800000" in problems
     assert f"--entity-name {name} --add-config cleanup.policy=compact" in problems
     with pytest.raises(Misconfigured, match=name):
-        admin.check_or_refuse(kafka_bootstrap, created)
+        admin.check_or_refuse(KafkaCluster(kafka_bootstrap), created)
 
 
 def test_a_stricter_setting_is_no_problem(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     alter(kafka_bootstrap, spec(created, Topic.PREDICTION).name, retention_ms="60000")
-    problems = admin.check(kafka_bootstrap, created)
+    problems = admin.check(KafkaCluster(kafka_bootstrap), created)
     assert problems == []
 
 
@@ -143,9 +144,9 @@ def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
 ) -> None:
     name = spec(created, Topic.QUERY).name
     alter(kafka_bootstrap, name, retention_ms="-1", flush_messages="1000")
-    assert len(admin.check(kafka_bootstrap, created)) == 1
-    admin.configure(kafka_bootstrap, created)
-    until(lambda: admin.check(kafka_bootstrap, created) == [])
+    assert len(admin.check(KafkaCluster(kafka_bootstrap), created)) == 1
+    admin.configure(KafkaCluster(kafka_bootstrap), created)
+    until(lambda: admin.check(KafkaCluster(kafka_bootstrap), created) == [])
     broker = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     live = broker.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
     broker.close()
@@ -154,7 +155,7 @@ def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
 
 def test_too_few_partitions_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     wanted = [replace(s, partitions=3) for s in created if s.topic is Topic.QUERY]
-    (problem,) = admin.check(kafka_bootstrap, wanted)
+    (problem,) = admin.check(KafkaCluster(kafka_bootstrap), wanted)
     assert "partitions are 2, wanted at least 3" in problem
 
 
@@ -162,25 +163,25 @@ def test_a_partition_that_workers_do_not_know_is_a_problem_for_answers_only(
     kafka_bootstrap: str, created: list[TopicSpec]
 ) -> None:
     fewer = [replace(s, partitions=1) for s in created]
-    (problem,) = admin.check(kafka_bootstrap, fewer)
+    (problem,) = admin.check(KafkaCluster(kafka_bootstrap), fewer)
     assert spec(created, Topic.PREDICTION).name in problem
     assert "VISUAL_MEMORY_PARTITIONS" in problem
 
 
 def test_too_few_replicas_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    (problem,) = admin.check(kafka_bootstrap, [replace(created[0], replication=3)])
+    (problem,) = admin.check(KafkaCluster(kafka_bootstrap), [replace(created[0], replication=3)])
     assert "replication is 1, wanted at least 3" in problem
 
 
 def test_a_topic_that_cannot_be_created_is_named(kafka_bootstrap: str, unique: Names) -> None:
     specs = topics.declare(unique("replicas"), replication=9)
     with pytest.raises(Misconfigured, match=r"replicas.*cannot be created"):
-        admin.create(kafka_bootstrap, specs)
+        admin.create(KafkaCluster(kafka_bootstrap), specs)
 
 
 def test_an_id_is_a_topics_own(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     names = [s.name for s in created]
-    ids = admin.topic_ids(kafka_bootstrap, names)
+    ids = admin.topic_ids(KafkaCluster(kafka_bootstrap), names)
     assert list(ids) == names
     assert len(set(ids.values())) == len(names)
     assert all(len(topic_id) == 22 for topic_id in ids.values())
@@ -188,35 +189,36 @@ def test_an_id_is_a_topics_own(kafka_bootstrap: str, created: list[TopicSpec]) -
 
 def test_a_recreated_topic_has_another_id(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     name = created[0].name
-    before = admin.topic_ids(kafka_bootstrap, [name])
+    before = admin.topic_ids(KafkaCluster(kafka_bootstrap), [name])
     broker = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     broker.delete_topics([name])
     broker.close()
-    until(lambda: admin.check(kafka_bootstrap, created[:1]) != [])
-    admin.create(kafka_bootstrap, created[:1])
-    assert admin.topic_ids(kafka_bootstrap, [name]) != before
+    until(lambda: admin.check(KafkaCluster(kafka_bootstrap), created[:1]) != [])
+    admin.create(KafkaCluster(kafka_bootstrap), created[:1])
+    assert admin.topic_ids(KafkaCluster(kafka_bootstrap), [name]) != before
 
 
 def test_ids_of_missing_topics_are_refused_naming_them(
     kafka_bootstrap: str, created: list[TopicSpec]
 ) -> None:
     with pytest.raises(Misconfigured, match="nowhere, neither"):
-        admin.topic_ids(kafka_bootstrap, [created[0].name, "nowhere", "neither"])
+        admin.topic_ids(KafkaCluster(kafka_bootstrap), [created[0].name, "nowhere", "neither"])
 
 
 def test_partitions_are_counted(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
-    assert admin.partition_count(kafka_bootstrap, spec(created, Topic.QUERY).name) == 2
+    assert (
+        admin.partition_count(KafkaCluster(kafka_bootstrap), spec(created, Topic.QUERY).name) == 2
+    )
     with pytest.raises(Misconfigured, match="missing: nowhere"):
-        admin.partition_count(kafka_bootstrap, "nowhere")
+        admin.partition_count(KafkaCluster(kafka_bootstrap), "nowhere")
 
 
 def test_kafka_away_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable):
-        admin.check(
-            f"127.0.0.1:{silent.getsockname()[1]}",
-            topics.declare(),
-            {"bootstrap_timeout_ms": 300},
-        )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        impatient = KafkaCluster(address, security={"bootstrap_timeout_ms": 300})
+        with pytest.raises(Unavailable):
+            admin.check(impatient, topics.declare())
 
 
 def kinds_of_error() -> list[type[kafka_errors.KafkaError]]:

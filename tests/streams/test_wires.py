@@ -16,7 +16,7 @@ from kafka import errors
 
 from memory.errors import Misconfigured, Unavailable
 from streams.cli.options import without_password
-from streams.config.connections import kafka_security, redis_arguments, redis_client
+from streams.config.connections import kafka_cluster, redis_arguments, redis_client
 from streams.config.settings import Settings, load
 from streams.kafka import tls_diagnosis
 from streams.kafka.cluster import NO_SECURITY
@@ -55,23 +55,23 @@ def of(server: str, files: dict[str, str]) -> dict[str, str]:
 
 
 def both(settings: Settings) -> tuple[Any, Any]:
-    return kafka_security(settings), redis_arguments(settings)
+    return kafka_cluster(settings).security, redis_arguments(settings)
 
 
 def test_plain_text_needs_no_arguments() -> None:
     assert both(load()) == (NO_SECURITY, {})
-    assert faust_app.credentials(kafka_security(load())) is None
+    assert faust_app.credentials(kafka_cluster(load()).security) is None
 
 
 def test_a_login_goes_to_kafka_python_and_to_faust() -> None:
     settings = load(kafka_security_protocol="SASL_PLAINTEXT", **LOGIN)
-    assert kafka_security(settings) == {
+    assert kafka_cluster(settings).security == {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": "ann",
         "sasl_plain_password": PASSWORD,
     }
-    credentials: Any = faust_app.credentials(kafka_security(settings))
+    credentials: Any = faust_app.credentials(kafka_cluster(settings).security)
     assert (credentials.username, credentials.password) == ("ann", PASSWORD)
     assert credentials.mechanism.value == "SCRAM-SHA-512"
     assert credentials.protocol.value == "SASL_PLAINTEXT"
@@ -81,17 +81,17 @@ def test_a_login_goes_to_kafka_python_and_to_faust() -> None:
 def test_tls_verifies_the_broker_and_its_name(protocol: str, files: dict[str, str]) -> None:
     login = LOGIN if protocol == "SASL_SSL" else {}
     settings = load(kafka_security_protocol=protocol, **of("kafka", files), **login)
-    context = kafka_security(settings)["ssl_context"]
+    context = kafka_cluster(settings).security["ssl_context"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert len(context.get_ca_certs()) == 1
-    credentials: Any = faust_app.credentials(kafka_security(settings))
+    credentials: Any = faust_app.credentials(kafka_cluster(settings).security)
     assert credentials.protocol.value == protocol
 
 
 def test_tls_trusts_whom_the_system_trusts_where_no_file_says_whom() -> None:
-    context = kafka_security(load(kafka_security_protocol="SSL"))["ssl_context"]
+    context = kafka_cluster(load(kafka_security_protocol="SSL")).security["ssl_context"]
     usual = ssl.create_default_context()
     assert context.cert_store_stats() == usual.cert_store_stats()
     assert context.check_hostname
@@ -133,10 +133,10 @@ def test_a_key_file_may_have_a_password(papers: Papers, tmp_path: Path) -> None:
         "kafka_certificate_file": certificate,
         "kafka_key_file": locked,
     }
-    assert "ssl_context" in kafka_security(load(**given, kafka_key_password=PASSWORD))
+    assert "ssl_context" in kafka_cluster(load(**given, kafka_key_password=PASSWORD)).security
     for wrong in ({}, {"kafka_key_password": "wrong"}):
         with pytest.raises(Misconfigured, match="KAFKA_KEY_PASSWORD is wrong"):
-            kafka_security(load(**given, **wrong))
+            kafka_cluster(load(**given, **wrong))
 
 
 def test_secrets_come_from_files_as_containers_have_them(
@@ -209,7 +209,9 @@ def test_no_argument_shows_a_password_where_it_is_printed(files: dict[str, str])
         redis_password=PASSWORD,
         redis="redis://h",
     )
-    printed = f"{settings!r} {both(settings)} {faust_app.credentials(kafka_security(settings))}"
+    printed = (
+        f"{settings!r} {both(settings)} {faust_app.credentials(kafka_cluster(settings).security)}"
+    )
     assert PASSWORD not in printed
 
 
