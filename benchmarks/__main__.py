@@ -23,7 +23,9 @@ import numpy as np
 
 from benchmarks import service
 from benchmarks.service import DIM, vectors
-from memory.model.state import Put, Trace
+from memory.model.answers import Probe
+from memory.model.keys import ImageKey
+from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from streams import bootstrap
 from streams.demo.emoji import emoji
@@ -45,9 +47,11 @@ def timed() -> Iterator[Callable[[], float]]:
 def traces(count: int, embedder: str) -> list[Put]:
     return [
         Put(
-            image=f"{n:032x}",
-            stamp=make_stamp(1, str(n)),
-            trace=Trace(f"i{n}", "0" * 64, f"l{n % 100}", "bench", (), {}, embedder, v),
+            image=ImageKey(f"{n:032x}"),
+            write=TraceWrite(
+                make_stamp(1, str(n)),
+                Trace(f"i{n}", "0" * 64, f"l{n % 100}", "bench", (), {}, embedder, v),
+            ),
         )
         for n, v in enumerate(vectors(count))
     ]
@@ -121,7 +125,7 @@ def queries(servers: service.Servers, items: int, asked: int) -> dict[str, Any]:
             alone, answered = [], []
             for question in questions:
                 with timed() as elapsed:
-                    index.search([question], [k])
+                    index.search([Probe(question, k)])
                     alone.append(elapsed())
                 with timed() as elapsed:
                     memory.ask(question, k)

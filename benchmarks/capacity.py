@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memory.model.state import Put, Trace
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
@@ -55,18 +56,25 @@ def puts(count: int, dim: int) -> list[Put]:
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return [
         Put(
-            image=f"{n:032x}",
-            stamp=make_stamp(1, str(n)),
-            selectors=(f"source:{0:032x}", f"subject:{n % 1000:032x}", f"subject:{n % 7:032x}"),
-            trace=Trace(
-                f"photos/2026/{n:08}.jpg",
-                f"{n:064x}",
-                f"label-{n % 100}",
-                "camera-app",
-                (f"customer-{n % 1000}", f"customer-{n % 7}"),
-                {},
-                "capacity",
-                vector,
+            image=ImageKey(f"{n:032x}"),
+            selectors=tuple(
+                map(
+                    SelectorKey,
+                    (f"source:{0:032x}", f"subject:{n % 1000:032x}", f"subject:{n % 7:032x}"),
+                )
+            ),
+            write=TraceWrite(
+                make_stamp(1, str(n)),
+                Trace(
+                    f"photos/2026/{n:08}.jpg",
+                    f"{n:064x}",
+                    f"label-{n % 100}",
+                    "camera-app",
+                    (f"customer-{n % 1000}", f"customer-{n % 7}"),
+                    {},
+                    "capacity",
+                    vector,
+                ),
             ),
         )
         for n, vector in enumerate(drawn)

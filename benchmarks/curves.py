@@ -20,7 +20,9 @@ import numpy as np
 
 from benchmarks.__main__ import machine, percentiles
 from memory.embedders import VectorsOnly
-from memory.model.state import Put, Trace
+from memory.model.answers import Probe
+from memory.model.keys import ImageKey
+from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
@@ -57,10 +59,12 @@ def fill(index: RedisIndex, count: int) -> float:
     for page in clustered(count, seed=1):
         puts = [
             Put(
-                image=f"{done + n:032x}",
-                stamp=make_stamp(1, str(done + n)),
-                trace=Trace(
-                    f"i{done + n}", "0" * 64, f"l{n % 100}", "bench", (), {}, index.embedder, v
+                image=ImageKey(f"{done + n:032x}"),
+                write=TraceWrite(
+                    make_stamp(1, str(done + n)),
+                    Trace(
+                        f"i{done + n}", "0" * 64, f"l{n % 100}", "bench", (), {}, index.embedder, v
+                    ),
                 ),
             )
             for n, v in enumerate(page)
@@ -78,7 +82,7 @@ def searched(index: RedisIndex, questions: Sequence[Vector], k: int) -> tuple[li
     found, seconds = [], []
     for question in questions:
         started = time.perf_counter()
-        (result,) = index.search([question], [k])
+        (result,) = index.search([Probe(question, k)])
         seconds.append(time.perf_counter() - started)
         found.append({hit.image_id for hit in result.hits})
     return found, percentiles(seconds)
@@ -91,7 +95,7 @@ def in_batches(index: RedisIndex, questions: Sequence[Vector]) -> dict[str, floa
         started = time.perf_counter()
         for start in range(0, len(questions), size):
             batch = questions[start : start + size]
-            index.search(batch, [10] * len(batch))
+            index.search([Probe(question, 10) for question in batch])
         rates[str(size)] = round(len(questions) / (time.perf_counter() - started), 1)
     return rates
 

@@ -17,6 +17,7 @@ import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from memory.model.answers import Position
+from memory.model.events import LogPartition
 from memory.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
@@ -71,10 +72,10 @@ class Service:
             self.client.ingest(image, id=f"s{n}", label=f"l{n % 100}", embedder=EMBEDDER)
             for n, image in enumerate(images)
         ]
-        last: dict[tuple[str, int], Position] = {}
+        last: dict[LogPartition, Position] = {}
         for one in pending:
             position = one.position(120)
-            last[position.topic_id, position.partition] = position
+            last[position.log_partition] = position
         store = bootstrap.redis_client(self.settings)
         index = bootstrap.open_index(self.settings, store)
         while any(index.positions().get(at, 0) <= last[at].offset for at in last):

@@ -27,6 +27,7 @@ from benchmarks.__main__ import machine, percentiles
 from benchmarks.curves import DIM, clustered
 from benchmarks.service import EMBEDDER, Service, resident
 from memory.errors import Unavailable
+from memory.model.answers import Probe
 from memory.redis.index import RedisIndex
 from memory.vectors import Vector
 from streams import bootstrap
@@ -76,7 +77,7 @@ def recall(index: RedisIndex, churn: Churn, questions: list[Vector], k: int = 10
         living = list(churn.living)
     names = [name for name, _ in living]
     matrix = np.stack([vector for _, vector in living])
-    found = index.search(questions, [k] * len(questions))
+    found = index.search([Probe(question, k) for question in questions])
     shares = []
     for question, result in zip(questions, found, strict=True):
         nearest = {names[i] for i in np.argsort(-(matrix @ question), kind="stable")[:k]}

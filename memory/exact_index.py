@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from memory import merge
-from memory.model.answers import Hit, SearchResult
-from memory.model.keys import KeyedDigests
-from memory.model.state import Digests, Item, Put, PutResult, Stats
+from memory.model import merge
+from memory.model.answers import Hit, Probe, SearchResult
+from memory.model.events import LogPartition
+from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
+from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
-from memory.redis.search import cosine_distances
-from memory.vectors import Vector
+from memory.vectors import Vector, cosine_distances, stored_vector
 
 
 class ExactIndex(KeyedDigests):
@@ -31,9 +31,9 @@ class ExactIndex(KeyedDigests):
         super().__init__(hmac_key)
         self._dtype = np.dtype(dtype)
         self.state = merge.State()
-        self._requests: dict[str, tuple[int, bool]] = {}
-        self._expansions: dict[str, set[str]] = {}
-        self._positions: dict[tuple[str, int], int] = {}
+        self._requests: dict[RequestKey, tuple[int, bool]] = {}
+        self._expansions: dict[RequestKey, set[ImageKey]] = {}
+        self._positions: dict[LogPartition, int] = {}
 
     @property
     def embedder(self) -> str:
@@ -49,7 +49,7 @@ class ExactIndex(KeyedDigests):
     def follow(self) -> None:
         """There is no other."""
 
-    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
+    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
         return [
             max(
                 (
@@ -64,42 +64,45 @@ class ExactIndex(KeyedDigests):
         return [merge.put(self.state, self._stored(put)) for put in puts]
 
     def _stored(self, put: Put) -> Put:
-        trace = put.trace
-        if trace is None:
+        if not isinstance(put.write, TraceWrite):
             return put
-        vector = merge.stored_vector(trace, self._embedder, self._dim, self._dtype)
-        return replace(put, trace=replace(trace, vector=vector.astype(np.float32)))
+        trace = put.write.trace
+        vector = stored_vector(
+            trace.vector, trace.embedder, embedder=self._embedder, dim=self._dim, dtype=self._dtype
+        )
+        stored = replace(trace, vector=vector.astype(np.float32))
+        return replace(put, write=replace(put.write, trace=stored))
 
-    def fence(self, selector: str, until: int) -> None:
+    def fence(self, selector: SelectorKey, until: int) -> None:
         merge.fence(self.state, selector, until)
 
-    def listed(self, selector: str) -> Iterator[Sequence[str]]:
+    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         if images := sorted(self.state.postings.get(selector, ())):
             yield images
 
-    def relist(self, selector: str, image: str) -> None:
+    def relist(self, selector: SelectorKey, image: ImageKey) -> None:
         merge.enlist(self.state, selector, image)
         merge.put(self.state, Put(image=image, selectors=(selector,)))
 
-    def labelled(self, label: str) -> Iterator[Sequence[str]]:
+    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
         found = [image for image, item in self._visible() if item.label == label]
         if found:
             yield found
 
-    def _visible(self) -> list[tuple[str, Item]]:
+    def _visible(self) -> list[tuple[ImageKey, Item]]:
         return [(image, item) for image, item in self.state.items.items() if item.trace]
 
-    def open_request(self, request: str, time: int) -> tuple[int, bool]:
+    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         first_seen, closed = self._requests.get(request, (time, False))
         self._requests[request] = (min(first_seen, time), closed)
         return self._requests[request]
 
-    def expansion(self, request: str, images: Iterable[str]) -> frozenset[str]:
+    def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         held = self._expansions.setdefault(request, set())
         held.update(images)
         return frozenset(held)
 
-    def close_request(self, request: str, until: int) -> None:
+    def close_request(self, request: RequestKey, until: int) -> None:
         first_seen, _ = self._requests.get(request, (until, False))
         self._requests[request] = (first_seen, True)
         self._expansions.pop(request, None)
@@ -110,40 +113,35 @@ class ExactIndex(KeyedDigests):
     def oldest_request(self) -> int | None:
         return min((seen for seen, closed in self._requests.values() if not closed), default=None)
 
-    def search(
-        self,
-        vectors: Sequence[Vector],
-        ks: Sequence[int],
-        excluded: Sequence[str | None] | None = None,
-    ) -> list[SearchResult]:
+    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         traces = [(item.trace, item.label) for _, item in self._visible() if item.trace]
         stored = np.array([trace.vector for trace, _ in traces]).reshape(len(traces), self._dim)
         results = []
-        for vector, k, left_out in zip(vectors, ks, excluded or [None] * len(vectors), strict=True):
+        for probe in probes:
             hits = sorted(
                 (
                     Hit(trace.image_id, str(label), float(distance))
                     for (trace, label), distance in zip(
-                        traces, cosine_distances(vector, stored), strict=True
+                        traces, cosine_distances(probe.vector, stored), strict=True
                     )
-                    if trace.image_id != left_out
+                    if trace.image_id != probe.excluded
                 ),
                 key=lambda hit: (hit.distance, hit.image_id),
             )
-            results.append(SearchResult(tuple(hits[:k]), exact=True))
+            results.append(SearchResult(tuple(hits[: probe.k]), exact=True))
         return results
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
         return [item.trace.vector if item.trace else None for item in items]
 
-    def item(self, image: str) -> Item | None:
+    def item(self, image: ImageKey) -> Item | None:
         return self.state.items.get(image)
 
-    def positions(self) -> Mapping[tuple[str, int], int]:
+    def positions(self) -> Mapping[LogPartition, int]:
         return dict(self._positions)
 
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
         for place, offset in positions.items():
             self._positions[place] = max(self._positions.get(place, -1), offset)
 

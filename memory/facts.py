@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.state import Put
-from memory.ports import FenceFact, FenceLog, MemoryIndex
+from memory.ports import FenceLog, StateStore
 
 Take = Callable[[Sequence[FenceFact]], None]
 
 
-def take(index: MemoryIndex, facts: Iterable[FenceFact]) -> None:
+def take(index: StateStore, facts: Iterable[FenceFact]) -> None:
     """Do what the facts say to an index that may be new, or older than they are."""
-    for kind, group in groupby(facts, key=lambda fact: fact.kind):
-        match kind:
-            case "fence":
-                for fact in group:
-                    index.fence(fact.selector, fact.until)
-                    for page in index.listed(fact.selector):
-                        index.put([Put(image=image, barrier=fact.until) for image in page])
-            case "barrier":
-                index.put([Put(image=fact.image, barrier=fact.until) for fact in group])
-            case "posting":
-                for fact in group:
-                    index.relist(fact.selector, fact.image)
-            case "request":
-                for fact in group:
-                    index.close_request(fact.request, fact.until)
-            case unknown:
-                raise ValueError(f"unknown fact of forgetting: {unknown}")
+    for are_barriers, run in groupby(facts, key=lambda fact: isinstance(fact, Barrier)):
+        if are_barriers:
+            index.put([Put(b.image, barrier=b.until) for b in run if isinstance(b, Barrier)])
+            continue
+        for fact in run:
+            match fact:
+                case Fence(selector, until):
+                    index.fence(selector, until)
+                    for page in index.listed(selector):
+                        index.put([Put(image, barrier=until) for image in page])
+                case Posting(selector, image):
+                    index.relist(selector, image)
+                case ClosedRequest(request, until):
+                    index.close_request(request, until)
 
 
 class EveryGeneration:

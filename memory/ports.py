@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
-from memory.model.answers import SearchResult
-from memory.model.events import ClaimPayload, Selector
+from memory.model.answers import Probe, SearchResult
+from memory.model.events import ClaimPayload, LogPartition, Selector
+from memory.model.forgetting import FenceFact
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.vectors import Vector
 
@@ -35,22 +36,6 @@ class Embedder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class FenceFact:
-    """One fact of forgetting that must survive everything else.
-
-    `kind` is ``fence`` (selector, until), ``barrier`` (image, until), ``posting``
-    (selector, image) or ``request`` (request, until: closed, never expands again).
-    Selectors, images and requests are keyed digests; `until` is µs.
-    """
-
-    kind: str
-    selector: str = ""
-    image: str = ""
-    request: str = ""
-    until: int = -1
-
-
 class FenceLog(Protocol):
     """Where the facts of forgetting are kept for ever."""
 
@@ -70,14 +55,14 @@ class Fetch(Protocol):
 class Positions(Protocol):
     """How far the memory has come in the log."""
 
-    def positions(self) -> Mapping[tuple[str, int], int]:
-        """(topic id, partition) to the offset below which everything is merged.
+    def positions(self) -> Mapping[LogPartition, int]:
+        """The offset below which everything is merged.
 
         Of the generation that answers, also before this index follows: they only rise.
         """
         ...
 
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
         """Move positions forward; never back, so a zombie does no harm."""
         ...
 
@@ -89,38 +74,17 @@ class Positions(Protocol):
         ...
 
 
-class MemoryIndex(Positions, Protocol):
-    """The memory's state and its search. Every write is a join: safe to repeat, in any order.
+class StateStore(Protocol):
+    """What is remembered and forgotten. Every write is a join: safe to repeat, in any order."""
 
-    All methods raise `Unavailable` when the store is away, `Moved` where another generation of
-    the memory answers by now. Images and selectors are addressed
-    by keyed digests from `image_key` and `selector_key`; plain ids live only in erasable fields.
-    """
+    def image_key(self, image_id: str) -> ImageKey: ...
 
-    @property
-    def embedder(self) -> str:
-        """Digest of the embedder whose vectors this index holds."""
-        ...
+    def selector_key(self, selector: Selector) -> SelectorKey: ...
 
-    @property
-    def dim(self) -> int: ...
+    def request_key(self, request_id: str) -> RequestKey: ...
 
-    def ping(self) -> None:
-        """Raises `Unavailable` when the store does not answer."""
-        ...
-
-    def image_key(self, image_id: str) -> str:
-        """32 hex digits: HMAC of an image id."""
-        ...
-
-    def selector_key(self, selector: Selector) -> str:
-        """``<kind>:<32 hex digits>``; the digits of an image selector are its `image_key`."""
-        ...
-
-    def request_key(self, request_id: str) -> str: ...
-
-    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
-        """For each (selector keys, image key): list the image under each selector.
+    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
+        """List each image under each of its selectors.
 
         Returns, one for each listing, the greatest of those selectors' fences and the item's
         own barrier (-1: none). One round trip.
@@ -131,50 +95,51 @@ class MemoryIndex(Positions, Protocol):
         """Merge each into its image's slot, in one round trip. Durable when it returns."""
         ...
 
-    def fence(self, selector: str, until: int) -> None:
+    def fence(self, selector: SelectorKey, until: int) -> None:
         """Raise a selector's fence in all its buckets. Works in a full store."""
         ...
 
-    def listed(self, selector: str) -> Iterator[Sequence[str]]:
-        """Image keys ever listed under a selector, in pages. Call after `fence`."""
+    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+        """Images ever listed under a selector, in pages. Call after `fence`."""
         ...
 
-    def relist(self, selector: str, image: str) -> None:
-        """Apply a ``posting`` fact: list without looking at fences."""
+    def relist(self, selector: SelectorKey, image: ImageKey) -> None:
+        """Apply a `Posting`: list without looking at fences."""
         ...
 
-    def labelled(self, label: str) -> Iterator[Sequence[str]]:
-        """Keys of the visible images whose label that counts is `label`, in pages."""
+    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
+        """The visible images whose label that counts is `label`, in pages."""
         ...
 
-    def open_request(self, request: str, time: int) -> tuple[int, bool]:
+    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         """Remember when a request was first seen. Returns (earliest time seen, closed)."""
         ...
 
-    def expansion(self, request: str, images: Iterable[str]) -> frozenset[str]:
+    def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         """Add to the images a request expands into; returns all of them so far."""
         ...
 
-    def close_request(self, request: str, until: int) -> None:
+    def close_request(self, request: RequestKey, until: int) -> None:
         """A closed request never expands again. Drops its expansion."""
         ...
 
-    def open_requests(self) -> int: ...
 
-    def oldest_request(self) -> int | None:
-        """When the open request that was seen first was, µs; None where none is open."""
+class Search(Protocol):
+    """Nearest neighbours among what is remembered."""
+
+    @property
+    def embedder(self) -> str:
+        """Digest of the embedder whose vectors this index holds."""
         ...
 
-    def search(
-        self,
-        vectors: Sequence[Vector],
-        ks: Sequence[int],
-        excluded: Sequence[str | None] | None = None,
-    ) -> list[SearchResult]:
-        """The ks[i] nearest items of vectors[i], sorted by (distance, image id).
+    @property
+    def dim(self) -> int: ...
 
-        Returns exactly min(k, items) hits. `excluded[i]` is an image id left out. A search the
-        store cut short is `Unavailable`, never a short answer.
+    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        """For each probe the nearest items, sorted by (distance, image id).
+
+        Returns exactly min(k, items) hits. A search the store cut short is `Unavailable`, never
+        a short answer.
         """
         ...
 
@@ -182,8 +147,17 @@ class MemoryIndex(Positions, Protocol):
         """The stored vectors of remembered images, None where there is no visible item."""
         ...
 
-    def item(self, image: str) -> Item | None:
-        """All that is held of one image key."""
+
+class Inspection(Protocol):
+    """What operators look at."""
+
+    @property
+    def embedder(self) -> str:
+        """Digest of the embedder whose vectors this index holds."""
+        ...
+
+    def item(self, image: ImageKey) -> Item | None:
+        """All that is held of one image."""
         ...
 
     def digests(self) -> Digests: ...
@@ -192,4 +166,29 @@ class MemoryIndex(Positions, Protocol):
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         """Visible items by label; of the given labels only, or of all."""
+        ...
+
+    def open_requests(self) -> int:
+        """How many forget-requests are not carried out yet."""
+        ...
+
+    def oldest_request(self) -> int | None:
+        """When the open request that was seen first was, µs; None where none is open."""
+        ...
+
+
+class MonitoredIndex(Positions, Inspection, Protocol):
+    """What a monitor needs of an index."""
+
+
+class MemoryIndex(Positions, StateStore, Search, Inspection, Protocol):
+    """A memory's state and its search.
+
+    All methods raise `Unavailable` when the store is away, `Moved` where another generation of
+    the memory answers by now. Images and selectors are addressed by keyed digests; plain ids
+    live only in erasable fields.
+    """
+
+    def ping(self) -> None:
+        """Raises `Unavailable` when the store does not answer."""
         ...

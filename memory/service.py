@@ -1,34 +1,30 @@
 """The memory as a library: remember, correct, forget, recall.
 
-Everything here is safe to repeat and to interleave with other workers; see memory/merge.py.
+Everything here is safe to repeat and to interleave with other workers; see memory/model/merge.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL.Image import Image
-
-from memory.claims.fetcher import redeemed
 from memory.embedders import VectorsOnly
+from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Reason, Rejected
 from memory.facts import take
-from memory.images import ImageLimits, decode
-from memory.model.answers import ItemRef, Position, Prediction, Query
-from memory.model.events import Correction, Forget, Ingest, Payload, SelectorKind, VectorPayload
-from memory.model.state import Put, PutResult, Trace
+from memory.images import ImageLimits
+from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
+from memory.model.events import Correction, Forget, Ingest, SelectorKind
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.state import CorrectionWrite, Put, PutResult, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER
-from memory.ports import Embedder, FenceFact, FenceLog, Fetch, MemoryIndex
+from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
 from memory.vectors import Vector
 from memory.voting import vote
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * 1_000_000
-
-Observe = Callable[[str, float], None]
-"""Told (stage, seconds) of each step: fetch, embed, merge, search, vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +63,61 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _facts(image: str, result: PutResult) -> list[FenceFact]:
+@dataclass(slots=True)
+class _Arrival:
+    """An image's event on its way into the memory, with what each step finds out.
+
+    `vector` stays None where the event is refused.
+    """
+
+    event: Ingest
+    image: ImageKey
+    selectors: tuple[SelectorKey, ...]
+    barrier: int = NEVER
+    vector: Vector | Rejected | None = None
+
+    def put(self, embedder: str) -> Put:
+        """What to merge. Also of what is refused or rejected: the image bore these selectors.
+
+        Of what is rejected too, since a forget that comes first never looks at the payload.
+        """
+        event, write = self.event, None
+        if self.vector is not None and not isinstance(self.vector, Rejected):
+            trace = Trace(
+                image_id=event.image_id,
+                image_digest=event.payload_digest,
+                label=event.label,
+                source=event.source,
+                subjects=event.subjects,
+                attributes=event.attributes,
+                embedder=embedder,
+                vector=self.vector,
+            )
+            write = TraceWrite(event.stamp, trace)
+        return Put(self.image, self.barrier, event.address, self.selectors, write)
+
+    def outcome(self, result: PutResult) -> Outcome:
+        if isinstance(self.vector, Rejected):
+            return self.vector
+        return _outcome(self.event, result)
+
+
+def _outcome(event: Ingest | Correction, result: PutResult) -> Merged | Refused:
+    return Refused(result.barrier) if event.time <= result.barrier else Merged(result.won)
+
+
+def _facts(image: ImageKey, result: PutResult) -> list[FenceFact]:
     """What a rebuilt memory must know of an image of which something was erased."""
-    postings = [FenceFact("posting", selector=s, image=image) for s in sorted(result.selectors)]
-    if result.barrier == NEVER:
-        return postings
-    return [FenceFact("barrier", image=image, until=result.barrier), *postings]
+    barriers = [] if result.barrier == NEVER else [Barrier(image, result.barrier)]
+    return [*barriers, *(Posting(selector, image) for selector in sorted(result.selectors))]
+
+
+def _image_asked_with(query: Query) -> str | None:
+    """The id of the remembered image that a question is asked with."""
+    return query.payload.image_id if isinstance(query.payload, ItemRef) else None
+
+
+_UNKNOWN_ITEM = Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
 
 
 class NoFenceLog:
@@ -105,8 +150,7 @@ class VisualMemory:
         self.index = index
         self._embedder: Embedder = embedder or VectorsOnly(index.embedder, index.dim)
         self._fence_log: FenceLog = NoFenceLog() if fence_log is None else fence_log
-        self._limits = limits or ImageLimits()
-        self._fetch = fetch
+        self._payloads = PayloadEmbedder(self._embedder, limits or ImageLimits(), fetch, observe)
         self._clock_skew = clock_skew
         self._logs = dict(logs or {})
         self._observe = observe
@@ -116,83 +160,56 @@ class VisualMemory:
 
         What is already forgotten is refused before it costs a fetch, a decoding or an embedding.
         """
-        images = [self.index.image_key(event.image_id) for event in events]
-        selectors = [tuple(map(self.index.selector_key, event.selectors)) for event in events]
-        barriers = self.index.enlist(list(zip(selectors, images, strict=True)))
-        living = [i for i, event in enumerate(events) if event.time > barriers[i]]
-        vectors = dict(zip(living, self._vectors([events[i].payload for i in living]), strict=True))
-        outcomes: dict[int, Outcome] = {}
-        puts: list[tuple[int, Put]] = []
-        for i, event in enumerate(events):
-            vector = vectors.get(i)
-            trace = None
-            if isinstance(vector, Rejected):
-                # Its image is listed by now, and a forget that comes first never looks at the
-                # payload: either way the image bore these selectors.
-                outcomes[i] = vector
-            elif vector is not None:
-                trace = Trace(
-                    image_id=event.image_id,
-                    image_digest=event.payload_digest,
-                    label=event.label,
-                    source=event.source,
-                    subjects=event.subjects,
-                    attributes=event.attributes,
-                    embedder=self._embedder.digest,
-                    vector=vector,
-                )
-            put = Put(
-                image=images[i],
-                barrier=barriers[i],
-                address=event.address,
-                selectors=selectors[i],
-                stamp=event.stamp if trace else None,
-                trace=trace,
+        index = self.index
+        arrivals = [
+            _Arrival(
+                event,
+                index.image_key(event.image_id),
+                tuple(map(index.selector_key, event.selectors)),
             )
-            puts.append((i, put))
-        merged, results = self._merge(events, puts)
-        outcomes = merged | outcomes
+            for event in events
+        ]
+        barriers = index.enlist([(one.selectors, one.image) for one in arrivals])
+        for one, barrier in zip(arrivals, barriers, strict=True):
+            one.barrier = barrier
+        admitted = [one for one in arrivals if one.event.time > one.barrier]
+        vectors = self._payloads.embed([one.event.payload for one in admitted])
+        for one, vector in zip(admitted, vectors, strict=True):
+            one.vector = vector
+        results = self._put([one.put(self._embedder.digest) for one in arrivals])
+        outcomes = [one.outcome(result) for one, result in zip(arrivals, results, strict=True)]
         # A rebuilt memory sees neither the refused event nor what its barrier erased of the same
         # image, but must list the image as this one does: a later forget by another of its
         # selectors would miss it otherwise.
         self._fence_log.append(
             [
                 fact
-                for (i, _), result in zip(puts, results, strict=True)
-                if result.outbox or not isinstance(outcomes[i], Merged)
-                for fact in _facts(images[i], result)
+                for one, result, outcome in zip(arrivals, results, outcomes, strict=True)
+                if result.outbox or not isinstance(outcome, Merged)
+                for fact in _facts(one.image, result)
             ]
         )
-        return [outcomes[i] for i in range(len(events))]
+        return outcomes
 
     def correct(self, events: Sequence[Correction]) -> list[Outcome]:
         """Merge people's labels; a correction may come before its image."""
-        puts = [
-            Put(
-                image=self.index.image_key(event.image_id),
-                address=event.address,
-                stamp=event.stamp,
-                correction=True,
-                corrected=event.label,
-            )
-            for event in events
-        ]
-        outcomes, _ = self._merge(events, list(enumerate(puts)))
-        return [outcomes[i] for i in range(len(events))]
+        results = self._put(
+            [
+                Put(
+                    self.index.image_key(event.image_id),
+                    address=event.address,
+                    write=CorrectionWrite(event.stamp, event.label),
+                )
+                for event in events
+            ]
+        )
+        return [_outcome(event, result) for event, result in zip(events, results, strict=True)]
 
-    def _merge(
-        self, events: Sequence[Ingest | Correction], puts: Sequence[tuple[int, Put]]
-    ) -> tuple[dict[int, Outcome], list[PutResult]]:
+    def _put(self, puts: Sequence[Put]) -> list[PutResult]:
         started = time.perf_counter()
-        results = self.index.put([put for _, put in puts])
+        results = self.index.put(puts)
         self._observe("merge", time.perf_counter() - started)
-        outcomes: dict[int, Outcome] = {
-            i: Refused(result.barrier)
-            if events[i].time <= result.barrier
-            else Merged(won=result.won)
-            for (i, _), result in zip(puts, results, strict=True)
-        }
-        return outcomes, results
+        return results
 
     def forget(self, request: Forget) -> Forgotten:
         """Carry out a request: when this returns, no answer rests on what it names.
@@ -207,7 +224,7 @@ class VisualMemory:
         if closed:
             now = _now()
             return Forgotten(first_seen, until, now, now, images=0, repeated=True)
-        pages: Iterable[Sequence[str]]
+        pages: Iterable[Sequence[ImageKey]]
         fenced = None
         if selector.kind is SelectorKind.IMAGE:
             pages = [[index.image_key(selector.value)]]
@@ -218,23 +235,23 @@ class VisualMemory:
         else:
             selector_key = index.selector_key(selector)
             index.fence(selector_key, until)
-            self._fence_log.append([FenceFact("fence", selector=selector_key, until=until)])
+            self._fence_log.append([Fence(selector_key, until)])
             fenced = _now()
             pages = index.listed(selector_key)
         images = sum(self._erase(page, until) for page in pages)
         erased = _now()
-        self._fence_log.append([FenceFact("request", request=key, until=until)])
+        self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
         # An image's fence is its own barrier.
         return Forgotten(first_seen, until, fenced or erased, erased, images, repeated=False)
 
-    def _erase(self, images: Sequence[str], until: int) -> int:
+    def _erase(self, images: Sequence[ImageKey], until: int) -> int:
         """Raise the barrier of each image; returns how many showed something until now."""
-        self._fence_log.append([FenceFact("barrier", image=i, until=until) for i in images])
-        results = self.index.put([Put(image=image, barrier=until) for image in images])
+        self._fence_log.append([Barrier(image, until) for image in images])
+        results = self.index.put([Put(image, barrier=until) for image in images])
         self._fence_log.append(
             [
-                FenceFact("posting", selector=selector, image=image)
+                Posting(selector, image)
                 for image, result in zip(images, results, strict=True)
                 for selector in sorted(result.selectors)
             ]
@@ -255,112 +272,53 @@ class VisualMemory:
         started = time.perf_counter()
         vectors = self._query_vectors(queries)
         embedded = time.perf_counter()
-        askable = [i for i, vector in enumerate(vectors) if not isinstance(vector, Rejected)]
-        found = self.index.search(
-            [vector for vector in vectors if not isinstance(vector, Rejected)],
-            [queries[i].k for i in askable],
-            [
-                payload.image_id if isinstance(payload := queries[i].payload, ItemRef) else None
-                for i in askable
-            ],
-        )
-        searched = time.perf_counter()
-        self._observe("search", searched - embedded)
-        answers: dict[int, Prediction | Rejected] = {
-            i: vector for i, vector in enumerate(vectors) if isinstance(vector, Rejected)
-        }
-        for i, result in zip(askable, found, strict=True):
-            query = queries[i]
-            before = time.perf_counter()
-            votes = vote(result.hits, query.rule, k=query.k)
-            voted = time.perf_counter() - before
-            self._observe("vote", voted)
-            answers[i] = Prediction(
-                vote=votes,
-                rule=query.rule,
-                k=query.k,
-                exact=result.exact,
-                embedder=self._embedder.digest,
-                as_of=as_of,
-                timings={
-                    "embed": embedded - started,
-                    "search": searched - embedded,
-                    "vote": voted,
-                },
+        results = iter(
+            self.index.search(
+                [
+                    Probe(vector, query.k, _image_asked_with(query))
+                    for query, vector in zip(queries, vectors, strict=True)
+                    if not isinstance(vector, Rejected)
+                ]
             )
-        return [answers[i] for i in range(len(queries))]
+        )
+        searched = time.perf_counter() - embedded
+        self._observe("search", searched)
+        timings = {"embed": embedded - started, "search": searched}
+        return [
+            vector
+            if isinstance(vector, Rejected)
+            else self._predict(query, next(results), as_of, timings)
+            for query, vector in zip(queries, vectors, strict=True)
+        ]
+
+    def _predict(
+        self,
+        query: Query,
+        found: SearchResult,
+        as_of: tuple[Position, ...],
+        timings: Mapping[str, float],
+    ) -> Prediction:
+        started = time.perf_counter()
+        votes = vote(found.hits, query.rule, k=query.k)
+        voted = time.perf_counter() - started
+        self._observe("vote", voted)
+        return Prediction(
+            vote=votes,
+            rule=query.rule,
+            k=query.k,
+            exact=found.exact,
+            embedder=self._embedder.digest,
+            as_of=as_of,
+            timings={**timings, "vote": voted},
+        )
 
     def _query_vectors(self, queries: Sequence[Query]) -> list[Vector | Rejected]:
-        vectors: dict[int, Vector | Rejected] = {}
-        refs: list[tuple[int, str]] = []
-        payloads: list[tuple[int, Payload]] = []
-        for i, query in enumerate(queries):
-            if isinstance(query.payload, ItemRef):
-                refs.append((i, query.payload.image_id))
-            else:
-                payloads.append((i, query.payload))
-        for (i, _), stored in zip(
-            refs, self.index.vectors_of([image_id for _, image_id in refs]), strict=True
-        ):
-            vectors[i] = (
-                stored
-                if stored is not None
-                else Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
-            )
-        embedded = self._vectors([payload for _, payload in payloads])
-        vectors.update(zip((i for i, _ in payloads), embedded, strict=True))
-        return [vectors[i] for i in range(len(queries))]
-
-    def _vectors(self, payloads: Sequence[Payload]) -> list[Vector | Rejected]:
-        """Unit vectors of images (decoded and embedded together) and of ready vectors."""
-        vectors: dict[int, Vector | Rejected] = {}
-        images = {}
-        for i, payload in enumerate(redeemed(payloads, self._fetch, self._observe)):
-            try:
-                if isinstance(payload, Rejected):
-                    vectors[i] = payload
-                elif isinstance(payload, VectorPayload):
-                    vectors[i] = self._checked(payload)
-                else:
-                    images[i] = decode(payload.data, self._limits)
-            except Rejected as rejected:
-                vectors[i] = rejected
-        if images:
-            started = time.perf_counter()
-            batch = list(images.values())
-            try:
-                vectors.update(zip(images, self._embedder.embed(batch), strict=True))
-            except Rejected:
-                for i, image in images.items():
-                    vectors[i] = self._embedded_alone(image)
-            self._observe("embed", time.perf_counter() - started)
-        return [vectors[i] for i in range(len(payloads))]
-
-    def _embedded_alone(self, image: Image) -> Vector | Rejected:
-        try:
-            vector: Vector = self._embedder.embed([image])[0]
-        except Rejected as rejected:
-            return rejected
-        return vector
-
-    def _checked(self, payload: VectorPayload) -> Vector:
-        """A producer's vector at unit length, if this memory can take it."""
-        if payload.embedder != self._embedder.digest:
-            raise Rejected(
-                Reason.OTHER_EMBEDDER,
-                f"the vector names another embedder; this memory's is {self._embedder.digest}",
-            )
-        vector = payload.vector
-        if vector.shape != (self._embedder.dim,):
-            raise Rejected(
-                Reason.WRONG_DIMENSION,
-                f"the vector has {vector.size} dimensions, this memory's {self._embedder.dim}",
-            )
-        if not np.isfinite(vector).all():
-            raise Rejected(Reason.NOT_FINITE, "the vector has NaN or infinite elements")
-        # The norm of tiny or huge float32 elements under- or overflows in float32.
-        norm = float(np.linalg.norm(vector.astype(np.float64)))
-        if norm == 0:
-            raise Rejected(Reason.ZERO_VECTOR, "the vector is zero; it has no direction")
-        unit: Vector = (vector.astype(np.float64) / norm).astype(np.float32)
-        return unit
+        items = [image_id for query in queries if (image_id := _image_asked_with(query))]
+        stored = iter(self.index.vectors_of(items) if items else ())
+        payloads = [q.payload for q in queries if not isinstance(q.payload, ItemRef)]
+        embedded = iter(self._payloads.embed(payloads))
+        vectors: list[Vector | Rejected] = []
+        for query in queries:
+            vector = next(stored if isinstance(query.payload, ItemRef) else embedded)
+            vectors.append(_UNKNOWN_ITEM if vector is None else vector)
+        return vectors

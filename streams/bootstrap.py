@@ -15,7 +15,9 @@ from memory.embedders import load_embedder
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.facts import EveryGeneration, Take
 from memory.images import ImageLimits
-from memory.ports import Embedder, FenceFact, FenceLog, MemoryIndex
+from memory.model.events import LogPartition
+from memory.model.forgetting import FenceFact
+from memory.ports import Embedder, FenceLog, MemoryIndex
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -180,22 +182,22 @@ def catch_up_on_fences(
     settings: Settings,
     memory: VisualMemory,
     topic_ids: Mapping[str, str],
-    untaken: Callable[[Sequence[FenceFact]], Sequence[FenceFact]] | None = None,
+    missing_of: Callable[[Sequence[FenceFact]], Sequence[FenceFact]] | None = None,
 ) -> None:
     """Apply the facts of forgetting this memory has not seen, up to the log's present end.
 
-    With `untaken` only those that it finds missing, so that who may only read can start.
+    With `missing_of` only those that it finds missing, so that who may only read can start.
     """
     cluster = connections.kafka_cluster(settings)
     topic_id = topic_ids[cluster.full_name(Topic.FENCES)]
     positions = {p: o for (t, p), o in memory.index.positions().items() if t == topic_id}
 
     def apply(facts: Sequence[FenceFact]) -> None:
-        missing = facts if untaken is None else untaken(facts)
+        missing = facts if missing_of is None else missing_of(facts)
         try:
             memory.apply(missing)
         except Misconfigured as error:
-            if untaken is None:
+            if missing_of is None:
                 raise
             raise Misconfigured(
                 f"{len(missing)} facts of forgetting are not in Redis, and this user may not put "
@@ -203,7 +205,7 @@ def catch_up_on_fences(
             ) from None
 
     ends = replay(cluster, apply, positions)
-    memory.index.advance({(topic_id, partition): end for partition, end in ends.items()})
+    memory.index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
 
 
 def as_it_is(index: MemoryIndex) -> MemoryIndex:
@@ -228,8 +230,8 @@ def worker(
     index.check_durability()
     others = generations(settings, store, index).others if role == "forget" else tuple
     memory = open_memory(settings, around(index), made_for, topic_ids, others)
-    untaken = None if ROLES[role].writes else index.untaken
-    catch_up_on_fences(settings, memory, topic_ids, untaken)
+    missing_of = None if ROLES[role].writes else index.missing_facts
+    catch_up_on_fences(settings, memory, topic_ids, missing_of)
     return wire(settings, role, memory, store, topic_ids)
 
 

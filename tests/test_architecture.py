@@ -36,8 +36,7 @@ MAY_READ_THE_ENVIRONMENT = {
     "streams/workers/probes.py": "prometheus_client's own variable, by which it finds the other processes",
 }
 LONGER = {
-    "memory/service.py": 375,
-    "streams/client/client.py": 400,
+    "streams/client/client.py": 380,
 }
 """Modules still too long for one sitting, and what they may not grow beyond."""
 
@@ -54,7 +53,7 @@ DEFINITIONS = (
 
 
 def sources(*packages: str) -> dict[str, ast.Module]:
-    """Syntax trees by path, as in ``memory/merge.py``."""
+    """Syntax trees by path, as in ``memory/model/merge.py``."""
     found = {
         path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
         for package in packages

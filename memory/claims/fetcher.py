@@ -24,7 +24,7 @@ def claim_of(uri: str, data: bytes) -> ClaimPayload:
     return checked_claim(ClaimPayload(uri, hashlib.sha256(data).hexdigest()))
 
 
-def redeemed(
+def resolve_claims(
     payloads: Sequence[Payload],
     fetch: Fetch | None,
     observe: Callable[[str, float], None] = lambda _stage, _seconds: None,
@@ -41,14 +41,14 @@ def redeemed(
     off = Rejected(
         Reason.CLAIMS_OFF, "this memory takes no claims; send the image's bytes, or set a prefix"
     )
-    redeemed: list[ImagePayload | VectorPayload | Rejected] = []
+    resolved: list[ImagePayload | VectorPayload | Rejected] = []
     for payload in payloads:
         if isinstance(payload, ClaimPayload):
             data = next(found) if fetch else off
-            redeemed.append(data if isinstance(data, Rejected) else ImagePayload(data))
+            resolved.append(data if isinstance(data, Rejected) else ImagePayload(data))
         else:
-            redeemed.append(payload)
-    return redeemed
+            resolved.append(payload)
+    return resolved
 
 
 class ClaimFetcher:
@@ -89,14 +89,14 @@ class ClaimFetcher:
         claims do not hold up everybody's.
         """
         late: set[Server] = set()
-        fetching = [self._pool.submit(self._fetched, claim, late) for claim in claims]
+        fetching = [self._pool.submit(self._fetch, claim, late) for claim in claims]
         return [fetched.result() for fetched in fetching]
 
     def close(self) -> None:
         """Return when no fetch is under way."""
         self._pool.shutdown()
 
-    def _fetched(self, claim: ClaimPayload, late: set[Server]) -> bytes | Rejected:
+    def _fetch(self, claim: ClaimPayload, late: set[Server]) -> bytes | Rejected:
         try:
             data = self._read(claim, late)
         except Rejected as rejected:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image, new
 
-from memory.errors import Reason, Rejected, Unavailable
+from memory.errors import Unavailable
+from memory.vectors import unit_rows
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -48,7 +49,7 @@ class BatchedEmbedder:
             self._halving(images[start : start + self._batch_size])
             for start in range(0, len(images), self._batch_size)
         ]
-        return unit_rows(np.concatenate(parts))
+        return unit_rows(np.concatenate(parts), "the embedder's vector for the image")
 
     def _halving(self, images: Sequence[Image]) -> Embeddings:
         """Embed a batch; on running out of memory in halves, until one image alone fails."""
@@ -60,16 +61,3 @@ class BatchedEmbedder:
         # Only here, after the handler, has the failed batch's memory been let go.
         middle = len(images) // 2
         return np.concatenate([self._halving(images[:middle]), self._halving(images[middle:])])
-
-
-def unit_rows(features: Embeddings) -> Embeddings:
-    """Rows of length 1, float32. Raises `Rejected` where a row has no direction."""
-    # The squares of large or tiny float32 features over- or underflow in float32.
-    wide = features.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise Rejected(Reason.NOT_FINITE, "the embedder gives no finite vector for the image")
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    if not norms.all():
-        raise Rejected(Reason.ZERO_VECTOR, "the embedder gives a zero vector for the image")
-    unit: Embeddings = (wide / norms).astype(np.float32)
-    return unit

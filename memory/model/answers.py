@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory.errors import Reason, Rejected
-from memory.model.events import MAX_ID, Payload
+from memory.model.events import MAX_ID, LogPartition, Payload
 from memory.model.text import checked_text
+from memory.vectors import Vector
 
 MAX_K = 100
 
@@ -21,6 +22,10 @@ class Position:
     topic_id: str
     partition: int
     offset: int
+
+    @property
+    def log_partition(self) -> LogPartition:
+        return LogPartition(self.topic_id, self.partition)
 
     def to_json(self) -> dict[str, str | int]:
         return {
@@ -61,6 +66,15 @@ class Query:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
             raise Rejected(Reason.INVALID_K, f"k must be 1 to {MAX_K}, not {self.k}")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One search: the `k` nearest items of `vector`, without the image whose id is `excluded`."""
+
+    vector: Vector
+    k: int
+    excluded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

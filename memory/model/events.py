@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from memory.errors import Reason, Rejected
 from memory.model.text import checked_text
@@ -33,6 +34,13 @@ class LogAddress:
     def decode(cls, text: str) -> LogAddress:
         time, topic_id, partition, key = text.split("|", 3)
         return cls(int(time), topic_id, int(partition), key)
+
+
+class LogPartition(NamedTuple):
+    """A partition of a topic as positions name it: a topic made anew has another id."""
+
+    topic_id: str
+    partition: int
 
 
 class SelectorKind(StrEnum):

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import NewType
 
 from memory.model.events import Selector
+
+ImageKey = NewType("ImageKey", str)
+"""Of an image id: 32 hex digits."""
+SelectorKey = NewType("SelectorKey", str)
+"""``<kind>:<32 hex digits>``; the digits of an image selector are its `ImageKey`."""
+RequestKey = NewType("RequestKey", str)
+"""Of a forget-request's id: 32 hex digits."""
 
 
 class KeyedDigests:
@@ -14,14 +22,15 @@ class KeyedDigests:
     def __init__(self, hmac_key: bytes) -> None:
         self._hmac_key = hmac_key
 
-    def image_key(self, image_id: str) -> str:
-        return self._digest("image", image_id)
+    def image_key(self, image_id: str) -> ImageKey:
+        return ImageKey(self._digest("image", image_id))
 
-    def selector_key(self, selector: Selector) -> str:
-        return f"{selector.kind}:{self._digest(selector.kind, selector.value)}"
+    def selector_key(self, selector: Selector) -> SelectorKey:
+        digest = self._digest(selector.kind, selector.value)
+        return SelectorKey(f"{selector.kind}:{digest}")
 
-    def request_key(self, request_id: str) -> str:
-        return self._digest("request", request_id)
+    def request_key(self, request_id: str) -> RequestKey:
+        return RequestKey(self._digest("request", request_id))
 
     def _digest(self, kind: str, name: str) -> str:
         message = f"{kind}\0{name}".encode()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memory.model.events import LogAddress
+from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER, Stamp
 from memory.vectors import Vector
 
@@ -33,7 +34,7 @@ class Item:
     trace: Trace | None
     corrected_stamp: str
     corrected: str | None
-    selectors: frozenset[str]
+    selectors: frozenset[SelectorKey]
     log: frozenset[LogAddress]
     outbox: frozenset[LogAddress]
 
@@ -46,21 +47,33 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceWrite:
+    """An image's trace, to stand unless one of a greater stamp does."""
+
+    stamp: Stamp
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionWrite:
+    """A person's label (None withdraws one), to stand unless one of a greater stamp does."""
+
+    stamp: Stamp
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """One merge into one image's slot (design, "The law", `put`).
 
-    `image` is the image's keyed digest; exactly one of `trace` and `correction_stamp` is set
-    to write a register, neither to raise the barrier or to note an address alone.
+    Without `write` it raises the barrier (µs) or notes an address or selectors alone.
     """
 
-    image: str
+    image: ImageKey
     barrier: int = NEVER
     address: LogAddress | None = None
-    selectors: tuple[str, ...] = ()
-    stamp: Stamp | None = None
-    trace: Trace | None = None
-    correction: bool = False
-    corrected: str | None = None
+    selectors: tuple[SelectorKey, ...] = ()
+    write: TraceWrite | CorrectionWrite | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ class PutResult:
     won: bool
     erased: bool
     visible: bool
-    selectors: frozenset[str]
+    selectors: frozenset[SelectorKey]
     outbox: int
 
 

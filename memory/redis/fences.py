@@ -10,52 +10,51 @@ from typing import Any
 
 import redis
 
-from memory.ports import FenceFact
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.redis.errors import mapped_errors
 from memory.redis.hashes import encode_time
 
-Keys = Callable[[FenceFact], Sequence[str]]
+KeysOfFact = Callable[[FenceFact], Sequence[str]]
 """The keys that tell about a fact: of a fence every bucket's `until`, of a barrier and a posting
 the image's two hashes, of a posting then the set, of a request its hash.
 """
 
 
-def untaken(client: redis.Redis, keys_of: Keys, facts: Sequence[FenceFact]) -> list[FenceFact]:
+def missing_facts(
+    client: redis.Redis, keys_of: KeysOfFact, facts: Sequence[FenceFact]
+) -> list[FenceFact]:
     """Those that `VisualMemory.apply` would still change something for."""
     pipeline: Any = client.pipeline(transaction=False)
     for fact in facts:
         keys = keys_of(fact)
-        match fact.kind:
-            case "fence":
+        match fact:
+            case Fence():
                 for key in keys:
                     pipeline.get(key)
-            case "barrier":
+            case Barrier():
                 for key in keys:
                     pipeline.hget(key, "b")
-            case "posting":
+            case Posting():
                 item, wait, posting = keys
                 pipeline.hget(item, "sel")
                 pipeline.hget(wait, "sel")
                 pipeline.sismember(posting, fact.image)
-            case "request":
+            case ClosedRequest():
                 pipeline.hget(keys[0], "closed")
-            case unknown:
-                raise ValueError(f"unknown fact of forgetting: {unknown}")
     with mapped_errors():
         replies = iter(pipeline.execute())
     return [fact for fact in facts if not _is_taken(fact, [next(replies) for _ in keys_of(fact)])]
 
 
 def _is_taken(fact: FenceFact, replies: Sequence[Any]) -> bool:
-    until = encode_time(fact.until).encode()
-    match fact.kind:
-        case "fence":
-            return all((held or b"") >= until for held in replies)
-        case "barrier":
-            return max(held or b"" for held in replies) >= until
-        case "posting":
+    match fact:
+        case Fence(_, until):
+            return all((held or b"") >= encode_time(until).encode() for held in replies)
+        case Barrier(_, until):
+            return max(held or b"" for held in replies) >= encode_time(until).encode()
+        case Posting(selector, _):
             *held_by, listed = replies
             selectors = b" ".join(held or b"" for held in held_by).split()
-            return bool(listed) and fact.selector.encode() in selectors
-        case _:
+            return bool(listed) and selector.encode() in selectors
+        case ClosedRequest():
             return list(replies) == [b"1"]

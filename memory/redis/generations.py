@@ -19,8 +19,10 @@ import redis
 
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import Take, take
+from memory.model.forgetting import Barrier, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER, Stamp, stamp_time
-from memory.ports import Embedder, FenceFact
+from memory.ports import Embedder
 from memory.redis import scan
 from memory.redis.errors import mapped_errors
 from memory.redis.hashes import decode_time
@@ -44,7 +46,7 @@ class Held:
     trace_stamp: str
     corrected_stamp: str
     barrier: int
-    selectors: frozenset[str]
+    selectors: frozenset[SelectorKey]
 
     def covers(self, other: Held) -> bool:
         """Whether nothing that `other` holds is missing here."""
@@ -235,7 +237,7 @@ class Generations:
             if keys:
                 self._client.fcall("vm1_drop", len(keys), *keys)
 
-    def held(self, index: RedisIndex, images: Sequence[str]) -> list[Held]:
+    def held(self, index: RedisIndex, images: Sequence[ImageKey]) -> list[Held]:
         """What a generation holds of each image."""
         pipeline = self._client.pipeline(transaction=False)
         for image in images:
@@ -248,11 +250,11 @@ class Generations:
             ts, cs, barrier, selectors = (
                 (here or there or b"").decode() for here, there in zip(item, wait, strict=True)
             )
-            known = frozenset(selectors.split())
+            known = frozenset(map(SelectorKey, selectors.split()))
             found.append(Held(ts, cs, decode_time(barrier.encode()), known))
         return found
 
-    def lacking(self, held: RedisIndex, following: RedisIndex) -> Iterator[str]:
+    def lacking(self, held: RedisIndex, following: RedisIndex) -> Iterator[ImageKey]:
         """Images of which `following` lacks something that `held` holds."""
         for kind in ("item", "wait"):
             with mapped_errors():
@@ -261,26 +263,26 @@ class Generations:
                     yield from self.still_lacking(held, following, images)
 
     def still_lacking(
-        self, held: RedisIndex, following: RedisIndex, images: Sequence[str]
-    ) -> list[str]:
+        self, held: RedisIndex, following: RedisIndex, images: Sequence[ImageKey]
+    ) -> list[ImageKey]:
         """Those of the images of which `following` lacks something that `held` holds."""
         pairs = zip(images, self.held(following, images), self.held(held, images), strict=True)
         return [image for image, new, old in pairs if not new.covers(old)]
 
     def forgotten(
-        self, held: RedisIndex, following: RedisIndex, images: Sequence[str]
+        self, held: RedisIndex, following: RedisIndex, images: Sequence[ImageKey]
     ) -> list[FenceFact]:
         """What `held` has forgotten: fences that `following` lacks, and what of these images."""
         known = scan.fences(self._client, following.prefix)
-        facts = [
-            FenceFact("fence", selector=selector, until=until)
+        facts: list[FenceFact] = [
+            Fence(selector, until)
             for selector, until in scan.fences(self._client, held.prefix).items()
             if known.get(selector, NEVER) < until
         ]
         for image, item in zip(images, self.held(held, images), strict=True):
             if item.barrier != NEVER:
-                facts.append(FenceFact("barrier", image=image, until=item.barrier))
-                facts += [FenceFact("posting", selector=s, image=image) for s in item.selectors]
+                facts.append(Barrier(image, item.barrier))
+                facts += [Posting(selector, image) for selector in item.selectors]
         return facts
 
     def note_lost(self, following: RedisIndex, lost: Mapping[str, str]) -> None:
@@ -323,12 +325,13 @@ class _Dropping:
     def __call__(self, facts: Sequence[FenceFact]) -> None:
         with contextlib.suppress(Moved):  # all of it is gone
             for fact in facts:
-                if fact.kind == "fence":
-                    for page in self._index.listed(fact.selector):
-                        self._drop(page)
-                elif fact.kind == "barrier":
-                    self._drop([fact.image])
+                match fact:
+                    case Fence(selector, _):
+                        for page in self._index.listed(selector):
+                            self._drop(page)
+                    case Barrier(image, _):
+                        self._drop([image])
 
-    def _drop(self, images: Sequence[str]) -> None:
+    def _drop(self, images: Sequence[ImageKey]) -> None:
         keys = [key for image in images for key in self._index.item_keys(image)]
         self._generations.drop_keys(keys)

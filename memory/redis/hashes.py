@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from memory import merge
 from memory.model.events import LogAddress
-from memory.model.state import Item, Put, Trace
+from memory.model.keys import SelectorKey
+from memory.model.state import CorrectionWrite, Item, Put, Trace, TraceWrite
 from memory.model.times import NEVER
 from memory.redis.schema import Schema
+from memory.vectors import stored_vector
 
 DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
 """The fields that digests cover."""
@@ -28,10 +29,11 @@ def decode_time(text: bytes | None) -> int:
 def encode_put(put: Put, schema: Schema) -> list[str | bytes]:
     """The arguments of the functions `vm1_put` and `vm1_erase`. Raises `Rejected`."""
     register: list[str | bytes] = ["", ""]
-    if put.trace is not None:
-        register = ["t", str(put.stamp), *_encode_trace(put.trace, schema)]
-    elif put.correction:
-        register = ["c", str(put.stamp), put.corrected or ""]
+    match put.write:
+        case TraceWrite(stamp, trace):
+            register = ["t", stamp, *_encode_trace(trace, schema)]
+        case CorrectionWrite(stamp, label):
+            register = ["c", stamp, label or ""]
     return [
         encode_time(put.barrier),
         put.address.encode() if put.address else "",
@@ -41,7 +43,13 @@ def encode_put(put: Put, schema: Schema) -> list[str | bytes]:
 
 
 def _encode_trace(trace: Trace, schema: Schema) -> list[str | bytes]:
-    vector = merge.stored_vector(trace, schema.embedder, schema.dim, schema.element)
+    vector = stored_vector(
+        trace.vector,
+        trace.embedder,
+        embedder=schema.embedder,
+        dim=schema.dim,
+        dtype=schema.element,
+    )
     return [
         trace.image_id,
         trace.image_digest,
@@ -78,7 +86,7 @@ def decode_item(fields: Mapping[bytes, bytes], outbox: Iterable[bytes], schema: 
         trace=trace,
         corrected_stamp=text(b"cs"),
         corrected=text(b"corrected") or None,
-        selectors=frozenset(text(b"sel").split()),
+        selectors=frozenset(map(SelectorKey, text(b"sel").split())),
         log=frozenset(
             LogAddress.decode(name[1:].decode()) for name in fields if name.startswith(b">")
         ),

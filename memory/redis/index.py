@@ -12,15 +12,16 @@ from typing import Any, Self
 
 import redis
 
-from memory.model.answers import SearchResult
-from memory.model.events import SelectorKind
-from memory.model.keys import KeyedDigests
-from memory.model.state import Digests, Item, Put, PutResult, Stats
-from memory.ports import Embedder, FenceFact
+from memory.model.answers import Probe, SearchResult
+from memory.model.events import LogPartition, SelectorKind
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
+from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
+from memory.ports import Embedder
 from memory.redis import scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import mapped_errors
-from memory.redis.fences import untaken
+from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import Search
@@ -64,7 +65,6 @@ class RedisIndex(KeyedDigests):
         embedder: Embedder | None = None,
         algorithm: str = "FLAT",
         dtype: str = "FLOAT16",
-        exact_hnsw: bool = False,
     ) -> Self:
         """Open the memory of a namespace; make it if there is none and `embedder` is given.
 
@@ -80,7 +80,6 @@ class RedisIndex(KeyedDigests):
                 embedder=embedder,
                 algorithm=algorithm,
                 dtype=dtype,
-                exact_hnsw=exact_hnsw,
             )
             index = cls(client, namespace, hmac_key, now(), now)
             index._search.create()
@@ -132,45 +131,46 @@ class RedisIndex(KeyedDigests):
         with mapped_errors():
             self._client.ping()
 
-    def item_keys(self, image: str) -> tuple[str, str, str]:
+    def item_keys(self, image: ImageKey) -> tuple[str, str, str]:
         """Of an image: its hash with a trace, its hash without one, and its outbox."""
         p = self._prefix
         return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
 
-    def _selector_keys(self, selector: str, bucket: int) -> tuple[str, str]:
-        tag = f"{{{selector}.{bucket}}}"
-        return f"{self._prefix}:posting:{tag}", f"{self._prefix}:until:{tag}"
-
-    def untaken(self, facts: Sequence[FenceFact]) -> list[FenceFact]:
+    def missing_facts(self, facts: Sequence[FenceFact]) -> list[FenceFact]:
         """Those facts of forgetting that are not in the memory yet; only reads."""
-        return untaken(self._client, self._fact_keys, facts)
+        return missing_facts(self._client, self._fact_keys, facts)
 
     def _fact_keys(self, fact: FenceFact) -> list[str]:
         """The keys that tell whether a fact is taken, in the order `fences.py` wants."""
-        if fact.kind == "request":
-            return [self._request_key(fact.request)[0]]
-        if fact.kind == "fence":
-            buckets = range(self._buckets(fact.selector))
-            return [self._selector_keys(fact.selector, bucket)[1] for bucket in buckets]
-        item, wait, _ = self.item_keys(fact.image)
-        if fact.kind == "barrier":
-            return [item, wait]
-        bucket = int(fact.image[:8], 16) % self._buckets(fact.selector)
-        return [item, wait, self._selector_keys(fact.selector, bucket)[0]]
+        match fact:
+            case ClosedRequest(request, _):
+                return [self._request_key(request)[0]]
+            case Fence(selector, _):
+                return [until for _, until in self._buckets(selector)]
+            case Barrier(image, _):
+                return list(self.item_keys(image)[:2])
+            case Posting(selector, image):
+                return [*self.item_keys(image)[:2], self._bucket(selector, image)[0]]
 
-    @staticmethod
-    def _buckets(selector: str) -> int:
-        return BUCKETS[SelectorKind(selector.partition(":")[0])]
+    def _buckets(self, selector: SelectorKey) -> list[tuple[str, str]]:
+        """Of a selector: the keys of its postings and of its fence, by bucket."""
+        return [self._bucket_keys(selector, n) for n in range(_bucket_count(selector))]
 
-    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
+    def _bucket(self, selector: SelectorKey, image: ImageKey) -> tuple[str, str]:
+        """The keys of the bucket that an image is in."""
+        return self._bucket_keys(selector, int(image[:8], 16) % _bucket_count(selector))
+
+    def _bucket_keys(self, selector: SelectorKey, bucket: int) -> tuple[str, str]:
+        tag = f"{{{selector}.{bucket}}}"
+        return f"{self._prefix}:posting:{tag}", f"{self._prefix}:until:{tag}"
+
+    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
         pipeline = self._client.pipeline(transaction=False)
         for selectors, image in listings:
             item, wait, _ = self.item_keys(image)
             pipeline.fcall_ro("vm1_barrier", 2, item, wait)
             for selector in selectors:
-                bucket = int(image[:8], 16) % self._buckets(selector)
-                keys = self._selector_keys(selector, bucket)
-                pipeline.fcall("vm1_enlist", 2, *keys, image)
+                pipeline.fcall("vm1_enlist", 2, *self._bucket(selector, image), image)
         with mapped_errors():
             replies = iter(pipeline.execute())
         return [
@@ -182,7 +182,7 @@ class RedisIndex(KeyedDigests):
         pipeline = self._client.pipeline(transaction=False)
         for put in puts:
             pipeline.fcall(
-                "vm1_put" if put.trace is not None else "vm1_erase",
+                "vm1_put" if isinstance(put.write, TraceWrite) else "vm1_erase",
                 3,
                 *self.item_keys(put.image),
                 *encode_put(put, self._schema),
@@ -195,49 +195,46 @@ class RedisIndex(KeyedDigests):
                 won=bool(won),
                 erased=bool(erased),
                 visible=bool(visible),
-                selectors=frozenset(selectors.decode().split()),
+                selectors=frozenset(map(SelectorKey, selectors.decode().split())),
                 outbox=outbox,
             )
             for barrier, won, erased, visible, selectors, outbox in replies
         ]
 
-    def fence(self, selector: str, until: int) -> None:
+    def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)
-        for bucket in range(self._buckets(selector)):
-            _, key = self._selector_keys(selector, bucket)
+        for _, key in self._buckets(selector):
             pipeline.fcall("vm1_fence", 1, key, encode_time(until))
         with mapped_errors():
             pipeline.execute()
 
-    def listed(self, selector: str) -> Iterator[Sequence[str]]:
-        for bucket in range(self._buckets(selector)):
-            key, _ = self._selector_keys(selector, bucket)
+    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+        for key, _ in self._buckets(selector):
             cursor = 0
             while True:
                 with mapped_errors():
                     cursor, members = self._client.sscan(key, cursor, count=PAGE)
                 if members:
-                    yield [member.decode() for member in members]
+                    yield [ImageKey(member.decode()) for member in members]
                 if cursor == 0:
                     break
 
-    def relist(self, selector: str, image: str) -> None:
-        bucket = int(image[:8], 16) % self._buckets(selector)
+    def relist(self, selector: SelectorKey, image: ImageKey) -> None:
         with mapped_errors():
-            self._client.fcall("vm1_relist", 2, *self._selector_keys(selector, bucket), image)
+            self._client.fcall("vm1_relist", 2, *self._bucket(selector, image), image)
         # The item lists what it ever bore, so that a later erasure can tell the log again.
         self.put([Put(image=image, selectors=(selector,))])
 
-    def labelled(self, label: str) -> Iterator[Sequence[str]]:
+    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
         images = self._search.labelled(label)
         for start in range(0, len(images), PAGE):
             yield images[start : start + PAGE]
 
-    def _request_key(self, request: str) -> tuple[str, str]:
+    def _request_key(self, request: RequestKey) -> tuple[str, str]:
         tag = f"{{{request}}}"
         return f"{self._prefix}:request:{tag}", f"{self._prefix}:expansion:{tag}"
 
-    def open_request(self, request: str, time: int) -> tuple[int, bool]:
+    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         key, _ = self._request_key(request)
         with mapped_errors():
             first_seen, closed = self._client.fcall("vm1_open_request", 1, key, encode_time(time))
@@ -245,15 +242,15 @@ class RedisIndex(KeyedDigests):
                 self._client.fcall("vm1_grow", 1, f"{self._prefix}:open_requests", request)
         return int(first_seen), closed == b"1"
 
-    def expansion(self, request: str, images: Iterable[str]) -> frozenset[str]:
+    def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         _, key = self._request_key(request)
         given = list(images)
         with mapped_errors():
             if given:
                 self._client.fcall("vm1_grow", 1, key, *given)
-            return frozenset(image.decode() for image in self._client.smembers(key))
+            return frozenset(ImageKey(image.decode()) for image in self._client.smembers(key))
 
-    def close_request(self, request: str, until: int) -> None:
+    def close_request(self, request: RequestKey, until: int) -> None:
         keys = self._request_key(request)
         with mapped_errors():
             self._client.fcall("vm1_close_request", 2, *keys, encode_time(until))
@@ -266,13 +263,8 @@ class RedisIndex(KeyedDigests):
     def oldest_request(self) -> int | None:
         return scan.oldest_request(self._client, self._prefix)
 
-    def search(
-        self,
-        vectors: Sequence[Vector],
-        ks: Sequence[int],
-        excluded: Sequence[str | None] | None = None,
-    ) -> list[SearchResult]:
-        return self._search.nearest(vectors, ks, excluded or [None] * len(vectors))
+    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        return self._search.nearest(probes)
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)
@@ -285,7 +277,7 @@ class RedisIndex(KeyedDigests):
         self._search.check_current()
         return [None if blob is None else schema.decoded(blob) for blob in blobs]
 
-    def item(self, image: str) -> Item | None:
+    def item(self, image: ImageKey) -> Item | None:
         item, wait, outbox = self.item_keys(image)
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hgetall(item)
@@ -298,11 +290,11 @@ class RedisIndex(KeyedDigests):
             return None
         return decode_item(fields, sent, self._schema)
 
-    def positions(self) -> Mapping[tuple[str, int], int]:
+    def positions(self) -> Mapping[LogPartition, int]:
         follow = self._now is not None
         return scan.positions(self._client, self._namespace, self._prefix, follow=follow)
 
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
         if not positions:
             return
         arguments = []
@@ -325,3 +317,7 @@ class RedisIndex(KeyedDigests):
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         return self._search.label_counts(labels)
+
+
+def _bucket_count(selector: SelectorKey) -> int:
+    return BUCKETS[SelectorKind(selector.partition(":")[0])]

@@ -1,6 +1,6 @@
 #!lua name=visual_memory_v1
 
--- The law (memory/merge.py) as Redis functions. Each touches one slot: its keys share a hash tag.
+-- The law (memory/model/merge.py) as Redis functions. Each touches one slot: its keys share a hash tag.
 -- Times are strings of 16 digits and stamps start with one, so they compare as strings: Lua's
 -- numbers would lose digits of microseconds. '' is "never".
 --

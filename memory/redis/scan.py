@@ -7,7 +7,9 @@ from typing import Any
 
 import redis
 
-from memory import merge
+from memory.model import merge
+from memory.model.events import LogPartition
+from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import Digests, Item
 from memory.model.times import NEVER
 from memory.redis.errors import mapped_errors
@@ -29,25 +31,29 @@ def pages(client: redis.Redis, prefix: str, kind: str) -> Iterator[list[bytes]]:
         yield page
 
 
-def image_of(key: bytes) -> str:
+def image_of(key: bytes) -> ImageKey:
     """The image of an item's key."""
+    return ImageKey(_tag_of(key))
+
+
+def _tag_of(key: bytes) -> str:
     return key.decode().rpartition("{")[2].rstrip("}")
 
 
-def fences(client: redis.Redis, prefix: str) -> dict[str, int]:
+def fences(client: redis.Redis, prefix: str) -> dict[SelectorKey, int]:
     """Until when each selector is fenced, µs."""
-    found: dict[str, int] = {}
+    found: dict[SelectorKey, int] = {}
     raw: Any = client
     with mapped_errors():
         for page in pages(client, prefix, "until"):
             for key, until in zip(page, raw.mget(page), strict=True):
-                selector = image_of(key).rpartition(".")[0]
+                selector = SelectorKey(_tag_of(key).rpartition(".")[0])
                 found[selector] = max(found.get(selector, NEVER), decode_time(until))
     return found
 
 
 def digests(client: redis.Redis, prefix: str, schema: Schema) -> Digests:
-    items: dict[str, Item] = {}
+    items: dict[ImageKey, Item] = {}
     with mapped_errors():
         for kind in ("item", "wait"):
             for page in pages(client, prefix, kind):
@@ -88,7 +94,7 @@ def oldest_request(client: redis.Redis, prefix: str) -> int | None:
 
 def positions(
     client: redis.Redis, namespace: str, prefix: str, *, follow: bool
-) -> dict[tuple[str, int], int]:
+) -> dict[LogPartition, int]:
     """Those of a generation; with `follow` of the one that answers, whichever that is.
 
     Positions only rise, also from one generation to the next.
@@ -106,5 +112,5 @@ def positions(
     found = {}
     for place, offset in held.items():
         topic_id, _, partition = place.decode().rpartition(":")
-        found[topic_id, int(partition)] = int(offset)
+        found[LogPartition(topic_id, int(partition))] = int(offset)
     return found

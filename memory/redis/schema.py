@@ -62,7 +62,6 @@ def open_schema(
     embedder: Embedder | None,
     algorithm: str,
     dtype: str,
-    exact_hnsw: bool,
 ) -> Schema:
     """What the memory of a namespace holds; decided now if there is none and `embedder` is given.
 
@@ -95,7 +94,7 @@ def open_schema(
                 f"this memory was made with {name} = {found.get(name)}, the settings "
                 f"say {value}; use the former or another namespace"
             )
-    return schema_of(found, exact_hnsw=exact_hnsw)
+    return schema_of(found)
 
 
 def made_with(embedder: Embedder, algorithm: str, dtype: str) -> dict[str, str]:
@@ -116,7 +115,7 @@ def read_meta(client: redis.Redis, namespace: str) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
-def schema_of(meta: Mapping[str, str], prefix: str = "", *, exact_hnsw: bool = False) -> Schema:
+def schema_of(meta: Mapping[str, str], prefix: str = "") -> Schema:
     """The generation that answers; with the prefix ``next_`` the one being rebuilt."""
     return Schema(
         embedder=meta[f"{prefix}embedder"],
@@ -124,7 +123,6 @@ def schema_of(meta: Mapping[str, str], prefix: str = "", *, exact_hnsw: bool = F
         algorithm=meta[f"{prefix}algorithm"],
         dtype=meta[f"{prefix}dtype"],
         generation=meta[f"{prefix}generation"],
-        exact_hnsw=exact_hnsw,
     )
 
 
@@ -140,11 +138,10 @@ class Schema:
     algorithm: str
     dtype: str
     generation: str
-    exact_hnsw: bool = False
 
     @property
     def exact(self) -> bool:
-        return self.algorithm == "FLAT" or self.exact_hnsw
+        return self.algorithm == "FLAT"
 
     @property
     def element(self) -> np.dtype[np.floating[Any]]:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 import redis
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.model.answers import Hit, SearchResult
+from memory.model.answers import Hit, Probe, SearchResult
+from memory.model.keys import ImageKey
 from memory.redis.errors import mapped_errors
+from memory.redis.scan import image_of
 from memory.redis.schema import Schema
-from memory.vectors import Vector
+from memory.vectors import cosine_distances
 
 MAX_CANDIDATES = 4096
 MARGIN = 8
@@ -136,41 +138,34 @@ class Search:
             raise Unavailable("Redis: the search index is being built")
         return int(info[b"num_docs"])
 
-    def nearest(
-        self, vectors: Sequence[Vector], ks: Sequence[int], excluded: Sequence[str | None]
-    ) -> list[SearchResult]:
+    def nearest(self, probes: Sequence[Probe]) -> list[SearchResult]:
         """See `memory.ports.MemoryIndex.search`."""
         results: dict[int, SearchResult] = {}
-        asked = {i: ks[i] + MARGIN + ks[i] // 4 for i in range(len(vectors))}
+        asked = {i: probe.k + MARGIN + probe.k // 4 for i, probe in enumerate(probes)}
         while asked:
-            found = self._candidates(vectors, asked, excluded)
+            found = self._candidates(probes, asked)
             again = {}
             for i, size in asked.items():
-                result = _settled(found[i], ks[i])
+                result = _settled(found[i], probes[i].k)
                 if result is not None:
                     results[i] = SearchResult(result, self._schema.exact)
                 elif size >= MAX_CANDIDATES:
-                    results[i] = SearchResult(tuple(_ordered(found[i])[: ks[i]]), exact=False)
+                    results[i] = SearchResult(tuple(_ordered(found[i])[: probes[i].k]), exact=False)
                 else:
                     again[i] = min(4 * size, MAX_CANDIDATES)
             asked = again
-        return [results[i] for i in range(len(vectors))]
+        return [results[i] for i in range(len(probes))]
 
     def _candidates(
-        self, vectors: Sequence[Vector], asked: Mapping[int, int], excluded: Sequence[str | None]
+        self, probes: Sequence[Probe], asked: Mapping[int, int]
     ) -> dict[int, _Candidates]:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.execute_command("FT.INFO", self._index)
-        # An HNSW index searches exactly behind a filter; this one lets everything pass, since
-        # no id has a control character.
-        everything = "(-@id:{$nobody})" if self._schema.exact_hnsw else "(*)"
-        policy = "=>{$HYBRID_POLICY: ADHOC_BF}" if self._schema.exact_hnsw else ""
         for i, size in asked.items():
             pipeline.execute_command(
                 *("FT.SEARCH", self._index),
-                f"{everything}=>[KNN {size} @vector $query AS distance]{policy}",
-                *("PARAMS", "4", "nobody", "\x1e"),
-                *("query", self._schema.quantised(vectors[i]).tobytes()),
+                f"(*)=>[KNN {size} @vector $query AS distance]",
+                *("PARAMS", "2", "query", self._schema.quantised(probes[i].vector).tobytes()),
                 *("SORTBY", "distance", "LIMIT", "0", str(size)),
                 *("RETURN", "4", "distance", "id", "label", "vector"),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
@@ -187,25 +182,21 @@ class Search:
             fields = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows[1::2]]
             if self._schema.exact and len(fields) < min(size, at_least):
                 raise Unavailable("Redis: the search was cut short")
-            found[i] = self._measured(vectors[i], fields, size, excluded[i])
+            found[i] = self._measured(probes[i], fields, size)
         return found
 
     def _measured(
-        self,
-        query: Vector,
-        fields: Sequence[Mapping[bytes, bytes]],
-        size: int,
-        excluded: str | None,
+        self, probe: Probe, fields: Sequence[Mapping[bytes, bytes]], size: int
     ) -> _Candidates:
         complete = len(fields) < size
         # A document whose item is being erased this moment comes without its fields.
-        rows = [f for f in fields if b"vector" in f and f[b"id"].decode() != excluded]
+        rows = [f for f in fields if b"vector" in f and f[b"id"].decode() != probe.excluded]
         if not rows:
             nothing = np.empty(0)
             return _Candidates([], nothing, nothing, complete)
         blobs = b"".join(f[b"vector"] for f in rows)
         stored = np.frombuffer(blobs, self._schema.element).reshape(len(rows), -1)
-        distances = cosine_distances(query, stored)
+        distances = cosine_distances(probe.vector, stored)
         hits = [
             Hit(f[b"id"].decode(), f[b"label"].decode(), float(d))
             for f, d in zip(rows, distances, strict=True)
@@ -213,10 +204,10 @@ class Search:
         approximate = np.array([float(f[b"distance"]) for f in rows])
         return _Candidates(hits, distances, approximate, complete)
 
-    def labelled(self, label: str) -> list[str]:
+    def labelled(self, label: str) -> list[ImageKey]:
         """Image keys of the items with this label."""
         rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", "PARAMS", "2", "label", label)
-        return [key.decode().rpartition("{")[2].rstrip("}") for _, key in rows]
+        return [image_of(key) for _, key in rows]
 
     def label_counts(self, labels: Sequence[str] | None) -> Mapping[str, int]:
         """See `memory.ports.MemoryIndex.label_counts`."""
@@ -253,17 +244,6 @@ class Search:
                     "FT.CURSOR", "READ", self._index, cursor
                 )
             yield from rows
-
-
-def cosine_distances(
-    query: npt.NDArray[np.floating[Any]], stored: npt.NDArray[np.floating[Any]]
-) -> npt.NDArray[np.float64]:
-    """1 - cosine of (dim,) and each row of (n, dim), computed in float64; shape (n,)."""
-    q = query.astype(np.float64)
-    rows = stored.astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(q)
-    distances: npt.NDArray[np.float64] = np.clip(1 - np.einsum("ij,j->i", rows, q) / norms, 0, 2)
-    return distances
 
 
 def _ordered(found: _Candidates) -> list[Hit]:

@@ -87,4 +87,4 @@ class Follower:
     def _merged(self, places: Sequence[Position]) -> int:
         """How many of these have been merged, or looked at and rejected."""
         positions = self._index.positions()
-        return sum(positions.get((p.topic_id, p.partition), 0) > p.offset for p in places)
+        return sum(positions.get(p.log_partition, 0) > p.offset for p in places)

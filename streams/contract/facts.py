@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.times import FOREVER
-from memory.ports import FenceFact
 from streams.contract.cloudevents import Header
 from streams.contract.records import HEARTBEAT, JSON, Marker, OutgoingRecord, Record
 from streams.contract.strict_json import dump_json, load_json
 from streams.contract.topics import Topic, event_type
 
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "fence": ("selector", "until"),
-    "barrier": ("image", "until"),
-    "posting": ("selector", "image"),
-    "request": ("request", "until"),
+KINDS: Mapping[str, type[FenceFact]] = {
+    "fence": Fence,
+    "barrier": Barrier,
+    "posting": Posting,
+    "request": ClosedRequest,
 }
-"""What each kind of fact says, and nothing else."""
+"""By what a record calls them. It says what the fact has as fields, and nothing else."""
+_NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 def encode_fact(fact: FenceFact) -> OutgoingRecord:
     """A fact's record; its key is the digest of what it says, so repeats compact away."""
-    if fact.kind not in FIELDS:
-        raise ValueError(f"unknown kind of fact: {fact.kind}")
-    value = dump_json(
-        {"kind": fact.kind, **{name: getattr(fact, name) for name in FIELDS[fact.kind]}}
-    )
+    value = dump_json({"kind": _NAMES[type(fact)], **asdict(fact)})
     headers = (
         (str(Header.TYPE), event_type(Topic.FENCES).encode()),
         (str(Header.CONTENT_TYPE), JSON.encode()),
@@ -53,11 +51,12 @@ def decode_fact(record: Record) -> FenceFact | Marker:
         raise ValueError("it is not JSON") from None
     said = found if isinstance(found, dict) else {}
     kind = said.pop("kind", None)
-    if not isinstance(kind, str) or kind not in FIELDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError("its kind is unknown")
-    if set(said) != set(FIELDS[kind]) or not all(map(_is_valid, said, said.values())):
+    names = {field.name for field in fields(KINDS[kind])}
+    if set(said) != names or not all(map(_is_valid, said, said.values())):
         raise ValueError(f"it does not say what a {kind} says")
-    return FenceFact(kind, **said)
+    return KINDS[kind](**said)
 
 
 def _is_valid(name: str, value: Any) -> bool:

@@ -11,7 +11,7 @@ from memory.claims.addresses import checked_claim
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, ClaimPayload, ImagePayload, Payload, VectorPayload
 from memory.model.text import checked_text
-from memory.vectors import Vector
+from memory.vectors import Vector, check_direction
 from streams.contract.cloudevents import Header
 from streams.contract.records import CLAIM, JSON, OCTETS, VECTOR
 from streams.contract.strict_json import dump_json, load_json
@@ -91,10 +91,7 @@ def checked_vector(vector: Vector) -> Vector:
         raise Rejected(Reason.INVALID_VECTOR, f"the vector has {vector.ndim} axes, not one")
     if not vector.size:
         raise Rejected(Reason.EMPTY_PAYLOAD, "the vector is empty")
-    if not np.isfinite(vector).all():
-        raise Rejected(Reason.NOT_FINITE, "the vector has NaN or infinite elements")
-    if not vector.any():
-        raise Rejected(Reason.ZERO_VECTOR, "the vector is zero; it has no direction")
+    check_direction(vector)
     return vector
 
 

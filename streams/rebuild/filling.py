@@ -11,6 +11,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.errors import Misconfigured, Rejected
+from memory.model.events import LogPartition
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import Outcome, VisualMemory
@@ -108,7 +109,7 @@ class Filling:
             self._merge(records)
             self._following.advance(
                 {
-                    (self._logs[tp.topic].topic_id, tp.partition): offset
+                    LogPartition(self._logs[tp.topic].topic_id, tp.partition): offset
                     for tp, offset in reached.items()
                 }
             )
@@ -186,7 +187,7 @@ class Filling:
         held = self._following.positions()
         positions = {p: offset for (t, p), offset in held.items() if t == self._fences_id}
         ends = replay(self._cluster, self._memory.apply, positions)
-        self._following.advance({(self._fences_id, p): end for p, end in ends.items()})
+        self._following.advance({LogPartition(self._fences_id, p): e for p, e in ends.items()})
 
     def _targets(self) -> dict[TopicPartition, int]:
         """Up to where the present generation has read each partition."""
@@ -201,7 +202,7 @@ class Filling:
     def _reached(self) -> dict[TopicPartition, int]:
         positions = self._following.positions()
         return {
-            tp: positions.get((self._logs[tp.topic].topic_id, tp.partition), 0)
+            tp: positions.get(LogPartition(self._logs[tp.topic].topic_id, tp.partition), 0)
             for tp in self._targets()
         }
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Prediction, Query
-from memory.model.events import Correction, Forget, Ingest
+from memory.model.events import Correction, Forget, Ingest, LogPartition
 from memory.service import Merged, Outcome, Refused, VisualMemory
 from streams.contract import encoding
 from streams.contract.messages import Answer, QueryEvent, Receipt
@@ -157,7 +157,7 @@ class QueryAgent:
         decode: Callable[[Record], QueryEvent | Marker],
         asker: Callable[[Record], tuple[str, int] | None],
         in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
-        positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]],
+        positions: Callable[[], Awaitable[Mapping[LogPartition, int]]],
     ) -> None:
         self._decode = decode
         self._asker = asker

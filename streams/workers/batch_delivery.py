@@ -8,6 +8,7 @@ from typing import Any
 from faust.types import EventT
 
 from memory.errors import Moved
+from memory.model.events import LogPartition
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.delivery import Delivery
 from streams.workers.faust_app import to_record
@@ -71,10 +72,10 @@ class BatchDelivery(Delivery):
         self, events: Sequence[EventT[Any]], outgoing: Sequence[OutgoingRecord]
     ) -> None:
         await self.publish(outgoing)
-        ends: dict[tuple[str, int], int] = {}
+        ends: dict[LogPartition, int] = {}
         for event in events:
-            place = (self._source.topic_id, event.message.partition)
-            ends[place] = max(ends.get(place, 0), event.message.offset + 1)
+            partition = self._log_partition(event.message.partition)
+            ends[partition] = max(ends.get(partition, 0), event.message.offset + 1)
         await self._advance(ends)
         for event in events:
             event.ack()

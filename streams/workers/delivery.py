@@ -27,6 +27,7 @@ from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from faust.types import TP, EventT
 
 from memory.errors import Moved, Unavailable
+from memory.model.events import LogPartition
 from memory.ports import Positions
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -112,7 +113,7 @@ class Delivery:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=source.role)
         self._suspect: dict[int, int] = {}
         self._assigned_at = 0.0
-        self._noted: dict[tuple[str, int], int] = {}
+        self._noted: dict[LogPartition, int] = {}
         self.waiting_for = ""
         """Which server is away, as long as one is."""
 
@@ -215,20 +216,23 @@ class Delivery:
             for event in events
         )
 
-    async def _advance(self, ends: Mapping[tuple[str, int], int]) -> None:
+    async def _advance(self, ends: Mapping[LogPartition, int]) -> None:
         def advance() -> None:
             # Redis keeps the greatest, so a gap would be passed for ever.
             self._check_positions()
             self._positions.advance(ends)
 
         await self._retry(lambda: self.in_thread(advance))
-        for place, end in ends.items():
-            self._noted[place] = max(end, self._noted.get(place, 0))
+        for partition, end in ends.items():
+            self._noted[partition] = max(end, self._noted.get(partition, 0))
+
+    def _log_partition(self, partition: int) -> LogPartition:
+        return LogPartition(self._source.topic_id, partition)
 
     def _check_positions(self) -> None:
         noted = dict(self._noted)  # before the look at Redis, whose positions only rise
         held = self._positions.positions()
-        if any(held.get(place, 0) < offset for place, offset in noted.items()):
+        if any(held.get(partition, 0) < offset for partition, offset in noted.items()):
             raise PositionsWentBack
 
     def _check_group(self) -> None:
@@ -273,7 +277,7 @@ class Delivery:
             stored = self._positions.positions()
             offsets = {}
             for tp in assigned:
-                offset = stored.get((self._source.topic_id, tp.partition), 0)
+                offset = stored.get(self._log_partition(tp.partition), 0)
                 offsets[tp] = offset
                 starts = self._attempts.count_start(self._source.topic_id, tp.partition, offset)
                 if starts > STARTS_BEFORE_SUSPICION:
@@ -282,7 +286,7 @@ class Delivery:
 
         try:
             offsets = await self._retry(lambda: self.in_thread(read))
-            self._noted = {(self._source.topic_id, tp.partition): o for tp, o in offsets.items()}
+            self._noted = {self._log_partition(tp.partition): o for tp, o in offsets.items()}
             return offsets  # noqa: TRY300 - what follows is for what may fail
         except Exception as error:  # noqa: BLE001 - Faust would end too, but tell the message
             exit_now(self._source.role, error)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from kafka import KafkaProducer, TopicPartition
 
 from memory.errors import Misconfigured
-from memory.ports import FenceFact
+from memory.model.forgetting import FenceFact
 from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic

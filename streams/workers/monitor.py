@@ -11,8 +11,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.errors import Unavailable
+from memory.model.events import LogPartition
 from memory.model.state import Stats
-from memory.ports import MemoryIndex
+from memory.ports import MonitoredIndex
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import mapped_errors
 from streams.kafka.log_times import written_at
@@ -53,7 +54,7 @@ class Monitor:
 
     def __init__(
         self,
-        index: MemoryIndex,
+        index: MonitoredIndex,
         cluster: KafkaCluster,
         topics: Mapping[str, str],
         labels: Sequence[str] = (),
@@ -85,10 +86,11 @@ class Monitor:
             ]
             ends = self._consumer.end_offsets(partitions)
         merged = self.index.positions()
-        return [
-            Lag(tp.topic, tp.partition, merged.get((self._topics[tp.topic], tp.partition), 0), end)
-            for tp, end in sorted(ends.items())
-        ]
+
+        def position(tp: TopicPartition) -> int:
+            return merged.get(LogPartition(self._topics[tp.topic], tp.partition), 0)
+
+        return [Lag(tp.topic, tp.partition, position(tp), end) for tp, end in sorted(ends.items())]
 
     def oldest_open_forget(self, lags: Sequence[Lag]) -> float:
         """Seconds since the oldest forget-request without a receipt came; 0 without one.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from memory.errors import Unavailable
+from memory.model.events import LogPartition
 
 LOOK_SECONDS = 5.0
 STALLED_SECONDS = 60.0
@@ -29,7 +30,7 @@ class Index(Protocol):
 
     def ping(self) -> None: ...
 
-    def positions(self) -> Mapping[tuple[str, int], int]: ...
+    def positions(self) -> Mapping[LogPartition, int]: ...
 
 
 Ends = Callable[[], Awaitable[Mapping[int, int]]]
@@ -109,7 +110,7 @@ class Readiness:
         self._kafka_answered = time.monotonic()
         held = await asyncio.to_thread(self._index.positions)
         lags = {
-            partition: (held.get((self._topic_id, partition), 0), end)
+            partition: (held.get(LogPartition(self._topic_id, partition), 0), end)
             for partition, end in ends.items()
         }
         self._headway.look(time.monotonic(), lags)

@@ -45,7 +45,7 @@ class TaskDelivery(Delivery):
 
         async def note() -> None:
             if moved := offsets.moved():
-                await self._advance({(self._source.topic_id, p): o for p, o in moved.items()})
+                await self._advance({self._log_partition(p): o for p, o in moved.items()})
 
         async def note_positions() -> None:
             while True:

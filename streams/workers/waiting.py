@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from memory.errors import Unavailable
 from memory.model.answers import Position
+from memory.model.events import LogPartition
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,7 +59,7 @@ class Watch:
 
     INTERVAL = 0.004
 
-    def __init__(self, positions: Callable[[], Awaitable[Mapping[tuple[str, int], int]]]) -> None:
+    def __init__(self, positions: Callable[[], Awaitable[Mapping[LogPartition, int]]]) -> None:
         self._positions = positions
         self._waiting: list[tuple[tuple[Position, ...], asyncio.Future[bool]]] = []
         self._polling: asyncio.Task[None] | None = None
@@ -90,7 +91,7 @@ class Watch:
                 for after, future in self._waiting:
                     if future.done():
                         continue
-                    if all(merged.get((p.topic_id, p.partition), 0) > p.offset for p in after):
+                    if all(merged.get(p.log_partition, 0) > p.offset for p in after):
                         future.set_result(True)
                     else:
                         still.append((after, future))

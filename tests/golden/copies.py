@@ -29,12 +29,14 @@ from memory.model.events import (
     ImagePayload,
     Ingest,
     LogAddress,
+    LogPartition,
     Selector,
     SelectorKind,
     VectorPayload,
 )
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.times import make_stamp
-from memory.ports import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.cli import cli
@@ -150,10 +152,10 @@ def outgoing() -> dict[str, OutgoingRecord]:
             record, Rejected(Reason.NOT_FINITE, "the vector has NaN")
         ),
         "heartbeat": encoding.encode_heartbeat(Topic.FENCES, 2),
-        "fence": encode_fact(FenceFact("fence", selector="source:" + "1" * 32, until=NOW)),
-        "barrier": encode_fact(FenceFact("barrier", image="2" * 32, until=NOW)),
-        "posting": encode_fact(FenceFact("posting", selector="source:3", image="4" * 32)),
-        "closed request": encode_fact(FenceFact("request", request="5" * 32, until=NOW)),
+        "fence": encode_fact(Fence(SelectorKey("source:" + "1" * 32), NOW)),
+        "barrier": encode_fact(Barrier(ImageKey("2" * 32), NOW)),
+        "posting": encode_fact(Posting(SelectorKey("source:3"), ImageKey("4" * 32))),
+        "closed request": encode_fact(ClosedRequest(RequestKey("5" * 32), NOW)),
     }
 
 
@@ -277,7 +279,7 @@ def stored(client: redis.Redis, namespace: str) -> object:
         memory.forget(Forget("request-2", Selector(SelectorKind.LABEL, "nobody"), NOW + 1))
         index.open_request(index.request_key("request-3"), NOW)
         index.expansion(index.request_key("request-3"), [index.image_key("seen")])
-        index.advance({("topic-id", 3): 17, ("corrections-id", 0): 5})
+        index.advance({LogPartition("topic-id", 3): 17, LogPartition("corrections-id", 0): 5})
         attempts = RecordAttempts(client, namespace, "ingest")
         attempts.count_start("topic-id", 3, 17)
         attempts.count_attempt("topic-id", 3, 17)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Container, Iterator
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from memory import merge
 from memory.errors import Rejected
 from memory.exact_index import ExactIndex
+from memory.model import merge
 from memory.model.events import Correction, Forget, Ingest, SelectorKind, VectorPayload
+from memory.model.forgetting import Barrier
+from memory.model.keys import ImageKey
 from memory.model.state import Digests, Trace
-from memory.ports import FenceFact
 from memory.vectors import Vector
 from streams.config.connections import kafka_cluster
 from streams.contract import decoding
@@ -21,6 +22,7 @@ from streams.contract.facts import decode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from tests.integration.running import Running
+from tests.memory import oracle
 
 DIM = 24
 EMBEDDER = f"vectors:test:{DIM}"
@@ -84,27 +86,27 @@ def rebuilt_digests(running: Running, without: Container[bytes | None] = ()) -> 
     """
     skew = round(running.settings.clock_skew * 1_000_000)
     index = running.index()
-    oracle = ExactIndex(
+    exact = ExactIndex(
         embedder=index.embedder, dim=index.dim, hmac_key=running.settings.secret_key()
     )
-    admitted: list[merge.Admitted] = []
+    admitted: list[oracle.Admitted] = []
     first_seen: dict[str, Forget] = {}
     for event in admitted_events(running, without):
         if isinstance(event, Forget):
             known = first_seen.get(event.request_id, event)
             first_seen[event.request_id] = min(known, event, key=lambda f: f.time)
         else:
-            admitted.append(merge.Admitted(event))
-    barriers: dict[int, set[str]] = {}
+            admitted.append(oracle.Admitted(event))
+    barriers: dict[int, set[ImageKey]] = {}
     for record in read_all(running, Topic.FENCES):
         fact = decode_fact(record)
-        if isinstance(fact, FenceFact) and fact.kind == "barrier":
+        if isinstance(fact, Barrier):
             barriers.setdefault(fact.until, set()).add(fact.image)
     for request in first_seen.values():
-        until = merge.until_of(request, request.time, skew)
+        until = oracle.until_of(request, request.time, skew)
         # What a label expands into is admitted as the images it found, not as the label.
         found = barriers.get(until, set()) if request.selector.kind is SelectorKind.LABEL else ()
-        admitted.append(merge.Admitted(request, until, frozenset(found)))
+        admitted.append(oracle.Admitted(request, until, frozenset(found)))
 
     def trace_of(event: Ingest) -> Trace:
         payload = event.payload
@@ -121,8 +123,8 @@ def rebuilt_digests(running: Running, without: Container[bytes | None] = ()) -> 
             vector,
         )
 
-    keys = merge.Keys(oracle.image_key, oracle.selector_key)
-    state = merge.rebuild(admitted, keys, trace_of)
+    keys = oracle.Keys(exact.image_key, exact.selector_key)
+    state = oracle.rebuild(admitted, keys, trace_of)
     return merge.digests(state.items, state.fences)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from memory.model.state import Put, PutResult
+from memory.model.state import CorrectionWrite, Put, PutResult
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
@@ -25,7 +25,7 @@ class Poisoned:
         return getattr(self._index, name)
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        if any(put.corrected == "poison" for put in puts):
+        if any(isinstance(w := put.write, CorrectionWrite) and w.label == "poison" for put in puts):
             os.kill(os.getpid(), signal.SIGKILL)
         return self._index.put(puts)
 

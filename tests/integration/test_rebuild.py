@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 
+from memory.model.answers import Probe
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from streams import bootstrap
@@ -315,7 +316,7 @@ def test_a_worker_that_would_make_another_memory_waits_for_none_and_says_so(
     index = bootstrap.open_index(changed, store, bootstrap.embedder(changed))
     assert index.schema.dtype == "FLOAT32"
     assert index.digests() == digests
-    assert index.search([unit(0)], [1])[0].hits[0].image_id == "i0"
+    assert index.search([Probe(unit(0), 1)])[0].hits[0].image_id == "i0"
 
 
 def test_a_loss_is_taken_only_where_somebody_says_so(memory: Running) -> None:

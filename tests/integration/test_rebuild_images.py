@@ -18,7 +18,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from PIL import Image
 
-from memory.model.events import ClaimPayload
+from memory.model.answers import Probe
+from memory.model.events import ClaimPayload, LogPartition
 from streams import bootstrap
 from streams.config.connections import kafka_cluster
 from streams.config.settings import load
@@ -106,7 +107,7 @@ def memory(
         for record in read_all(found, Topic.IMAGE_INGEST)
     ]
     bootstrap.memory_of(settings, index, first).remember(events)
-    index.advance({(topic_id, 0): len(events)})
+    index.advance({LogPartition(topic_id, 0): len(events)})
     assert index.stats().items == 3
     yield found
     found.close()
@@ -129,7 +130,7 @@ def test_another_embedder_sees_all_images_anew(
     (stored,) = index.vectors_of(["two"])
     assert stored is not None
     assert np.allclose(stored, seen, atol=1e-3)
-    assert [hit.image_id for hit in index.search([seen], [1])[0].hits] == ["two"]
+    assert [hit.image_id for hit in index.search([Probe(seen, 1)])[0].hits] == ["two"]
 
 
 def test_a_claim_that_leads_nowhere_is_told_and_read_when_it_is_back(

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from memory.errors import Misconfigured
 from memory.model.events import Selector, SelectorKind
+from memory.model.keys import RequestKey
 from memory.redis.connection import connect
 from memory.redis.schema import GENERATION
 from streams import bootstrap
@@ -211,11 +212,11 @@ def half_forgotten(deployment: Deployment) -> Iterator[None]:
     settings = deployment.settings(Principal.FORGET)
     store = bootstrap.redis_client(settings)
     index = bootstrap.open_index(settings, store)
-    index.open_request("half-done", 1)
+    index.open_request(RequestKey("half-done"), 1)
     try:
         yield
     finally:
-        index.close_request("half-done", 1)
+        index.close_request(RequestKey("half-done"), 1)
         store.close()
 
 
@@ -324,9 +325,9 @@ def test_who_only_answers_starts_where_the_facts_of_forgetting_are_taken(
         key = f"{NAME}:{GENERATION}:until:{{{fence}.0}}"
         kept = admin.getdel(key)
         with pytest.raises(Misconfigured, match=r"1 facts of forgetting .*start a forget worker"):
-            bootstrap.catch_up_on_fences(settings, answering, ids, index.untaken)
+            bootstrap.catch_up_on_fences(settings, answering, ids, index.missing_facts)
         admin.set(key, kept)
-        bootstrap.catch_up_on_fences(settings, answering, ids, index.untaken)
+        bootstrap.catch_up_on_fences(settings, answering, ids, index.missing_facts)
     finally:
         store.close()
         admin.close()

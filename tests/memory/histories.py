@@ -15,9 +15,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from memory import merge
 from memory.exact_index import ExactIndex
-from memory.merge import Admitted
+from memory.model import merge
 from memory.model.events import (
     Correction,
     Forget,
@@ -27,9 +26,12 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from memory.model.state import Digests, Item, Put, Trace
+from memory.model.keys import ImageKey
+from memory.model.state import CorrectionWrite, Digests, Item, Put, Trace, TraceWrite
 from memory.model.times import NEVER, make_stamp
 from memory.ports import MemoryIndex
+from tests.memory import oracle
+from tests.memory.oracle import Admitted
 
 DIM = 4
 KEY = bytes(range(32))
@@ -55,7 +57,7 @@ def exact() -> ExactIndex:
     return ExactIndex(embedder=EMBEDDER, dim=DIM, hmac_key=KEY)
 
 
-KEYS = merge.Keys(exact().image_key, exact().selector_key)
+KEYS = oracle.Keys(exact().image_key, exact().selector_key)
 
 
 def address(time: int, *parts: object) -> LogAddress:
@@ -110,8 +112,8 @@ def forgets(draw: st.DrawFn) -> Admitted:
     )
     time, permanent = draw(times), draw(st.integers(0, 9)) == 9
     request = Forget(f"{selector} {time} {permanent}", selector, time, permanent)
-    until = merge.until_of(request, request.time, clock_skew=0)
-    expansion: frozenset[str] = frozenset()
+    until = oracle.until_of(request, request.time, clock_skew=0)
+    expansion: frozenset[ImageKey] = frozenset()
     if selector.kind is SelectorKind.LABEL:
         # What a label found when it was expanded depends on the moment; it is part of the event.
         expansion = frozenset(map(KEYS.image, draw(st.sets(st.sampled_from(IMAGES)))))
@@ -171,7 +173,7 @@ class Steps:
         put = Put(index.image_key(event.image_id), barrier, event.address, selectors)
         trace = trace_of(event) if event.time > barrier else None
         if trace:
-            put = replace(put, stamp=event.stamp, trace=trace)
+            put = replace(put, write=TraceWrite(event.stamp, trace))
         index.put([put])
         yield
 
@@ -181,9 +183,7 @@ class Steps:
                 Put(
                     index.image_key(event.image_id),
                     address=event.address,
-                    stamp=event.stamp,
-                    correction=True,
-                    corrected=event.label,
+                    write=CorrectionWrite(event.stamp, event.label),
                 )
             ]
         )
@@ -251,7 +251,7 @@ def described(item: Item | None) -> object:
 
 
 def rebuilt(history: Sequence[Admitted]) -> merge.State:
-    return merge.rebuild(history, KEYS, trace_of)
+    return oracle.rebuild(history, KEYS, trace_of)
 
 
 def digests(state: merge.State) -> Digests:

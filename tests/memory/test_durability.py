@@ -14,8 +14,8 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Unavailable
-from memory.model.answers import Prediction, Query
-from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.answers import Prediction, Probe, Query
+from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
 from memory.model.times import make_stamp
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
@@ -51,7 +51,7 @@ class Client:
         first = self.written
         self.written += BATCH
         self.memory.remember([event(n) for n in range(first, self.written)])
-        self.memory.index.advance({("topic-id", 0): self.written})
+        self.memory.index.advance({LogPartition("topic-id", 0): self.written})
         shown, merged = self.ask()
         self.shown, self.merged = shown, merged
         if first % 3 == 0:
@@ -66,7 +66,7 @@ class Client:
         vector = np.ones(DIM, "f4")
         (answer,) = self.memory.recall([Query(VectorPayload(vector, "test"))])
         assert isinstance(answer, Prediction)
-        (found,) = self.memory.index.search([vector], [4096])
+        (found,) = self.memory.index.search([Probe(vector, 4096)])
         merged = max((at.offset for at in answer.as_of), default=0)
         return {hit.image_id for hit in found.hits}, merged
 

@@ -12,9 +12,10 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import EveryGeneration, take
-from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.answers import Probe
+from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
+from memory.model.keys import RequestKey, SelectorKey
 from memory.model.times import make_stamp
-from memory.ports import FenceFact
 from memory.redis import generations as module
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
@@ -89,21 +90,21 @@ def test_a_generation_that_is_behind_is_not_put_in_place(
     generations: Generations, index: RedisIndex
 ) -> None:
     """What a client was told is visible would not be."""
-    index.advance({(IMAGES, 0): 5, (IMAGES, 1): 3})
+    index.advance({LogPartition(IMAGES, 0): 5, LogPartition(IMAGES, 1): 3})
     following = begun(generations)
-    following.advance({(IMAGES, 0): 4, (IMAGES, 1): 3})
+    following.advance({LogPartition(IMAGES, 0): 4, LogPartition(IMAGES, 1): 3})
     assert switched(generations, following) == [f"{IMAGES}:0"]
     assert generations.current().generation == "1"
-    following.advance({(IMAGES, 0): 5})
+    following.advance({LogPartition(IMAGES, 0): 5})
     assert switched(generations, following) == []
 
 
 def test_what_was_answered_and_forgotten_stays_so_and_fences_are_each_generations_own(
     generations: Generations, index: RedisIndex
 ) -> None:
-    index.advance({(QUESTIONS, 0): 7, (FENCES, 0): 9})
+    index.advance({LogPartition(QUESTIONS, 0): 7, LogPartition(FENCES, 0): 9})
     following = begun(generations)
-    following.advance({(FENCES, 0): 4})
+    following.advance({LogPartition(FENCES, 0): 4})
     assert switched(generations, following) == []
     assert index.positions() == {(QUESTIONS, 0): 7, (FENCES, 0): 4}
 
@@ -112,9 +113,9 @@ def test_positions_are_those_of_the_generation_that_answers(
     generations: Generations, index: RedisIndex
 ) -> None:
     """Also for who has not followed, and when the former one is gone."""
-    index.advance({(IMAGES, 0): 5})
+    index.advance({LogPartition(IMAGES, 0): 5})
     following = begun(generations)
-    following.advance({(IMAGES, 0): 8})
+    following.advance({LogPartition(IMAGES, 0): 8})
     assert index.positions() == {(IMAGES, 0): 5}
     switched(generations, following)
     list(generations.drop())
@@ -130,11 +131,11 @@ def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
     vector = np.ones(DIM, np.float32)
     attempts: list[Callable[[], object]] = [
         lambda: memory.remember([event("b", 2)]),
-        lambda: index.advance({(IMAGES, 0): 1}),
-        lambda: index.fence("subject:x", 5),
-        lambda: index.open_request("request", 5),
-        lambda: index.close_request("request", 5),
-        lambda: index.search([vector], [1]),
+        lambda: index.advance({LogPartition(IMAGES, 0): 1}),
+        lambda: index.fence(SelectorKey("subject:x"), 5),
+        lambda: index.open_request(RequestKey("request"), 5),
+        lambda: index.close_request(RequestKey("request"), 5),
+        lambda: index.search([Probe(vector, 1)]),
         lambda: index.vectors_of(["a"]),
         index.digests,
     ]
@@ -155,7 +156,7 @@ def test_who_follows_goes_on_in_the_new_generation(
     switched(generations, begun(generations))
     index.follow()
     memory.remember([event("b", 2)])
-    assert index.search([np.ones(DIM, np.float32)], [1])[0].hits[0].image_id == "b"
+    assert index.search([Probe(np.ones(DIM, np.float32), 1)])[0].hits[0].image_id == "b"
 
 
 def test_who_has_another_embedder_is_told_so_when_it_follows(
@@ -176,11 +177,11 @@ def test_positions_stand_still_while_they_are_sealed(
     following = begun(generations)
     generations.seal([IMAGES])
     with pytest.raises(Unavailable):
-        index.advance({(IMAGES, 0): 1})
-    index.advance({(QUESTIONS, 0): 1})
-    following.advance({(IMAGES, 0): 1})
+        index.advance({LogPartition(IMAGES, 0): 1})
+    index.advance({LogPartition(QUESTIONS, 0): 1})
+    following.advance({LogPartition(IMAGES, 0): 1})
     generations.unseal()
-    index.advance({(IMAGES, 0): 1})
+    index.advance({LogPartition(IMAGES, 0): 1})
 
 
 def test_a_seal_ends_by_itself(
@@ -191,12 +192,12 @@ def test_a_seal_ends_by_itself(
     begun(generations)
     generations.seal([IMAGES])
     threading.Event().wait(0.01)
-    index.advance({(IMAGES, 0): 1})
+    index.advance({LogPartition(IMAGES, 0): 1})
 
 
 def test_an_unfinished_generation_is_taken_up(generations: Generations) -> None:
     first = begun(generations)
-    first.advance({(IMAGES, 0): 1})
+    first.advance({LogPartition(IMAGES, 0): 1})
     assert begun(generations).positions() == {(IMAGES, 0): 1}
 
 
@@ -216,7 +217,7 @@ def test_a_number_is_never_used_again(generations: Generations) -> None:
     following = begun(generations)
     assert (given_up.schema.generation, following.schema.generation) == ("2", "3")
     with pytest.raises(Moved):
-        given_up.advance({(IMAGES, 0): 1})
+        given_up.advance({LogPartition(IMAGES, 0): 1})
     assert not list(generations.drop())
 
 
@@ -293,8 +294,3 @@ def test_what_the_next_generation_lacks_is_found(
     take(following, generations.forgotten(index, following, lacking))
     assert generations.still_lacking(index, following, lacking) == [index.image_key("a")]
     assert following.stats().items == 1
-
-
-def test_an_unknown_fact_is_refused(index: RedisIndex) -> None:
-    with pytest.raises(ValueError, match="unknown fact"):
-        take(index, [FenceFact("wish")])

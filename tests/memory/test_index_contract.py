@@ -12,8 +12,10 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
-from memory.model.events import LogAddress, Selector, SelectorKind
-from memory.model.state import Put, Trace
+from memory.model.answers import Probe
+from memory.model.events import LogAddress, LogPartition, Selector, SelectorKind
+from memory.model.keys import ImageKey
+from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
@@ -39,7 +41,6 @@ def index(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Itera
         embedder=VectorsOnly("test", DIM),
         algorithm=algorithm,
         dtype=dtype,
-        exact_hnsw=True,
     )
 
 
@@ -71,8 +72,10 @@ def remember(
 ) -> Put:
     put = Put(
         image=index.image_key(image_id),
-        stamp=make_stamp(time, image_id, label),
-        trace=trace(image_id, label, more.pop("vector", None)),  # type: ignore[arg-type]  # a vector
+        write=TraceWrite(
+            make_stamp(time, image_id, label),
+            trace(image_id, label, more.pop("vector", None)),  # type: ignore[arg-type]  # a vector
+        ),
         **more,  # type: ignore[arg-type]  # fields of Put
     )
     index.put([put])
@@ -83,14 +86,13 @@ def test_search_returns_exactly_k_sorted_hits_with_the_cosine_distance(index: Me
     stored = {f"i{n}": unit(n) for n in range(60)}
     index.put(
         [
-            Put(index.image_key(i), stamp=make_stamp(1, i), trace=trace(i, vector=v))
+            Put(index.image_key(i), write=TraceWrite(make_stamp(1, i), trace(i, vector=v)))
             for i, v in stored.items()
         ]
     )
     query = unit(1000)
-    (result,) = index.search([query], [25])
+    (result,) = index.search([Probe(query, 25)])
     assert len(result.hits) == 25
-    assert result.exact
     distances = [hit.distance for hit in result.hits]
     assert distances == sorted(distances)
     # 2e-3: the stored vectors may be in half precision.
@@ -104,7 +106,7 @@ def test_distances_are_those_of_the_stored_vectors_in_double_precision(index: Me
         remember(index, image_id)
     stored = {i: v for i, v in zip(ids, index.vectors_of(ids), strict=True) if v is not None}
     query = unit(1000)
-    (result,) = index.search([query], [10])
+    (result,) = index.search([Probe(query, 10)])
     exact = {
         i: 1 - np.dot(v.astype(float), query.astype(float)) / np.linalg.norm(v.astype(float))
         for i, v in stored.items()
@@ -116,7 +118,7 @@ def test_distances_are_those_of_the_stored_vectors_in_double_precision(index: Me
 def test_many_questions_at_once_are_answered_each_with_its_own_k(index: MemoryIndex) -> None:
     for n in range(12):
         remember(index, f"i{n}")
-    results = index.search([unit(1), unit(2), unit(3)], [1, 5, 100])
+    results = index.search([Probe(unit(1), 1), Probe(unit(2), 5), Probe(unit(3), 100)])
     assert [len(result.hits) for result in results] == [1, 5, 12]
 
 
@@ -124,39 +126,39 @@ def test_equal_vectors_are_ordered_by_id_whatever_order_they_came_in(index: Memo
     same = unit(7)
     for n in np.random.default_rng(0).permutation(300):
         remember(index, f"i{n:03}", vector=same)
-    (result,) = index.search([same], [10])
+    (result,) = index.search([Probe(same, 10)])
     assert [hit.image_id for hit in result.hits] == [f"i{n:03}" for n in range(10)]
 
 
 def test_an_empty_memory_finds_nothing(index: MemoryIndex) -> None:
-    (result,) = index.search([unit(1)], [10])
+    (result,) = index.search([Probe(unit(1), 10)])
     assert result.hits == ()
 
 
 def test_an_excluded_item_leaves_its_place_to_the_next(index: MemoryIndex) -> None:
     for n in range(5):
         remember(index, f"i{n}")
-    (everything,) = index.search([unit(1)], [5])
+    (everything,) = index.search([Probe(unit(1), 5)])
     nearest = everything.hits[0].image_id
-    (result,) = index.search([unit(1)], [4], [nearest])
+    (result,) = index.search([Probe(unit(1), 4, excluded=nearest)])
     assert result.hits == everything.hits[1:]
 
 
 def test_the_event_with_the_greatest_stamp_stands_whatever_comes_last(index: MemoryIndex) -> None:
     remember(index, "i", "new", time=2)
     remember(index, "i", "old", time=1)
-    (result,) = index.search([unit(1)], [1])
+    (result,) = index.search([Probe(unit(1), 1)])
     assert result.hits[0].label == "new"
 
 
 def test_a_correction_outranks_a_later_image_and_can_be_withdrawn(index: MemoryIndex) -> None:
     image = index.image_key("i")
-    index.put([Put(image, stamp=make_stamp(1, "c"), correction=True, corrected="dog")])
+    index.put([Put(image, write=CorrectionWrite(make_stamp(1, "c"), "dog"))])
     assert index.stats().waiting_corrections == 1
     remember(index, "i", "cat", time=5)
     assert index.label_counts() == {"dog": 1}
     assert index.stats().waiting_corrections == 0
-    index.put([Put(image, stamp=make_stamp(2, "c"), correction=True, corrected=None)])
+    index.put([Put(image, write=CorrectionWrite(make_stamp(2, "c"), None))])
     assert index.label_counts() == {"cat": 1}
 
 
@@ -165,7 +167,7 @@ def test_what_is_forgotten_is_in_no_search_and_does_not_come_back(index: MemoryI
     (erased,) = index.put([Put(put.image, barrier=10)])
     assert erased.erased
     assert not erased.visible
-    assert index.search([unit(1)], [1])[0].hits == ()
+    assert index.search([Probe(unit(1), 1)])[0].hits == ()
     (again,) = index.put([put])
     assert not again.visible
     assert again.barrier == 10
@@ -218,8 +220,8 @@ def test_an_item_keeps_all_that_its_event_said(index: MemoryIndex) -> None:
         attributes={"lens": "f/2", "": "é"},
     )
     image = index.image_key("i")
-    index.put([Put(image, stamp=make_stamp(1, "i"), trace=said)])
-    index.put([Put(image, stamp=make_stamp(2, "c"), correction=True, corrected="dog")])
+    index.put([Put(image, write=TraceWrite(make_stamp(1, "i"), said))])
+    index.put([Put(image, write=CorrectionWrite(make_stamp(2, "c"), "dog"))])
     item = index.item(image)
     assert item is not None
     assert item.trace is not None
@@ -283,7 +285,7 @@ def test_vectors_that_do_not_belong_never_enter(
 ) -> None:
     good = trace("i")
     fields = {name: getattr(good, name) for name in Trace.__slots__} | change
-    put = Put(index.image_key("i"), stamp=make_stamp(1, "i"), trace=Trace(**fields))
+    put = Put(index.image_key("i"), write=TraceWrite(make_stamp(1, "i"), Trace(**fields)))
     with pytest.raises(Rejected) as caught:
         index.put([put])
     assert caught.value.reason is reason
@@ -291,8 +293,8 @@ def test_vectors_that_do_not_belong_never_enter(
 
 
 def test_positions_only_move_forward(index: MemoryIndex) -> None:
-    index.advance({("t", 0): 10, ("t", 1): 1})
-    index.advance({("t", 0): 4, ("t", 2): 9_007_199_254_740_993 - 2})
+    index.advance({LogPartition("t", 0): 10, LogPartition("t", 1): 1})
+    index.advance({LogPartition("t", 0): 4, LogPartition("t", 2): 9_007_199_254_740_993 - 2})
     assert index.positions() == {("t", 0): 10, ("t", 1): 1, ("t", 2): 9_007_199_254_740_991}
 
 
@@ -303,8 +305,8 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     assert index.open_request(request, 20) == (20, False)
     assert index.open_request(request, 10) == (10, False)
     assert index.open_requests() == 1
-    assert index.expansion(request, ["a"]) == {"a"}
-    assert index.expansion(request, ["b"]) == {"a", "b"}
+    assert index.expansion(request, [ImageKey("a")]) == {"a"}
+    assert index.expansion(request, [ImageKey("b")]) == {"a", "b"}
     index.close_request(request, 99)
     assert index.open_request(request, 30) == (10, True)
     assert index.open_requests() == 0
@@ -337,7 +339,7 @@ def test_digests_agree_between_adapters(index: MemoryIndex) -> None:
     for memory in (index, oracle):
         remember(memory, "a", "猫", selectors=(subject,))
         remember(memory, "b", time=3)
-        memory.put([Put(memory.image_key("c"), stamp=make_stamp(1, "c"), correction=True)])
+        memory.put([Put(memory.image_key("c"), write=CorrectionWrite(make_stamp(1, "c"), None))])
         memory.put([Put(memory.image_key("b"), barrier=4)])
         memory.fence(subject, 1)
     assert index.digests() == oracle.digests()

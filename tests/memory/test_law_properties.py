@@ -15,15 +15,18 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory import exact_index, merge
+from memory import exact_index
 from memory.embedders import VectorsOnly
 from memory.exact_index import ExactIndex
+from memory.model import merge
 from memory.model.events import Forget, Ingest, Selector, SelectorKind
+from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import Put, PutResult
 from memory.model.times import FOREVER
 from memory.ports import MemoryIndex
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
+from tests.memory import oracle
 from tests.memory.histories import (
     DIM,
     EMBEDDER,
@@ -100,7 +103,7 @@ class Both(ExactIndex):
         for image in map(KEYS.image, IMAGES):
             assert described(self.other.item(image)) == described(self.item(image))
 
-    def enlist(self, listings: Sequence[tuple[tuple[str, ...], str]]) -> list[int]:
+    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
         barriers = super().enlist(listings)
         assert self.other.enlist(listings) == barriers
         return barriers
@@ -111,11 +114,11 @@ class Both(ExactIndex):
         self._same_items()
         return results
 
-    def fence(self, selector: str, until: int) -> None:
+    def fence(self, selector: SelectorKey, until: int) -> None:
         super().fence(selector, until)
         self.other.fence(selector, until)
 
-    def listed(self, selector: str) -> Iterator[Sequence[str]]:
+    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         pages = list(super().listed(selector))
         found = {image for page in self.other.listed(selector) for image in page}
         assert found == {image for page in pages for image in page}
@@ -156,7 +159,7 @@ def test_what_was_forgotten_of_a_subject_might_never_have_been_seen(
     def never_saw_it(history: History, schedule: bytes, who: str, until: int) -> None:
         request = Forget("r", Selector(SelectorKind.SUBJECT, who), LAST)
         indexes = open_indexes()
-        carry([*history, merge.Admitted(request, until)], schedule, indexes, Steps())
+        carry([*history, oracle.Admitted(request, until)], schedule, indexes, Steps())
         shown = {
             admitted.event.image_id
             for admitted in history
@@ -187,18 +190,22 @@ WRONG_IN_PYTHON = [
         "merged.corrected_stamp)) <= barrier",
         "merged.corrected_stamp)) < barrier",
     ),
-    ("the last trace to arrive wins", "and item.trace_stamp < put.stamp", ""),
-    ("the last correction to arrive wins", "and item.corrected_stamp < put.stamp", ""),
+    ("the last trace to arrive wins", " if item.trace_stamp < stamp:", ":"),
+    ("the last correction to arrive wins", " if item.corrected_stamp < stamp:", ":"),
     (
         "a later image overwrites a correction",
-        "trace=put.trace)",
-        'trace=put.trace, corrected_stamp="", corrected=None)',
+        "trace_stamp=stamp, trace=trace)",
+        'trace_stamp=stamp, trace=trace, corrected_stamp="", corrected=None)',
     ),
-    ("a withdrawal is no correction", "put.correction and", "put.corrected and"),
+    (
+        "a withdrawal is no correction",
+        " if item.corrected_stamp < stamp:",
+        " if label and item.corrected_stamp < stamp:",
+    ),
     (
         "selectors of an event that loses are not kept",
         "item.selectors | set(put.selectors)",
-        'item.selectors | set(put.selectors if (put.stamp or "") > item.trace_stamp else ())',
+        "item.selectors | set(put.selectors if put.write and put.write.stamp > item.trace_stamp else ())",
     ),
     ("dead addresses are lost", "outbox=merged.outbox | dead", "outbox=merged.outbox"),
     (

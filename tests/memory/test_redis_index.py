@@ -19,16 +19,19 @@ from hypothesis import strategies as st
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Unavailable
+from memory.model.answers import Probe
 from memory.model.events import (
     MAX_LABEL,
     Forget,
     Ingest,
     LogAddress,
+    LogPartition,
     Selector,
     SelectorKind,
     VectorPayload,
 )
-from memory.model.state import Put, Trace
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.text import checked_text
 from memory.model.times import make_stamp
 from memory.redis import search
@@ -36,6 +39,7 @@ from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
 from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
+from memory.vectors import Vector
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer
 
@@ -53,9 +57,13 @@ def index(redis_client: redis.Redis, unique: Callable[[str], str]) -> RedisIndex
     return opened(redis_client, unique("redis"))
 
 
-def seen(index: RedisIndex, image_id: str, seed: int, label: str = "cat", at: int = 5) -> Put:
+def unit_of(index: RedisIndex, seed: int) -> Vector:
     vector = np.random.default_rng(seed).normal(size=index.dim)
-    vector /= np.linalg.norm(vector)
+    unit: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
+
+
+def seen(index: RedisIndex, image_id: str, seed: int, label: str = "cat", at: int = 5) -> Put:
     trace = Trace(
         image_id=image_id,
         image_digest="digest",
@@ -64,17 +72,15 @@ def seen(index: RedisIndex, image_id: str, seed: int, label: str = "cat", at: in
         subjects=("ada",),
         attributes={},
         embedder=index.embedder,
-        vector=vector.astype(np.float32),
+        vector=unit_of(index, seed),
     )
-    return Put(index.image_key(image_id), stamp=make_stamp(at, image_id, label), trace=trace)
+    return Put(index.image_key(image_id), write=TraceWrite(make_stamp(at, image_id, label), trace))
 
 
 def said(index: RedisIndex, image_id: str, label: str | None, at: int = 6) -> Put:
     return Put(
         index.image_key(image_id),
-        stamp=make_stamp(at, image_id, label),
-        correction=True,
-        corrected=label,
+        write=CorrectionWrite(make_stamp(at, image_id, label), label),
     )
 
 
@@ -213,7 +219,7 @@ def test_a_repeat_is_not_indexed_again_and_a_change_once(index: RedisIndex) -> N
         seen(index, "i", 1),
         said(index, "i", "dog"),
         said(index, "i", None, at=7),
-        Put(index.image_key("i"), barrier=2, selectors=("subject:a",)),
+        Put(index.image_key("i"), barrier=2, selectors=(SelectorKey("subject:a"),)),
     ]
     for change in changes:
         before = documents(index)
@@ -289,8 +295,8 @@ def test_a_full_redis_still_forgets_and_lets_a_worker_start(
             index.put([seen(index, "another", 1)])
         forgotten = memory.forget(Forget("r", Selector(kind, value), 9))
         assert forgotten.images == (1 if kind is SelectorKind.IMAGE else 3)
-        index.relist(index.selector_key(Selector(SelectorKind.SUBJECT, "bob")), "0" * 32)
-        index.advance({("t", 0): 1})
+        index.relist(index.selector_key(Selector(SelectorKind.SUBJECT, "bob")), ImageKey("0" * 32))
+        index.advance({LogPartition("t", 0): 1})
         opened(redis_client, index._prefix.rpartition(":")[0])
     assert index.stats().items == 3 - forgotten.images
 
@@ -311,9 +317,8 @@ def test_only_an_exact_search_is_called_so(
 ) -> None:
     index = opened(redis_client, unique("exact"), algorithm=algorithm)
     index.put([seen(index, f"i{n}", n) for n in range(30)])
-    query = seen(index, "", 3).trace
-    assert query is not None
-    (result,) = index.search([query.vector], [1])
+    query = unit_of(index, 3)
+    (result,) = index.search([Probe(query, 1)])
     assert result.hits[0].image_id == "i3"
     assert result.exact is exact
 
@@ -322,13 +327,12 @@ def test_a_search_that_gives_up_on_a_tie_at_the_cut_is_not_called_exact(
     index: RedisIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.put([seen(index, f"i{n:02}", 1) for n in range(60)])
-    query = seen(index, "", 1).trace
-    assert query is not None
-    (whole,) = index.search([query.vector], [5])
+    query = unit_of(index, 1)
+    (whole,) = index.search([Probe(query, 5)])
     assert whole.exact
     assert [hit.image_id for hit in whole.hits] == [f"i{n:02}" for n in range(5)]
     monkeypatch.setattr(search, "MAX_CANDIDATES", 40)
-    (cut,) = index.search([query.vector], [5])
+    (cut,) = index.search([Probe(query, 5)])
     assert len(cut.hits) == 5
     assert not cut.exact
 
@@ -371,10 +375,9 @@ class Replying:
 def asked(index: RedisIndex, change: Callable[[list[Any]], None]) -> Any:
     """What a search for the three nearest of ten gives when the reply is changed so."""
     index.put([seen(index, f"i{n}", n) for n in range(10)])
-    query = seen(index, "", 4).trace
-    assert query is not None
+    query = unit_of(index, 4)
     index._search._client = Replying(index._client, change)
-    return index.search([query.vector], [3])[0]
+    return index.search([Probe(query, 3)])[0]
 
 
 def test_a_search_that_was_cut_short_is_an_error_and_no_answer(index: RedisIndex) -> None:
@@ -416,9 +419,8 @@ def test_an_index_made_over_existing_data_never_answers_from_a_part(
     namespace = unique("again")
     index = opened(redis_client, namespace, algorithm="HNSW")
     index.put([seen(index, f"i{n}", n) for n in range(3000)])
-    query = seen(index, "", 2999).trace
-    assert query
-    before = index.search([query.vector], [1])
+    query = unit_of(index, 2999)
+    before = index.search([Probe(query, 1)])
     index._client.execute_command("FT.DROPINDEX", f"{index._prefix}:index")
     monkeypatch.setattr(search, "BUILD_SECONDS", 0)
     index = opened(redis_client, namespace, algorithm="HNSW")
@@ -427,7 +429,7 @@ def test_an_index_made_over_existing_data_never_answers_from_a_part(
         try:
             assert sum(map(len, index.labelled("cat"))) == 3000
             assert index.label_counts() == index.label_counts(["cat"]) == {"cat": 3000}
-            assert index.search([query.vector], [1]) == before
+            assert index.search([Probe(query, 1)]) == before
         except Unavailable:
             time.sleep(0.01)
         else:

@@ -9,10 +9,12 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 
-from memory import merge
 from memory.model.events import Correction, Ingest, SelectorKind
-from memory.ports import FenceFact, MemoryIndex
+from memory.model.forgetting import FenceFact
+from memory.model.keys import RequestKey, SelectorKey
+from memory.ports import MemoryIndex
 from memory.service import VisualMemory
+from tests.memory import oracle
 from tests.memory.histories import History, Steps, carry, exact, histories, property_of, schedules
 
 
@@ -102,7 +104,7 @@ class ServiceSteps(Steps):
     def __init__(self) -> None:
         self.facts = Facts()
 
-    def carry(self, index: MemoryIndex, admitted: merge.Admitted) -> Iterator[None]:
+    def carry(self, index: MemoryIndex, admitted: oracle.Admitted) -> Iterator[None]:
         event = admitted.event
 
         def call(pause: Callable[[], None]) -> object:
@@ -122,28 +124,28 @@ class ServiceSteps(Steps):
 class FencesTooLate(ServiceSteps):
     """A mistake: the index raises a fence only after the listed images were looked at."""
 
-    def carry(self, index: MemoryIndex, admitted: merge.Admitted) -> Iterator[None]:
+    def carry(self, index: MemoryIndex, admitted: oracle.Admitted) -> Iterator[None]:
         return super().carry(cast("MemoryIndex", _LateFences(index)), admitted)
 
 
 class _LateFences:
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index
-        self._late: tuple[str, int] | None = None
+        self._late: tuple[SelectorKey, int] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def fence(self, selector: str, until: int) -> None:
+    def fence(self, selector: SelectorKey, until: int) -> None:
         self._late = (selector, until)
 
-    def close_request(self, request: str, until: int) -> None:
+    def close_request(self, request: RequestKey, until: int) -> None:
         if self._late:
             self._index.fence(*self._late)
         self._index.close_request(request, until)
 
 
-def by_id(admitted: merge.Admitted) -> bool:
+def by_id(admitted: oracle.Admitted) -> bool:
     """Not a forget by label: what it finds depends on the moment, so it is no admitted event."""
     event = admitted.event
     return isinstance(event, Ingest | Correction) or event.selector.kind is not SelectorKind.LABEL

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from memory.model.keys import RequestKey
 from memory.redis.connection import connect
 from memory.vectors import Vector
 from streams.client import MemoryClient
@@ -219,9 +220,9 @@ def rubbish_comes(watched: Watched) -> Iterator[None]:
 def forgetting_stops_half_way(watched: Watched) -> Iterator[None]:
     """As a worker leaves it that ends between the fence and the receipt, long ago."""
     index = watched.memory.index()
-    index.open_request("half-done", time.time_ns() // 1000 - 1_000_000_000)
+    index.open_request(RequestKey("half-done"), time.time_ns() // 1000 - 1_000_000_000)
     yield
-    index.close_request("half-done", time.time_ns() // 1000)
+    index.close_request(RequestKey("half-done"), time.time_ns() // 1000)
 
 
 @contextmanager

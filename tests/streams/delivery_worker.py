@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import Unavailable
+from memory.model.events import LogPartition
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.local.process import write_atomically
@@ -42,13 +43,15 @@ class FileLedger:
         self._positions = Path(told["folder"], "positions")
         self._way = told["way"]
 
-    def positions(self) -> Mapping[tuple[str, int], int]:
+    def positions(self) -> Mapping[LogPartition, int]:
         if self._way == "broken-ledger":
             raise UnexpectedError(SECRET)
         stored = json.loads(self._positions.read_text()) if self._positions.exists() else {}
-        return {(TOPIC_ID, int(partition)): offset for partition, offset in stored.items()}
+        return {
+            LogPartition(TOPIC_ID, int(partition)): offset for partition, offset in stored.items()
+        }
 
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
         after = {partition: offset for (_, partition), offset in self.positions().items()}
         for (_, partition), offset in positions.items():
             after[partition] = max(offset, after.get(partition, 0))

@@ -20,6 +20,7 @@ from memory.model.events import (
     Correction,
     Forget,
     Ingest,
+    LogPartition,
     Payload,
     Selector,
     SelectorKind,
@@ -273,7 +274,7 @@ async def in_thread(function: Callable[..., Any], *arguments: object) -> Any:
 def asking(
     memory: Remembering,
     found: QueryEvent | Marker | Rejected,
-    merged: Callable[[], Mapping[tuple[str, int], int]] = dict,
+    merged: Callable[[], Mapping[LogPartition, int]] = dict,
     asker: tuple[str, int] | None = ("q1", 5),
 ) -> list[OutgoingRecord]:
     def decode(_: Record) -> QueryEvent | Marker:
@@ -281,7 +282,7 @@ def asking(
             raise found
         return found
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         return merged()
 
     async def ask() -> list[OutgoingRecord]:
@@ -324,7 +325,7 @@ def test_a_memory_that_has_not_come_so_far_says_so_and_does_not_guess(
     remembering: Remembering,
 ) -> None:
     (answer,) = asking(
-        remembering, question(within=30_000, after=(AT,)), merged=lambda: {("t", 0): 7}
+        remembering, question(within=30_000, after=(AT,)), merged=lambda: {LogPartition("t", 0): 7}
     )
     assert said(answer)["status"] == "stale"
     assert remembering.together == []
@@ -332,7 +333,7 @@ def test_a_memory_that_has_not_come_so_far_says_so_and_does_not_guess(
 
 def test_a_question_is_answered_once_the_memory_has_come_so_far(remembering: Remembering) -> None:
     remembering.holds("i0")
-    seen = iter([{}, {("t", 0): 7}, {("t", 0): 8}])
+    seen = iter([{}, {LogPartition("t", 0): 7}, {LogPartition("t", 0): 8}])
     (answer,) = asking(remembering, question(after=(AT,)), merged=lambda: next(seen))
     assert said(answer)["status"] == "answered"
 
@@ -340,7 +341,9 @@ def test_a_question_is_answered_once_the_memory_has_come_so_far(remembering: Rem
 def test_positions_of_another_topic_of_that_name_do_not_count(remembering: Remembering) -> None:
     """A topic that was deleted and made anew has another id and starts at 0."""
     (answer,) = asking(
-        remembering, question(within=30_000, after=(AT,)), merged=lambda: {("older", 0): 900}
+        remembering,
+        question(within=30_000, after=(AT,)),
+        merged=lambda: {LogPartition("older", 0): 900},
     )
     assert said(answer)["status"] == "stale"
 
@@ -382,7 +385,7 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
     garbled = [(n, b"soon" if n == "ce_timeout" else v) for n, v in sent.headers]
     bad = Record("p-query", 0, 1, sent.key, sent.value, tuple(garbled), NOW)
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         return {}
 
     async def ask() -> list[list[OutgoingRecord]]:
@@ -402,7 +405,7 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
 
 
 def test_questions_that_come_together_are_searched_together(remembering: Remembering) -> None:
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         return {}
 
     async def ask() -> None:
@@ -506,12 +509,12 @@ def test_one_who_gives_up_in_the_middle_of_a_batch_harms_nobody() -> None:
 def test_a_store_that_comes_back_ends_a_wait() -> None:
     looks = 0
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         nonlocal looks
         looks += 1
         if looks < 4:
             raise Unavailable("away")
-        return {("t", 0): 8}
+        return {LogPartition("t", 0): 8}
 
     async def wait() -> bool:
         return await Watch(positions).reached((AT,), 30)
@@ -521,9 +524,15 @@ def test_a_store_that_comes_back_ends_a_wait() -> None:
 
 def test_a_wait_needs_every_position_it_names() -> None:
     other = Position("label-correction", "u", 1, 0)
-    seen = iter([{("t", 0): 8}, {("u", 1): 1}, {("t", 0): 8, ("u", 1): 1}])
+    seen = iter(
+        [
+            {LogPartition("t", 0): 8},
+            {LogPartition("u", 1): 1},
+            {LogPartition("t", 0): 8, LogPartition("u", 1): 1},
+        ]
+    )
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         return next(seen)
 
     async def wait() -> bool:
@@ -535,9 +544,9 @@ def test_a_wait_needs_every_position_it_names() -> None:
 
 def test_one_who_waits_in_vain_ends_alone_and_polling_ends_with_the_last() -> None:
     looks = 0
-    merged: dict[tuple[str, int], int] = {}
+    merged: dict[LogPartition, int] = {}
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         nonlocal looks
         looks += 1
         return merged
@@ -546,7 +555,7 @@ def test_one_who_waits_in_vain_ends_alone_and_polling_ends_with_the_last() -> No
         watch = Watch(positions)
         staying = asyncio.create_task(watch.reached((AT,), 30))
         in_vain = await watch.reached((AT,), 0.02)
-        merged["t", 0] = 8
+        merged[LogPartition("t", 0)] = 8
         found = await staying
         await asyncio.sleep(4 * Watch.INTERVAL)
         at_rest = looks
@@ -559,7 +568,7 @@ def test_one_who_waits_in_vain_ends_alone_and_polling_ends_with_the_last() -> No
 def test_what_nobody_expects_reaches_all_who_wait() -> None:
     """Silence would make every question stale and no worker end."""
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         await asyncio.sleep(0)
         raise RuntimeError
 

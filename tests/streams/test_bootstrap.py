@@ -15,7 +15,9 @@ from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason
 from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
-from memory.ports import FenceFact
+from memory.model.events import LogPartition
+from memory.model.forgetting import Fence, FenceFact
+from memory.model.keys import SelectorKey
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
@@ -271,7 +273,7 @@ def test_an_open_memory_answers_with_positions_in_the_writing_topics_and_tells_a
     memory.assert_called_once_with(SETTINGS, index, embedder, every.return_value, names)
 
 
-FACT = FenceFact("fence", selector="subject:x", until=5)
+FACT = Fence(SelectorKey("subject:x"), 5)
 
 
 def caught_up(memory: VisualMemory, **more: Any) -> Any:
@@ -288,7 +290,7 @@ def caught_up(memory: VisualMemory, **more: Any) -> Any:
     return replay
 
 
-def memory_at(positions: Mapping[tuple[str, int], int]) -> Any:
+def memory_at(positions: Mapping[LogPartition, int]) -> Any:
     memory: Any = create_autospec(VisualMemory, instance=True)
     memory.index = create_autospec(ExactIndex, instance=True)
     memory.index.positions.return_value = positions
@@ -296,7 +298,7 @@ def memory_at(positions: Mapping[tuple[str, int], int]) -> Any:
 
 
 def test_facts_of_forgetting_are_read_on_from_where_this_memory_has_them() -> None:
-    memory = memory_at({("id-fences", 0): 5, ("id-image-ingest", 0): 7})
+    memory = memory_at({LogPartition("id-fences", 0): 5, LogPartition("id-image-ingest", 0): 7})
     replay = caught_up(memory)
     replay.assert_called_once_with(CLUSTER, ANY, {0: 5})
     memory.apply.assert_called_once_with([FACT])
@@ -305,11 +307,11 @@ def test_facts_of_forgetting_are_read_on_from_where_this_memory_has_them() -> No
 
 def test_who_only_reads_applies_what_is_missing_and_says_who_can_where_that_is_refused() -> None:
     memory = memory_at({})
-    caught_up(memory, untaken=lambda _facts: [])
+    caught_up(memory, missing_of=lambda _facts: [])
     memory.apply.assert_called_once_with([])
     memory.apply.side_effect = Misconfigured("Redis refuses")
     with pytest.raises(Misconfigured, match=r"1 facts .*Redis refuses.*start a forget worker"):
-        caught_up(memory, untaken=lambda facts: facts)
+        caught_up(memory, missing_of=lambda facts: facts)
     with pytest.raises(Misconfigured, match=r"^Redis refuses$"):
         caught_up(memory)
 
@@ -357,7 +359,7 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
     )
     others = generations.return_value.others if forgets else tuple
     memory.assert_called_once_with(SETTINGS, wrapped, made_for, IDS, others)
-    untaken = index.untaken if role == "query" else None
+    untaken = index.missing_facts if role == "query" else None
     caught_up.assert_called_once_with(SETTINGS, memory.return_value, IDS, untaken)
     wire.assert_called_once_with(SETTINGS, role, memory.return_value, redis.return_value, IDS)
 

@@ -13,8 +13,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Unavailable
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.times import FOREVER
-from memory.ports import FenceFact
 from streams.contract import encoding, topics
 from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, OutgoingRecord, Record
@@ -26,16 +27,16 @@ from streams.workers.fence_log import KafkaFenceLog, replay
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 UNTIL = st.integers(0, FOREVER)
 FACTS = st.one_of(
-    st.builds(FenceFact, st.just("fence"), selector=TEXT, until=UNTIL),
-    st.builds(FenceFact, st.just("barrier"), image=TEXT, until=UNTIL),
-    st.builds(FenceFact, st.just("posting"), selector=TEXT, image=TEXT),
-    st.builds(FenceFact, st.just("request"), request=TEXT, until=UNTIL),
+    st.builds(Fence, TEXT, UNTIL),
+    st.builds(Barrier, TEXT, UNTIL),
+    st.builds(Posting, TEXT, TEXT),
+    st.builds(ClosedRequest, TEXT, UNTIL),
 )
-SOME = [
-    FenceFact("fence", selector="subject:ab", until=5),
-    FenceFact("barrier", image="cd", until=FOREVER),
-    FenceFact("posting", selector="source:ef", image="cd"),
-    FenceFact("request", request="01", until=7),
+SOME: list[FenceFact] = [
+    Fence(SelectorKey("subject:ab"), 5),
+    Barrier(ImageKey("cd"), FOREVER),
+    Posting(SelectorKey("source:ef"), ImageKey("cd")),
+    ClosedRequest(RequestKey("01"), 7),
 ]
 
 
@@ -82,11 +83,6 @@ def test_a_fact_survives_its_record(fact: FenceFact) -> None:
 @given(FACTS, FACTS)
 def test_facts_share_a_key_only_when_they_are_the_same(one: FenceFact, other: FenceFact) -> None:
     assert (encode_fact(one).key == encode_fact(other).key) == (one == other)
-
-
-def test_only_known_kinds_are_written() -> None:
-    with pytest.raises(ValueError, match="unknown kind"):
-        encode_fact(FenceFact("wish", image="a"))
 
 
 GOOD = received(encode_fact(SOME[0]))
@@ -143,7 +139,7 @@ def test_what_is_appended_is_replayed(
 def test_an_append_is_durable_when_it_returns(
     kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
 ) -> None:
-    facts = [FenceFact("barrier", image=f"{i:032x}", until=i) for i in range(3000)]
+    facts = [Barrier(ImageKey(f"{i:032x}"), i) for i in range(3000)]
     fence_log.append(facts)
     assert all_facts(kafka_bootstrap, prefix) == facts
 

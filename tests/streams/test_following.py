@@ -11,6 +11,7 @@ from kafka import KafkaProducer
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
 from memory.model.answers import Position
+from memory.model.events import LogPartition
 from streams.client import MemoryClient, bulk_ingest
 from streams.client.bulk_ingest import Follower, Report
 from streams.contract import encoding, topics
@@ -36,7 +37,7 @@ class Workers:
         return self._follower._sent
 
     def merge(self, *places: Position) -> None:
-        self._index.advance({(p.topic_id, p.partition): p.offset + 1 for p in places})
+        self._index.advance({LogPartition(p.topic_id, p.partition): p.offset + 1 for p in places})
 
     def reject(self, topic: str, partition: int, offset: int) -> None:
         record = Record(topic, partition, offset, None, None, (), 0)

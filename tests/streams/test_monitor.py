@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Misconfigured, Unavailable
 from memory.exact_index import ExactIndex
+from memory.model.events import LogPartition
 from memory.model.state import Stats
 from streams.client import MemoryClient
 from streams.contract import topics
@@ -105,7 +106,7 @@ def test_lag_falls_by_what_is_merged_partition_by_partition(
     lags = {lag.partition: lag for lag in monitor.lag() if lag.topic == name}
     assert {p: lag.end for p, lag in lags.items()} == ends
     assert {p: lag.records for p, lag in lags.items()} == ends
-    index.advance({(ids(kafka_bootstrap, prefix)[name], 0): ends[0] - 1})
+    index.advance({LogPartition(ids(kafka_bootstrap, prefix)[name], 0): ends[0] - 1})
     lags = {lag.partition: lag for lag in monitor.lag() if lag.topic == name}
     assert (lags[0].position, lags[0].records) == (ends[0] - 1, 1)
     assert lags[1].records == ends[1]
@@ -115,7 +116,7 @@ def test_positions_in_a_topic_of_the_same_name_that_was_deleted_do_not_count(
     prefix: str, client: MemoryClient, monitor: Monitor, index: Index
 ) -> None:
     written = client.correct("i", "cat").position()
-    index.advance({("the-id-of-the-deleted-one", written.partition): 1})
+    index.advance({LogPartition("the-id-of-the-deleted-one", written.partition): 1})
     assert sum(lag.records for lag in monitor.lag()) == 1
 
 
@@ -162,7 +163,7 @@ def test_a_forget_request_that_waits_in_the_log_is_open_until_it_is_merged(
     age = monitor.oldest_open_forget(monitor.lag())
     assert 0.9 <= age <= time.time() - before + 0.1
     for partition in range(PARTITIONS):
-        index.advance({(written.topic_id, partition): 2})
+        index.advance({LogPartition(written.topic_id, partition): 2})
     assert monitor.oldest_open_forget(monitor.lag()) == 0
 
 

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from memory.errors import Rejected
 from memory.model.answers import Position, Prediction, Query
+from memory.model.events import LogPartition
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from tests.streams.writes import (
@@ -75,7 +76,7 @@ class Memory(RuleBasedStateMachine):
             self.workers[role][0].assign(range(PARTITIONS[role]))
         self.written: list[Position] = []
         self.asked: list[Question] = []
-        self.held: dict[tuple[str, int], int] = {}
+        self.held: dict[LogPartition, int] = {}
 
     @precondition(lambda self: len(self.written) < EVENTS)
     @rule(
@@ -256,7 +257,10 @@ class AdvanceFirst(Carried):
 
     async def _process(self, handle: Any, events: Sequence[Any]) -> None:
         await self._advance(
-            {(self._source.topic_id, e.message.partition): e.message.offset + 1 for e in events}
+            {
+                LogPartition(self._source.topic_id, e.message.partition): e.message.offset + 1
+                for e in events
+            }
         )
         await super()._process(handle, events)
 
@@ -296,7 +300,7 @@ class Impatient(Asking):
 class BackAgain(RedisIndex):
     """A mistake: a position is what was last written, also by one who is late."""
 
-    def advance(self, positions: Mapping[tuple[str, int], int]) -> None:
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
         for (topic_id, partition), offset in positions.items():
             self._client.hset(f"{self._prefix}:pos", f"{topic_id}:{partition}", offset)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from memory.errors import Unavailable
 from memory.model.answers import Position
+from memory.model.events import LogPartition
 from streams.workers.offsets import Offsets
 from streams.workers.waiting import Batcher, Watch
 
@@ -67,10 +68,10 @@ def test_one_who_gives_up_waiting_harms_nobody() -> None:
 
 
 def test_a_wait_ends_when_the_position_has_passed_the_offset() -> None:
-    seen = iter([{}, {("t", 0): 7}, {("t", 0): 8}])
+    seen = iter([{}, {LogPartition("t", 0): 7}, {LogPartition("t", 0): 8}])
     asked = 0
 
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         nonlocal asked
         asked += 1
         return next(seen)
@@ -84,7 +85,7 @@ def test_a_wait_ends_when_the_position_has_passed_the_offset() -> None:
 
 
 def test_a_wait_survives_a_store_that_is_away_and_ends_in_time() -> None:
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         raise Unavailable("away")
 
     async def wait() -> bool:
@@ -94,7 +95,7 @@ def test_a_wait_survives_a_store_that_is_away_and_ends_in_time() -> None:
 
 
 def test_nothing_to_wait_for_needs_no_look() -> None:
-    async def positions() -> Mapping[tuple[str, int], int]:
+    async def positions() -> Mapping[LogPartition, int]:
         pytest.fail("looked")
 
     async def wait() -> bool:

@@ -20,8 +20,8 @@ from faust.types import TP
 
 from memory.embedders import VectorsOnly
 from memory.model.answers import Position, Query
-from memory.model.events import Selector, SelectorKind, VectorPayload
-from memory.ports import FenceFact
+from memory.model.events import LogPartition, Selector, SelectorKind, VectorPayload
+from memory.model.forgetting import FenceFact
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.contract import decoding, encoding
@@ -359,8 +359,8 @@ class Asking:
         async def in_thread(function: Callable[..., Any], *arguments: object) -> Any:
             return function(*arguments)
 
-        async def positions() -> Mapping[tuple[str, int], int]:
-            held: Mapping[tuple[str, int], int] = index.positions()
+        async def positions() -> Mapping[LogPartition, int]:
+            held: Mapping[LogPartition, int] = index.positions()
             return held
 
         agent = QueryAgent(

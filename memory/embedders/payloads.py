@@ -1,0 +1,71 @@
+"""Payloads to vectors: claims fetched, images decoded and embedded together, vectors checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from PIL.Image import Image
+
+from memory.claims.fetcher import resolve_claims
+from memory.errors import Rejected
+from memory.images import ImageLimits, decode
+from memory.model.events import ImagePayload, Payload, VectorPayload
+from memory.ports import Embedder, Fetch
+from memory.vectors import Vector, check_made_by, unit_rows
+
+Observe = Callable[[str, float], None]
+"""Told (stage, seconds) of each step: fetch, embed, merge, search, vote."""
+
+
+class PayloadEmbedder:
+    """Makes unit vectors of what events and questions bring. Without `fetch` it takes no claims."""
+
+    def __init__(
+        self, embedder: Embedder, limits: ImageLimits, fetch: Fetch | None, observe: Observe
+    ) -> None:
+        self._embedder = embedder
+        self._limits = limits
+        self._fetch = fetch
+        self._observe = observe
+
+    def embed(self, payloads: Sequence[Payload]) -> list[Vector | Rejected]:
+        """A unit vector of each, or why there is none; in order. Raises `Unavailable`."""
+        prepared = [self._prepare(p) for p in resolve_claims(payloads, self._fetch, self._observe)]
+        embedded = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
+        return [next(embedded) if isinstance(one, Image) else one for one in prepared]
+
+    def _prepare(
+        self, payload: ImagePayload | VectorPayload | Rejected
+    ) -> Image | Vector | Rejected:
+        try:
+            match payload:
+                case ImagePayload():
+                    return decode(payload.data, self._limits)
+                case VectorPayload(vector, made_by):
+                    dim = self._embedder.dim
+                    check_made_by(vector, made_by, embedder=self._embedder.digest, dim=dim)
+                    unit: Vector = unit_rows(vector[None])[0]
+                    return unit
+                case Rejected():
+                    return payload
+        except Rejected as rejected:
+            return rejected
+
+    def _embed(self, images: Sequence[Image]) -> list[Vector | Rejected]:
+        if not images:
+            return []
+        started = time.perf_counter()
+        try:
+            vectors: list[Vector | Rejected] = list(self._embedder.embed(images))
+        except Rejected:
+            vectors = [self._embed_alone(image) for image in images]
+        self._observe("embed", time.perf_counter() - started)
+        return vectors
+
+    def _embed_alone(self, image: Image) -> Vector | Rejected:
+        try:
+            vector: Vector = self._embedder.embed([image])[0]
+        except Rejected as rejected:
+            return rejected
+        return vector

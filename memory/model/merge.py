@@ -1,0 +1,117 @@
+"""The law: the memory's state is a pure function of the set of admitted events.
+
+Every function here is a join (commutative, associative, idempotent) and touches one slot, so
+order, grouping, repetition and the number of workers never matter. memory/redis/law.lua is the same
+law as Redis functions; tests hold the two together, event by event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.state import CorrectionWrite, Digests, Item, Put, PutResult, TraceWrite
+from memory.model.text import canonical_json
+from memory.model.times import NEVER, Stamp, stamp_time
+
+EMPTY = Item(
+    barrier=NEVER,
+    trace_stamp="",
+    trace=None,
+    corrected_stamp="",
+    corrected=None,
+    selectors=frozenset(),
+    log=frozenset(),
+    outbox=frozenset(),
+)
+
+
+@dataclass(slots=True)
+class State:
+    """All of a memory, by keyed digests: items by image, postings and fences by selector."""
+
+    items: dict[ImageKey, Item] = field(default_factory=dict)
+    postings: dict[SelectorKey, set[ImageKey]] = field(default_factory=dict)
+    fences: dict[SelectorKey, int] = field(default_factory=dict)
+
+
+def enlist(state: State, selector: SelectorKey, image: ImageKey) -> int:
+    """List an image under a selector; returns the selector's fence, µs (-1: none)."""
+    state.postings.setdefault(selector, set()).add(image)
+    return state.fences.get(selector, NEVER)
+
+
+def fence(state: State, selector: SelectorKey, until: int) -> None:
+    """Raise a selector's fence. Its postings are scanned afterwards."""
+    state.fences[selector] = max(state.fences.get(selector, NEVER), until)
+
+
+def merge(item: Item, put: Put) -> Item:
+    """The item after a put: registers keep the greatest stamp, barriers rise, the dead go."""
+    barrier = max(item.barrier, put.barrier)
+    log = item.log | {put.address} if put.address else item.log
+    merged = replace(item, barrier=barrier, selectors=item.selectors | set(put.selectors), log=log)
+    match put.write:
+        case TraceWrite(stamp, trace) if item.trace_stamp < stamp:
+            merged = replace(merged, trace_stamp=stamp, trace=trace)
+        case CorrectionWrite(stamp, label) if item.corrected_stamp < stamp:
+            merged = replace(merged, corrected_stamp=stamp, corrected=label)
+    if merged.trace_stamp and stamp_time(Stamp(merged.trace_stamp)) <= barrier:
+        merged = replace(merged, trace_stamp="", trace=None)
+    if merged.corrected_stamp and stamp_time(Stamp(merged.corrected_stamp)) <= barrier:
+        merged = replace(merged, corrected_stamp="", corrected=None)
+    dead = {address for address in merged.log if address.time <= barrier}
+    return replace(merged, log=merged.log - dead, outbox=merged.outbox | dead)
+
+
+def put(state: State, change: Put) -> PutResult:
+    """Merge into one image's slot."""
+    before = state.items.get(change.image, EMPTY)
+    after = merge(before, change)
+    if after != EMPTY:
+        state.items[change.image] = after
+    wrote = change.write
+    stands = after.trace_stamp if isinstance(wrote, TraceWrite) else after.corrected_stamp
+    return PutResult(
+        barrier=after.barrier,
+        won=wrote is not None and wrote.stamp == stands,
+        erased=bool(
+            (before.trace_stamp and not after.trace_stamp)
+            or (before.corrected_stamp and not after.corrected_stamp)
+        ),
+        visible=after.trace is not None,
+        selectors=after.selectors,
+        outbox=len(after.outbox),
+    )
+
+
+def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -> Digests:
+    """What the memory shows, and all it must keep. Vector bytes never take part.
+
+    The full digest lists an image under the selectors its admitted events bore.
+    """
+    visible: list[str] = []
+    full: list[str] = []
+    for image, item in items.items():
+        if item.trace_stamp or item.corrected_stamp:
+            visible.append(
+                canonical_json(
+                    [
+                        image,
+                        item.trace_stamp,
+                        item.corrected_stamp,
+                        item.label,
+                        item.trace.image_digest if item.trace else None,
+                        item.trace.embedder if item.trace else None,
+                    ]
+                )
+            )
+        full.append(canonical_json([image, item.barrier, sorted(item.selectors)]))
+    full.extend(canonical_json([selector, until]) for selector, until in fences.items())
+    return Digests(visible=_sha256(visible), full=_sha256([*visible, *full]))
+
+
+def _sha256(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
