@@ -76,7 +76,7 @@ class ExactIndex(KeyedDigests):
     def fence(self, selector: SelectorKey, until: int) -> None:
         merge.fence(self.state, selector, until)
 
-    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+    def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         if images := sorted(self.state.postings.get(selector, ())):
             yield images
 
@@ -84,7 +84,7 @@ class ExactIndex(KeyedDigests):
         merge.enlist(self.state, selector, image)
         merge.put(self.state, Put(image=image, selectors=(selector,)))
 
-    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
+    def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
         found = [image for image, item in self._visible() if item.label == label]
         if found:
             yield found

@@ -22,7 +22,7 @@ def take(index: StateStore, facts: Iterable[FenceFact]) -> None:
             match fact:
                 case Fence(selector, until):
                     index.fence(selector, until)
-                    for page in index.listed(selector):
+                    for page in index.images_with_selector(selector):
                         index.put([Put(image, barrier=until) for image in page])
                 case Posting(selector, image):
                     index.relist(selector, image)

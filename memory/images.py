@@ -21,10 +21,10 @@ from memory.errors import Misconfigured, Reason, Rejected
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 """Beyond twice Pillow's MAX_IMAGE_PIXELS it refuses by itself, whatever our limit says."""
 
-MOST_PASSES = 32
+MAX_SCANS = 32
 """Scans of a progressive JPEG over the largest image allowed; encoders write about ten."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -32,7 +32,7 @@ MAGIC = (PNG, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 
 ORIENTATION = 0x0112
-UPRIGHT = {
+TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,8 +57,8 @@ class ImageLimits:
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise Misconfigured(f"max_bytes must be at least 1, not {self.max_bytes}")
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise Misconfigured(f"max_pixels must be 1 to {MOST_PIXELS}, not {self.max_pixels}")
+        if not 1 <= self.max_pixels <= MAX_PIXELS:
+            raise Misconfigured(f"max_pixels must be 1 to {MAX_PIXELS}, not {self.max_pixels}")
 
 
 def decode(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -102,10 +102,10 @@ def _decoded(data: bytes, limits: ImageLimits) -> Image.Image:
         # Each scan is a pass over all pixels and may take a few bytes only. A thumbnail inside
         # the metadata has scans too: the count may be a little high, never low.
         scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
-        if scans * pixels > MOST_PASSES * limits.max_pixels:
+        if scans * pixels > MAX_SCANS * limits.max_pixels:
             raise _too_large(f"the image has {scans} scans; save it as a baseline JPEG")
         image.load()
-        turn = UPRIGHT.get(_orientation(image))
+        turn = TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
         rgb = _rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
 

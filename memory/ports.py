@@ -99,7 +99,7 @@ class StateStore(Protocol):
         """Raise a selector's fence in all its buckets. Works in a full store."""
         ...
 
-    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+    def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         """Images ever listed under a selector, in pages. Call after `fence`."""
         ...
 
@@ -107,7 +107,7 @@ class StateStore(Protocol):
         """Apply a `Posting`: list without looking at fences."""
         ...
 
-    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
+    def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
         """The visible images whose label that counts is `label`, in pages."""
         ...
 

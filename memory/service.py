@@ -229,7 +229,7 @@ class VisualMemory:
         if selector.kind is SelectorKind.IMAGE:
             pages = [[index.image_key(selector.value)]]
         elif selector.kind is SelectorKind.LABEL:
-            for page in index.labelled(selector.value):
+            for page in index.images_with_label(selector.value):
                 index.expansion(key, page)
             pages = [sorted(index.expansion(key, ()))]
         else:
@@ -237,7 +237,7 @@ class VisualMemory:
             index.fence(selector_key, until)
             self._fence_log.append([Fence(selector_key, until)])
             fenced = _now()
-            pages = index.listed(selector_key)
+            pages = index.images_with_selector(selector_key)
         images = sum(self._erase(page, until) for page in pages)
         erased = _now()
         self._fence_log.append([ClosedRequest(key, until)])

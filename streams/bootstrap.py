@@ -89,7 +89,7 @@ def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
 
 def redis_client(settings: Settings) -> redis.Redis:
     """A client that has logged in. Raises `Misconfigured`, `Unavailable`."""
-    return connections.redis_client(settings)
+    return connections.connect_redis(settings)
 
 
 def embedder(settings: Settings) -> Embedder:
@@ -208,17 +208,17 @@ def catch_up_on_fences(
     memory.index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
 
 
-def as_it_is(index: MemoryIndex) -> MemoryIndex:
+def identity(index: MemoryIndex) -> MemoryIndex:
     """The index itself."""
     return index
 
 
 def worker(
-    settings: Settings, role: str, around: Callable[[MemoryIndex], MemoryIndex] = as_it_is
+    settings: Settings, role: str, wrap_index: Callable[[MemoryIndex], MemoryIndex] = identity
 ) -> faust.App:
-    """A worker of one role, checked and wired, ready for `faust_app.run`.
+    """A worker of one role, checked and wired, ready for `faust_app.run_app`.
 
-    `around` may put something before the index, as tests of rare failures do.
+    `wrap_index` may put something before the index, as tests of rare failures do.
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
@@ -229,7 +229,7 @@ def worker(
     index = open_index(settings, store, made_for)
     index.check_durability()
     others = generations(settings, store, index).others if role == "forget" else tuple
-    memory = open_memory(settings, around(index), made_for, topic_ids, others)
+    memory = open_memory(settings, wrap_index(index), made_for, topic_ids, others)
     missing_of = None if ROLES[role].writes else index.missing_facts
     catch_up_on_fences(settings, memory, topic_ids, missing_of)
     return wire(settings, role, memory, store, topic_ids)
@@ -274,7 +274,7 @@ def wire(
         agent = QueryAgent(
             memory,
             partial(decoding.decode_query, partitions=settings.partitions),
-            partial(decoding.asker, partitions=settings.partitions),
+            partial(decoding.reply_address, partitions=settings.partitions),
             tasks.in_thread,
             lambda: tasks.in_thread(memory.index.positions),
         )
@@ -312,14 +312,14 @@ def _writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) ->
 def _given_up(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
     why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
     if role == "query":
-        return refusal(record, why, decoding.asker(record, partitions=partitions))
+        return refusal(record, why, decoding.reply_address(record, partitions=partitions))
     return [rejection(role, record, why)]
 
 
 def run_worker(settings: Settings, role: str) -> NoReturn:
     """Run one role until a signal ends it."""
     prepare_process()
-    faust_app.run(worker(settings, role), settings.log_level)
+    faust_app.run_app(worker(settings, role), settings.log_level)
 
 
 def run_monitor(settings: Settings) -> None:

@@ -218,7 +218,7 @@ def answers(port: int) -> bool:
         return bool(answer.status == 200)
 
 
-def up_detached(
+def start_in_background(
     data_dir: Path, *, kafka: str | None, redis: str | None, timeout: float
 ) -> Addresses:
     """Start a stack that outlives this process; returns when it is ready.

@@ -16,7 +16,7 @@ from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import ClaimPayload, ImagePayload, Payload, VectorPayload
 from memory.ports import Fetch
 
-Server = tuple[str, str, int]
+ServerAddress = tuple[str, str, int]
 
 
 def claim_of(uri: str, data: bytes) -> ClaimPayload:
@@ -88,7 +88,7 @@ class ClaimFetcher:
         A server that once takes too long is not asked again in the same call, so that its other
         claims do not hold up everybody's.
         """
-        late: set[Server] = set()
+        late: set[ServerAddress] = set()
         fetching = [self._pool.submit(self._fetch, claim, late) for claim in claims]
         return [fetched.result() for fetched in fetching]
 
@@ -96,7 +96,7 @@ class ClaimFetcher:
         """Return when no fetch is under way."""
         self._pool.shutdown()
 
-    def _fetch(self, claim: ClaimPayload, late: set[Server]) -> bytes | Rejected:
+    def _fetch(self, claim: ClaimPayload, late: set[ServerAddress]) -> bytes | Rejected:
         try:
             data = self._read(claim, late)
         except Rejected as rejected:
@@ -109,7 +109,7 @@ class ClaimFetcher:
             )
         return data
 
-    def _read(self, claim: ClaimPayload, late: set[Server]) -> bytes:
+    def _read(self, claim: ClaimPayload, late: set[ServerAddress]) -> bytes:
         address = read_address(claim.uri)
         prefix = next((p for p in self._prefixes if address.is_under(p)), None)
         if prefix is None:

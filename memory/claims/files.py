@@ -30,11 +30,11 @@ def read_file(address: Address, root: Address, limits: Limits) -> bytes:
             ) from None
         opened.callback(os.close, folder)
         for part in parts[:-1]:
-            with _told(part, folder):
+            with _map_os_errors(part, folder):
                 folder = os.open(part, as_folder | os.O_NOFOLLOW, dir_fd=folder)
             opened.callback(os.close, folder)
         name = parts[-1]
-        with _told(name, folder):
+        with _map_os_errors(name, folder):
             # Opening alone can do something to a device, so look before.
             _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
             file = os.open(name, as_file | os.O_NOFOLLOW, dir_fd=folder)
@@ -49,7 +49,7 @@ def read_file(address: Address, root: Address, limits: Limits) -> bytes:
 
 
 @contextlib.contextmanager
-def _told(part: bytes, folder: int) -> Iterator[None]:
+def _map_os_errors(part: bytes, folder: int) -> Iterator[None]:
     """Say what went wrong with a part of a path in the open folder."""
     try:
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 from memory.claims.limits import CHUNK, Deadline, Limits
 
-MOST_BESIDE = 8 << 20
+MAX_FRAMING_BYTES = 8 << 20
 """Bytes that headers and the framing of chunks may take."""
 
 
@@ -191,7 +191,7 @@ class _Stream(io.RawIOBase):
         super().__init__()
         self._connection = connection
         self._limits = limits
-        self._left = 2 * limits.max_bytes + MOST_BESIDE
+        self._left = 2 * limits.max_bytes + MAX_FRAMING_BYTES
 
     def readable(self) -> bool:
         return True

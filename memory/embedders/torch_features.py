@@ -16,7 +16,7 @@ from memory.errors import Misconfigured
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "float16", "bfloat16")
+TORCH_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class TorchFeatures:
@@ -79,11 +79,11 @@ def device_of(name: str | None) -> torch.device:
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """`Misconfigured` if it is none of `DTYPES`."""
+    """`Misconfigured` if it is none of `TORCH_DTYPES`."""
     import torch
 
-    if name not in DTYPES:
-        raise Misconfigured(f"unknown dtype {name!r}; use {', '.join(DTYPES)}")
+    if name not in TORCH_DTYPES:
+        raise Misconfigured(f"unknown dtype {name!r}; use {', '.join(TORCH_DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

@@ -39,7 +39,7 @@ that many checkpoints come without |
 MAX_ASPECT = 16
 """Longer images lose their ends first: a short side of 1 pixel, scaled to 256, takes all memory."""
 
-BESIDE_THE_POINT = frozenset(
+IGNORED_CONFIG_KEYS = frozenset(
     {
         "_name_or_path", "architectures", "attention_dropout", "attention_probs_dropout_prob",
         "data_format", "device", "drop_path_rate", "dropout",
@@ -85,8 +85,8 @@ class TransformersEmbedder(BatchedEmbedder):
         digest = digest_of(
             used,
             {
-                "model": meaning(model.config.to_dict()),
-                "processor": meaning(processor.to_dict()),
+                "model": significant_config(model.config.to_dict()),
+                "processor": significant_config(processor.to_dict()),
                 "embedding": rule,
                 "max_aspect": MAX_ASPECT,
                 "dtype": dtype,
@@ -180,15 +180,15 @@ def _without_ends(image: Image) -> Image:
     )
 
 
-def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+def significant_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what is off, unset or beside the point.
 
     Libraries add settings, off at first, with every version; a memory outlives many of them.
     """
     kept = {
-        key: meaning(value) if isinstance(value, Mapping) else value
+        key: significant_config(value) if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if key not in BESIDE_THE_POINT and value is not None and value is not False
+        if key not in IGNORED_CONFIG_KEYS and value is not None and value is not False
     }
     if "image_processor_type" in kept:
         # Transformers 5 dropped the suffix on its way.

@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from memory.errors import Misconfigured
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -45,7 +45,7 @@ def check_durability(client: redis.Redis) -> None:
         "maxmemory-policy": "noeviction",
     }
     raw: Any = client
-    with mapped_errors():
+    with map_redis_errors():
         # Without decoding, redis-py still gives names and values as text.
         found = raw.config_get(*wanted)
     for name, value in wanted.items():

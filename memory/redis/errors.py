@@ -34,7 +34,7 @@ def _denied(error: redis.exceptions.NoPermissionError) -> str:
 
 
 @contextmanager
-def mapped_errors() -> Iterator[None]:
+def map_redis_errors() -> Iterator[None]:
     """Map every redis-py error: to `Unavailable` if the same may succeed later, else to
     `Misconfigured` (a missing module or right, a command this Redis does not know).
 

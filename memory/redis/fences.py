@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import encode_time
 
 KeysOfFact = Callable[[FenceFact], Sequence[str]]
@@ -41,7 +41,7 @@ def missing_facts(
                 pipeline.sismember(posting, fact.image)
             case ClosedRequest():
                 pipeline.hget(keys[0], "closed")
-    with mapped_errors():
+    with map_redis_errors():
         replies = iter(pipeline.execute())
     return [fact for fact in facts if not _is_taken(fact, [next(replies) for _ in keys_of(fact)])]
 

@@ -24,15 +24,15 @@ from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER, Stamp, stamp_time
 from memory.ports import Embedder
 from memory.redis import scan
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import decode_time
 from memory.redis.index import RedisIndex
 from memory.redis.schema import Schema, made_with, read_meta, schema_of
 
 LEASE_SECONDS = 6.0
 SEAL_SECONDS = 5.0
-PAGE = 1000
-KINDS = (
+KEYS_A_STEP = 1000
+KEY_KINDS = (
     *("item", "wait", "outbox", "posting", "until", "request", "expansion"),
     *("open_requests", "pos", "unembeddable"),
 )
@@ -77,11 +77,11 @@ class Generations:
         self._token = secrets.token_hex(8)
 
     def _read(self) -> dict[str, str]:
-        with mapped_errors():
+        with map_redis_errors():
             return read_meta(self._client, self._namespace)
 
     def _call(self, function: str, *arguments: str | int) -> Any:
-        with mapped_errors():
+        with map_redis_errors():
             return self._client.fcall(function, 1, self._meta, self._token, *arguments)
 
     def current(self) -> Schema:
@@ -119,7 +119,7 @@ class Generations:
         return bool(held)
 
     @contextlib.contextmanager
-    def leased(self) -> Iterator[Callable[[], None]]:
+    def hold_lease(self) -> Iterator[Callable[[], None]]:
         """Hold the lease; waits for that of a rebuild that has died.
 
         Yields what raises `Misconfigured` once another has taken it over. Raises that, too, when
@@ -188,7 +188,7 @@ class Generations:
         """
         keys = [self._meta, f"{self._namespace}:{self.current().generation}:pos"]
         keys.append(f"{following.prefix}:pos")
-        with mapped_errors():
+        with map_redis_errors():
             reply = self._client.fcall("vm1_switch", 3, *keys, self._token, fences, *anew)
         behind: list[bytes] = reply
         return [place.decode() for place in behind]
@@ -207,8 +207,8 @@ class Generations:
             return
         prefix = f"{self._namespace}:{number}"
         # A namespace may begin with another one and a number.
-        ours = re.compile(f"{re.escape(prefix)}:({'|'.join(KINDS)})(:|$)".encode())
-        with mapped_errors():
+        ours = re.compile(f"{re.escape(prefix)}:({'|'.join(KEY_KINDS)})(:|$)".encode())
+        with map_redis_errors():
             if f"{prefix}:index".encode() in self._client.execute_command("FT._LIST"):
                 self._client.execute_command("FT.DROPINDEX", f"{prefix}:index")
         found = True
@@ -216,15 +216,15 @@ class Generations:
             found = False
             cursor = 0
             while True:
-                with mapped_errors():
-                    cursor, page = self._client.scan(cursor, match=f"{prefix}:*", count=PAGE)
+                with map_redis_errors():
+                    cursor, page = self._client.scan(cursor, match=f"{prefix}:*", count=KEYS_A_STEP)
                 if keys := [key for key in page if ours.match(key)]:
                     self.drop_keys(keys)
                     found = True
                     yield len(keys)
                 if not cursor:
                     break
-        with mapped_errors():
+        with map_redis_errors():
             self._client.fcall("vm1_dropped", 1, self._meta, number)
             # The append-only file keeps all of it until then. Where one is being rewritten this
             # one follows it.
@@ -233,7 +233,7 @@ class Generations:
 
     def drop_keys(self, keys: Sequence[bytes | str]) -> None:
         """Drop these keys; `Moved` unless their generation is being dropped."""
-        with mapped_errors():
+        with map_redis_errors():
             if keys:
                 self._client.fcall("vm1_drop", len(keys), *keys)
 
@@ -243,7 +243,7 @@ class Generations:
         for image in images:
             for key in index.item_keys(image)[:2]:
                 pipeline.hmget(key, "ts", "cs", "b", "sel")
-        with mapped_errors():
+        with map_redis_errors():
             replies = iter(pipeline.execute())
         found = []
         for item, wait in zip(replies, replies, strict=True):
@@ -257,7 +257,7 @@ class Generations:
     def lacking(self, held: RedisIndex, following: RedisIndex) -> Iterator[ImageKey]:
         """Images of which `following` lacks something that `held` holds."""
         for kind in ("item", "wait"):
-            with mapped_errors():
+            with map_redis_errors():
                 for page in scan.pages(self._client, held.prefix, kind):
                     images = [scan.image_of(key) for key in page]
                     yield from self.still_lacking(held, following, images)
@@ -287,19 +287,19 @@ class Generations:
 
     def note_lost(self, following: RedisIndex, lost: Mapping[str, str]) -> None:
         """Keep what cannot be made anew with the generation: by place, any text."""
-        with mapped_errors():
+        with map_redis_errors():
             if lost:
                 self._client.hset(f"{following.prefix}:unembeddable", mapping=dict(lost))
 
     def lost(self, following: RedisIndex) -> dict[str, str]:
         """What was noted, by place."""
-        with mapped_errors():
+        with map_redis_errors():
             found = self._client.hgetall(f"{following.prefix}:unembeddable")
         return {place.decode(): text.decode() for place, text in found.items()}
 
     def found_again(self, following: RedisIndex, places: Sequence[str]) -> None:
         """Strike these places from what was noted."""
-        with mapped_errors():
+        with map_redis_errors():
             if places:
                 self._client.hdel(f"{following.prefix}:unembeddable", *places)
 
@@ -327,7 +327,7 @@ class _Dropping:
             for fact in facts:
                 match fact:
                     case Fence(selector, _):
-                        for page in self._index.listed(selector):
+                        for page in self._index.images_with_selector(selector):
                             self._drop(page)
                     case Barrier(image, _):
                         self._drop([image])

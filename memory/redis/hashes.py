@@ -78,7 +78,7 @@ def decode_item(fields: Mapping[bytes, bytes], outbox: Iterable[bytes], schema: 
             subjects=tuple(json.loads(text(b"subjects", b"[]"))),
             attributes=json.loads(text(b"attributes", b"{}")),
             embedder=text(b"embedder"),
-            vector=schema.decoded(fields[b"vector"]) if b"vector" in fields else _NOTHING,
+            vector=schema.decode_vector(fields[b"vector"]) if b"vector" in fields else _NOTHING,
         )
     return Item(
         barrier=decode_time(fields.get(b"b")),

@@ -1,7 +1,7 @@
 """The memory's state and search in Redis with RediSearch.
 
 The law runs in Redis functions (law.lua), one call an item, pipelined: a round trip a
-batch and step. Search is memory/redis/search.py.
+batch and step. VectorSearch is memory/redis/search.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.ports import Embedder
 from memory.redis import scan
 from memory.redis.connection import check_durability
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
 from memory.redis.schema import Schema, open_schema
-from memory.redis.search import Search
+from memory.redis.search import VectorSearch
 from memory.vectors import Vector
 
-PAGE = 1000
+IMAGES_A_PAGE = 1000
 BUCKETS = {SelectorKind.SOURCE: 16, SelectorKind.SUBJECT: 1}
 """A large selector's postings are split, so that no key grows with the memory."""
 
@@ -53,7 +53,7 @@ class RedisIndex(KeyedDigests):
     def _adopt(self, schema: Schema) -> None:
         self._prefix = f"{self._namespace}:{schema.generation}"
         self._schema = schema
-        self._search = Search(self._client, self._prefix, schema)
+        self._search = VectorSearch(self._client, self._prefix, schema)
 
     @classmethod
     def open(
@@ -71,7 +71,7 @@ class RedisIndex(KeyedDigests):
         Raises `Misconfigured` when it was made with another embedder, dimension, algorithm,
         element type, HMAC key or law, and when there is none and no embedder to make it for.
         """
-        with mapped_errors():
+        with map_redis_errors():
             now = partial(
                 open_schema,
                 client,
@@ -91,7 +91,7 @@ class RedisIndex(KeyedDigests):
         An index of one certain generation (`at`) stays with it.
         """
         if self._now is not None:
-            with mapped_errors():
+            with map_redis_errors():
                 schema = self._now()
             if schema != self._schema:
                 self._adopt(schema)
@@ -102,7 +102,7 @@ class RedisIndex(KeyedDigests):
 
     def create(self) -> None:
         """Make the search index if it is not there."""
-        with mapped_errors():
+        with map_redis_errors():
             self._search.create()
 
     @property
@@ -128,7 +128,7 @@ class RedisIndex(KeyedDigests):
 
     def ping(self) -> None:
         """Raises `Unavailable` when Redis does not answer."""
-        with mapped_errors():
+        with map_redis_errors():
             self._client.ping()
 
     def item_keys(self, image: ImageKey) -> tuple[str, str, str]:
@@ -171,7 +171,7 @@ class RedisIndex(KeyedDigests):
             pipeline.fcall_ro("vm1_barrier", 2, item, wait)
             for selector in selectors:
                 pipeline.fcall("vm1_enlist", 2, *self._bucket(selector, image), image)
-        with mapped_errors():
+        with map_redis_errors():
             replies = iter(pipeline.execute())
         return [
             max(decode_time(next(replies)) for _ in range(1 + len(selectors)))
@@ -187,7 +187,7 @@ class RedisIndex(KeyedDigests):
                 *self.item_keys(put.image),
                 *encode_put(put, self._schema),
             )
-        with mapped_errors():
+        with map_redis_errors():
             replies = pipeline.execute()
         return [
             PutResult(
@@ -205,30 +205,30 @@ class RedisIndex(KeyedDigests):
         pipeline = self._client.pipeline(transaction=False)
         for _, key in self._buckets(selector):
             pipeline.fcall("vm1_fence", 1, key, encode_time(until))
-        with mapped_errors():
+        with map_redis_errors():
             pipeline.execute()
 
-    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+    def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         for key, _ in self._buckets(selector):
             cursor = 0
             while True:
-                with mapped_errors():
-                    cursor, members = self._client.sscan(key, cursor, count=PAGE)
+                with map_redis_errors():
+                    cursor, members = self._client.sscan(key, cursor, count=IMAGES_A_PAGE)
                 if members:
                     yield [ImageKey(member.decode()) for member in members]
                 if cursor == 0:
                     break
 
     def relist(self, selector: SelectorKey, image: ImageKey) -> None:
-        with mapped_errors():
+        with map_redis_errors():
             self._client.fcall("vm1_relist", 2, *self._bucket(selector, image), image)
         # The item lists what it ever bore, so that a later erasure can tell the log again.
         self.put([Put(image=image, selectors=(selector,))])
 
-    def labelled(self, label: str) -> Iterator[Sequence[ImageKey]]:
-        images = self._search.labelled(label)
-        for start in range(0, len(images), PAGE):
-            yield images[start : start + PAGE]
+    def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
+        images = self._search.images_with_label(label)
+        for start in range(0, len(images), IMAGES_A_PAGE):
+            yield images[start : start + IMAGES_A_PAGE]
 
     def _request_key(self, request: RequestKey) -> tuple[str, str]:
         tag = f"{{{request}}}"
@@ -236,7 +236,7 @@ class RedisIndex(KeyedDigests):
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         key, _ = self._request_key(request)
-        with mapped_errors():
+        with map_redis_errors():
             first_seen, closed = self._client.fcall("vm1_open_request", 1, key, encode_time(time))
             if closed != b"1":
                 self._client.fcall("vm1_grow", 1, f"{self._prefix}:open_requests", request)
@@ -245,19 +245,19 @@ class RedisIndex(KeyedDigests):
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         _, key = self._request_key(request)
         given = list(images)
-        with mapped_errors():
+        with map_redis_errors():
             if given:
                 self._client.fcall("vm1_grow", 1, key, *given)
             return frozenset(ImageKey(image.decode()) for image in self._client.smembers(key))
 
     def close_request(self, request: RequestKey, until: int) -> None:
         keys = self._request_key(request)
-        with mapped_errors():
+        with map_redis_errors():
             self._client.fcall("vm1_close_request", 2, *keys, encode_time(until))
             self._client.srem(f"{self._prefix}:open_requests", request)
 
     def open_requests(self) -> int:
-        with mapped_errors():
+        with map_redis_errors():
             return int(self._client.scard(f"{self._prefix}:open_requests"))
 
     def oldest_request(self) -> int | None:
@@ -272,10 +272,10 @@ class RedisIndex(KeyedDigests):
             item, _, _ = self.item_keys(self.image_key(image_id))
             pipeline.hget(item, "vector")
         schema = self._schema
-        with mapped_errors():
+        with map_redis_errors():
             blobs = pipeline.execute()
         self._search.check_current()
-        return [None if blob is None else schema.decoded(blob) for blob in blobs]
+        return [None if blob is None else schema.decode_vector(blob) for blob in blobs]
 
     def item(self, image: ImageKey) -> Item | None:
         item, wait, outbox = self.item_keys(image)
@@ -283,7 +283,7 @@ class RedisIndex(KeyedDigests):
         pipeline.hgetall(item)
         pipeline.hgetall(wait)
         pipeline.smembers(outbox)
-        with mapped_errors():
+        with map_redis_errors():
             live, waiting, sent = pipeline.execute()
         fields = live or waiting
         if not fields and not sent:
@@ -300,17 +300,17 @@ class RedisIndex(KeyedDigests):
         arguments = []
         for (topic_id, partition), offset in positions.items():
             arguments += [f"{topic_id}:{partition}", str(offset)]
-        with mapped_errors():
+        with map_redis_errors():
             self._client.fcall("vm1_advance", 1, f"{self._prefix}:pos", *arguments)
 
     def digests(self) -> Digests:
-        found = scan.digests(self._client, self._prefix, self._schema)
+        found = scan.scan_digests(self._client, self._prefix, self._schema)
         self._search.check_current()
         return found
 
     def stats(self) -> Stats:
         waiting, barriers = scan.waiting(self._client, self._prefix)
-        with mapped_errors():
+        with map_redis_errors():
             found = self._client.info("memory")
         used, limit = int(found["used_memory"]), int(found["maxmemory"])
         return Stats(self._search.count(), waiting, barriers, used, limit)

@@ -12,19 +12,19 @@ from memory.model.events import LogPartition
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import Digests, Item
 from memory.model.times import NEVER
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
 from memory.redis.schema import Schema
 
-PAGE = 1000
+KEYS_A_PAGE = 1000
 
 
 def pages(client: redis.Redis, prefix: str, kind: str) -> Iterator[list[bytes]]:
     """The keys of a kind (item, wait, until, ...), in pages."""
     page: list[bytes] = []
-    for key in client.scan_iter(f"{prefix}:{kind}:*", count=PAGE):
+    for key in client.scan_iter(f"{prefix}:{kind}:*", count=KEYS_A_PAGE):
         page.append(key)
-        if len(page) == PAGE:
+        if len(page) == KEYS_A_PAGE:
             yield page
             page = []
     if page:
@@ -44,7 +44,7 @@ def fences(client: redis.Redis, prefix: str) -> dict[SelectorKey, int]:
     """Until when each selector is fenced, µs."""
     found: dict[SelectorKey, int] = {}
     raw: Any = client
-    with mapped_errors():
+    with map_redis_errors():
         for page in pages(client, prefix, "until"):
             for key, until in zip(page, raw.mget(page), strict=True):
                 selector = SelectorKey(_tag_of(key).rpartition(".")[0])
@@ -52,9 +52,9 @@ def fences(client: redis.Redis, prefix: str) -> dict[SelectorKey, int]:
     return found
 
 
-def digests(client: redis.Redis, prefix: str, schema: Schema) -> Digests:
+def scan_digests(client: redis.Redis, prefix: str, schema: Schema) -> Digests:
     items: dict[ImageKey, Item] = {}
-    with mapped_errors():
+    with map_redis_errors():
         for kind in ("item", "wait"):
             for page in pages(client, prefix, kind):
                 pipeline: Any = client.pipeline(transaction=False)
@@ -69,7 +69,7 @@ def digests(client: redis.Redis, prefix: str, schema: Schema) -> Digests:
 def waiting(client: redis.Redis, prefix: str) -> tuple[int, int]:
     """Corrections that wait for their image, and images of which only a barrier is held."""
     corrections = barriers = 0
-    with mapped_errors():
+    with map_redis_errors():
         for page in pages(client, prefix, "wait"):
             pipeline: Any = client.pipeline(transaction=False)
             for key in page:
@@ -83,7 +83,7 @@ def waiting(client: redis.Redis, prefix: str) -> tuple[int, int]:
 def oldest_request(client: redis.Redis, prefix: str) -> int | None:
     """When the open forget-request that was seen first was, µs; None where none is open."""
     raw: Any = client
-    with mapped_errors():
+    with map_redis_errors():
         pipeline: Any = client.pipeline(transaction=False)
         for request in raw.smembers(f"{prefix}:open_requests"):
             pipeline.hmget(f"{prefix}:request:{{{request.decode()}}}", "time", "closed")
@@ -103,7 +103,7 @@ def positions(
         pipeline: Any = client.pipeline(transaction=False)
         pipeline.hgetall(f"{prefix}:pos")
         pipeline.hget(f"{namespace}:meta", "generation")
-        with mapped_errors():
+        with map_redis_errors():
             held, generation = pipeline.execute()
         answering = prefix if generation is None else f"{namespace}:{generation.decode()}"
         if not follow or answering == prefix:

@@ -126,7 +126,7 @@ def schema_of(meta: Mapping[str, str], prefix: str = "") -> Schema:
     )
 
 
-DTYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
+ELEMENT_TYPES: Mapping[str, type[np.floating[Any]]] = {"FLOAT16": np.float16, "FLOAT32": np.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +146,12 @@ class Schema:
     @property
     def element(self) -> np.dtype[np.floating[Any]]:
         """Stored vectors' element type, little-endian."""
-        return np.dtype(DTYPES[self.dtype]).newbyteorder("<")
+        return np.dtype(ELEMENT_TYPES[self.dtype]).newbyteorder("<")
 
-    def quantised(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
+    def quantise(self, vector: Vector) -> npt.NDArray[np.floating[Any]]:
         """The vector in the index's element type."""
         return vector.astype(self.element)
 
-    def decoded(self, blob: bytes) -> Vector:
+    def decode_vector(self, blob: bytes) -> Vector:
         """A stored vector as float32, shape (dim,)."""
         return np.frombuffer(blob, self.element).astype(np.float32)

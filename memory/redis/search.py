@@ -15,7 +15,7 @@ import redis
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.answers import Hit, Probe, SearchResult
 from memory.model.keys import ImageKey
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from memory.redis.scan import image_of
 from memory.redis.schema import Schema
 from memory.vectors import cosine_distances
@@ -26,7 +26,7 @@ TIMEOUT_MS = 10_000
 BUILD_SECONDS = 10.0
 SLACK_FLOOR = 1e-6
 HNSW = {"M": "16", "EF_CONSTRUCTION": "200", "EF_RUNTIME": "200"}
-PAGE = 10_000
+ROWS_A_PAGE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Candidates:
     complete: bool
 
 
-class Search:
+class VectorSearch:
     """KNN over one index. Distances are recomputed in float64 from the stored vectors.
 
     RediSearch's own FLOAT16 distances depend on the processor: with AVX512-FP16 it sums in half
@@ -55,7 +55,7 @@ class Search:
 
     def check_current(self) -> None:
         """`Moved` where another generation answers by now."""
-        with mapped_errors():
+        with map_redis_errors():
             self._check(self._client.hget(self._meta, "generation"))
 
     def _check(self, generation: bytes | None) -> None:
@@ -64,9 +64,9 @@ class Search:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """As `mapped_errors`; but an index that is gone may be of a generation that is."""
+        """As `map_redis_errors`; but an index that is gone may be of a generation that is."""
         try:
-            with mapped_errors():
+            with map_redis_errors():
                 yield
         except Misconfigured:
             self.check_current()
@@ -165,7 +165,7 @@ class Search:
             pipeline.execute_command(
                 *("FT.SEARCH", self._index),
                 f"(*)=>[KNN {size} @vector $query AS distance]",
-                *("PARAMS", "2", "query", self._schema.quantised(probes[i].vector).tobytes()),
+                *("PARAMS", "2", "query", self._schema.quantise(probes[i].vector).tobytes()),
                 *("SORTBY", "distance", "LIMIT", "0", str(size)),
                 *("RETURN", "4", "distance", "id", "label", "vector"),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
@@ -204,7 +204,7 @@ class Search:
         approximate = np.array([float(f[b"distance"]) for f in rows])
         return _Candidates(hits, distances, approximate, complete)
 
-    def labelled(self, label: str) -> list[ImageKey]:
+    def images_with_label(self, label: str) -> list[ImageKey]:
         """Image keys of the items with this label."""
         rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", "PARAMS", "2", "label", label)
         return [image_of(key) for _, key in rows]
@@ -235,7 +235,15 @@ class Search:
             self._complete(self._client.execute_command("FT.INFO", self._index))
             (_, *rows), cursor = self._client.execute_command(
                 *("FT.AGGREGATE", self._index, query, *steps),
-                *("WITHCURSOR", "COUNT", str(PAGE), "TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
+                *(
+                    "WITHCURSOR",
+                    "COUNT",
+                    str(ROWS_A_PAGE),
+                    "TIMEOUT",
+                    str(TIMEOUT_MS),
+                    "DIALECT",
+                    "2",
+                ),
             )
         yield from rows
         while cursor:

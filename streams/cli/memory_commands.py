@@ -53,14 +53,14 @@ def ingest(
 ) -> None:
     """Teach the memory images: files, or all images in folders."""
     from streams import bootstrap
-    from streams.client.bulk_ingest import Follower
+    from streams.client.bulk_ingest import BulkIngest
 
     files = list(images_under(paths))
     if image_id and len(files) != 1:
         raise click.UsageError("--id is for a single image")
     refused: list[dict[str, str]] = []
     index = bootstrap.open_index(settings, bootstrap.redis_client(settings))
-    follower = Follower(bootstrap.client(settings, source), index)
+    follower = BulkIngest(bootstrap.client(settings, source), index)
     with follower, Progress(console=console, disable=json_) as progress:
         bar = progress.add_task("sending", total=len(files))
         for name, folder, file in files:

@@ -38,11 +38,11 @@ def servers(command: F) -> F:
     @click.option("--kafka", help="Kafka bootstrap servers, instead of a local stack's.")
     @click.option("--redis", help="Redis URL, instead of a local stack's.")
     @functools.wraps(command)
-    def wrapped(data_dir: Path | None, kafka: str | None, redis: str | None, **rest: Any) -> Any:
+    def wrapper(data_dir: Path | None, kafka: str | None, redis: str | None, **rest: Any) -> Any:
         settings = stack.settings_for(data_dir, default=DEFAULT, kafka=kafka, redis=redis)
         return command(settings=settings, **rest)
 
-    return wrapped  # type: ignore[return-value]  # click replaces the signature
+    return wrapper  # type: ignore[return-value]  # click replaces the signature
 
 
 def as_json(command: F) -> F:

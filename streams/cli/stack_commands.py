@@ -48,7 +48,7 @@ def up_command(
             console.print(f"metrics {found.metrics}", markup=False)
 
     if detach:
-        show(stack.up_detached(data_dir, kafka=kafka, redis=redis, timeout=timeout))
+        show(stack.start_in_background(data_dir, kafka=kafka, redis=redis, timeout=timeout))
     else:
         say = functools.partial(console.print, markup=False)
         stack.up(data_dir, kafka=kafka, redis=redis, say=say, ready=show)
@@ -80,6 +80,6 @@ def down_command(data_dir: Path) -> None:
 @as_json
 def demo_command(everything: bool, data_dir: Path | None, json_: bool) -> None:
     """Teach a memory emoji of one vendor, ask it with another's, correct it, make it forget."""
-    from streams.demo.run import run
+    from streams.demo.run import run_demo
 
-    run(everything=everything, data_dir=data_dir, json_=json_)
+    run_demo(everything=everything, data_dir=data_dir, json_=json_)

@@ -18,7 +18,7 @@ IN_FLIGHT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class IngestReport:
     """What became of the events sent. `reasons` holds one (reason, detail) a rejection."""
 
     accepted: int
@@ -28,7 +28,7 @@ class Report:
     reasons: tuple[dict[str, str], ...]
 
 
-class Follower:
+class BulkIngest:
     """Sends images as a stream and then waits until the memory has dealt with each."""
 
     def __init__(self, client: MemoryClient, index: MemoryIndex) -> None:
@@ -55,7 +55,7 @@ class Follower:
         if len(self._pending) > IN_FLIGHT:
             self._sent.append(self._pending.popleft().position(60))
 
-    def finish(self, timeout: float, merged: Callable[[int], None]) -> Report:
+    def finish(self, timeout: float, merged: Callable[[int], None]) -> IngestReport:
         """Wait until all that was sent is visible or rejected, at most `timeout` seconds."""
         self._sent.extend(pending.position(60) for pending in self._pending)
         self._pending.clear()
@@ -76,7 +76,7 @@ class Follower:
             for place in places.values()
             if place in said
         )
-        return Report(
+        return IngestReport(
             accepted=len(accepted),
             rejected=len(reasons),
             visible=self._merged(accepted),

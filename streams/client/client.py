@@ -33,8 +33,8 @@ from streams.contract.records import OutgoingRecord
 from streams.contract.topics import HEADROOM, MAX_RECORD, Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped, mapped_errors
-from streams.kafka.reading import Tail, understood
+from streams.kafka.errors import as_memory_error, map_kafka_errors
+from streams.kafka.reading import Tail, decode_known
 
 Image = bytes | Path | npt.NDArray[Any] | ClaimPayload
 
@@ -188,11 +188,11 @@ class MemoryClient:
             while (remaining := deadline - system_clock.monotonic()) > 0:
                 records = tail.poll(min(remaining, 1.0))
                 said = [record for record in records if record.topic == receipts]
-                for receipt in understood(said, decoding.decode_receipt):
+                for receipt in decode_known(said, decoding.decode_receipt):
                     if receipt.request == request_id and stage in receipt.stages:
                         return receipt
                 faults = [record for record in records if record.topic != receipts]
-                for why in understood(faults, decoding.decode_rejection):
+                for why in decode_known(faults, decoding.decode_rejection):
                     if (why.topic, why.partition, why.offset) == place:
                         reason = why.reason if why.reason in set(Reason) else Reason.INTERNAL
                         raise Rejected(Reason(reason), why.detail)
@@ -245,7 +245,7 @@ class MemoryClient:
         query = Query(payload, k=k, rule=decoding.as_rule(rule))
         query_id = uuid.uuid4().hex
 
-        def encoded(partition: int) -> OutgoingRecord:
+        def encode(partition: int) -> OutgoingRecord:
             return encoding.encode_query(
                 source=self._source,
                 event_id=query_id,
@@ -256,15 +256,15 @@ class MemoryClient:
                 timeout=timeout,
             )
 
-        encoded(0)  # what cannot be asked is told before anything is awaited
+        encode(0)  # what cannot be asked is told before anything is awaited
         partition, answer = self._replies.expect(query_id, timeout + GRACE_SECONDS)
         try:
             # At one asker a lingering producer would be most of the latency.
-            sent, _ = self._send(encoded(partition), linger_ms=0)
+            sent, _ = self._send(encode(partition), linger_ms=0)
         except Exception as error:
             self._replies.fail(query_id, error)
             raise
-        sent.add_errback(lambda error: self._replies.fail(query_id, mapped(error)))
+        sent.add_errback(lambda error: self._replies.fail(query_id, as_memory_error(error)))
         return answer
 
     def rejections(self, start: Mapping[int, int] | None = None) -> Rejections:
@@ -280,7 +280,7 @@ class MemoryClient:
         """Return when everything sent so far is acknowledged or has failed."""
         with self._lock:
             producers = list(self._producers.values())
-        with mapped_errors():
+        with map_kafka_errors():
             for producer in producers:
                 producer.flush(timeout)
 
@@ -295,7 +295,7 @@ class MemoryClient:
         self._replies.close()
         for tail in tails:
             tail.close()
-        with mapped_errors():
+        with map_kafka_errors():
             for producer in producers:
                 producer.close(timeout)
 
@@ -339,7 +339,7 @@ class MemoryClient:
         topic_id, producer = self._connected(record.topic, linger_ms)
         self._unsent.add(record.size)
         try:
-            with mapped_errors():
+            with map_kafka_errors():
                 sent = producer.send(
                     self._cluster.full_name(record.topic),
                     key=record.key,

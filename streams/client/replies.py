@@ -17,8 +17,8 @@ from streams.contract.messages import Answer, Rejection
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped_errors
-from streams.kafka.reading import Tail, partitions_of, understood
+from streams.kafka.errors import map_kafka_errors
+from streams.kafka.reading import Tail, decode_known, partitions_of
 
 POLL_SECONDS = 0.2
 """How late an overdue answer or a close may be noticed; answers themselves come at once."""
@@ -74,7 +74,7 @@ class Replies:
             topic = self._cluster.full_name(Topic.PREDICTION)
             found = partitions_of(self._cluster, consumer, topic)
             chosen = random.choice(found)  # noqa: S311 - spreads load
-            with mapped_errors():
+            with map_kafka_errors():
                 consumer.assign([chosen])
                 # Read from here on: a question sent after this is answered behind it.
                 consumer.seek(chosen, consumer.end_offsets([chosen])[chosen])
@@ -91,7 +91,7 @@ class Replies:
         why = Unavailable("the client is closed")
         try:
             while not self._closing.is_set():
-                with mapped_errors():
+                with map_kafka_errors():
                     batches = consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
                 for batch in batches.values():
                     for record in batch:
@@ -154,7 +154,7 @@ class Rejections:
     def poll(self, until_quiet: float = 0.5) -> Iterator[Rejection]:
         """Rejections until none comes for `until_quiet` seconds."""
         while records := self._tail.poll(until_quiet):
-            yield from understood(records, decoding.decode_rejection)
+            yield from decode_known(records, decoding.decode_rejection)
 
     def __iter__(self) -> Iterator[Rejection]:
         """Rejections as they come, without end."""

@@ -9,7 +9,7 @@ from typing import Any
 from memory.errors import Unavailable
 from memory.model.answers import Position
 from streams.kafka.cluster import BLOCK_SECONDS
-from streams.kafka.errors import mapped_errors
+from streams.kafka.errors import map_kafka_errors
 
 MAX_UNSENT = 64 << 20
 """Bytes that may wait to be acknowledged: kafka-python itself sets no bound."""
@@ -30,7 +30,7 @@ class Pending:
         After `Unavailable` the event may still have arrived: send it again with the same id,
         which makes it the same event.
         """
-        with mapped_errors():
+        with map_kafka_errors():
             said = self._sent.get(timeout)
         return Position(said.topic, self._topic_id, said.partition, said.offset)
 

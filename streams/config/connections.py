@@ -18,13 +18,13 @@ from pydantic import SecretStr
 
 from memory.errors import Misconfigured, Unavailable
 from memory.redis.connection import connect
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.kafka.cluster import NO_SECURITY, KafkaCluster, Security
 from streams.kafka.tls_diagnosis import fault_of, ignores_tls, speaks_tls
 
 
-class Hidden(str):
+class MaskedStr(str):
     """A secret as text that does not show where a mapping with it is printed.
 
     kafka-python's admin client logs all its arguments at level DEBUG.
@@ -67,7 +67,7 @@ def _kafka_security(settings: Settings) -> Security:
         security |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism,
             "sasl_plain_username": user,
-            "sasl_plain_password": Hidden(password),
+            "sasl_plain_password": MaskedStr(password),
         }
     if encrypts:
         security["ssl_context"] = _context(settings, "kafka")
@@ -96,7 +96,7 @@ def redis_arguments(settings: Settings) -> Mapping[str, Any]:
     if user:
         arguments["username"] = user
     if password:
-        arguments["password"] = Hidden(password)
+        arguments["password"] = MaskedStr(password)
     if url.scheme == "rediss":
         _context(settings, "redis")  # redis-py reads the files at each connection, and says less
         files = {
@@ -106,12 +106,12 @@ def redis_arguments(settings: Settings) -> Mapping[str, Any]:
         }
         arguments |= {name: str(path) for name, path in files.items() if path}
         if key_password := _secret(settings.redis_key_password):
-            arguments["ssl_password"] = Hidden(key_password)
+            arguments["ssl_password"] = MaskedStr(key_password)
         arguments |= {"ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2}
     return arguments
 
 
-def redis_client(settings: Settings) -> redis.Redis:
+def connect_redis(settings: Settings) -> redis.Redis:
     """A client that has reached Redis and logged in. Raises `Misconfigured`, `Unavailable`."""
     url = _redis_url(settings)
     there = (url.hostname or "localhost", url.port or 6379)
@@ -121,7 +121,7 @@ def redis_client(settings: Settings) -> redis.Redis:
         raise Unavailable(f"Redis: no TLS is spoken there now: see {_named('redis')}")
     client = connect(settings.redis.get_secret_value(), **arguments)
     try:
-        with mapped_errors():
+        with map_redis_errors():
             client.ping()
     except Misconfigured as error:
         client.close()

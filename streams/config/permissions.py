@@ -103,12 +103,20 @@ class RedisRights:
 
 
 LOGIN = ("client|setinfo", "ping", "select")
-OPEN = (*LOGIN, "fcall_ro", "ft._list", "ft.config|get", "ft.info", "function|list", "hgetall")
+OPEN_COMMANDS = (
+    *LOGIN,
+    "fcall_ro",
+    "ft._list",
+    "ft.config|get",
+    "ft.info",
+    "function|list",
+    "hgetall",
+)
 """To find the memory and see that its functions and its index are there."""
-WORK = (*OPEN, "config|get", "fcall", "hdel", "hget", "hincrby", "hset", "time")
+WORKER_COMMANDS = (*OPEN_COMMANDS, "config|get", "fcall", "hdel", "hget", "hincrby", "hset", "time")
 """To check durability, and to note positions, starts and attempts."""
 MERGE = (
-    *WORK,
+    *WORKER_COMMANDS,
     *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
     *("sadd", "scard", "set", "srem", "sscan"),
 )
@@ -128,7 +136,7 @@ FORGETTING = (
     f"{GENERATIONS}:expansion:*",
     f"{GENERATIONS}:open_requests",
 )
-LOOKED_AT = (
+READ_KEYS = (
     f"{GENERATIONS}:item:*",
     f"{GENERATIONS}:wait:*",
     f"{GENERATIONS}:posting:*",
@@ -155,13 +163,13 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # It looks whether what is to be forgotten is, and leaves the writing of it to others.
-        (*WORK, "ft.search", "get", "sismember"),
-        ("meta", *LOOKED_AT),
+        (*WORKER_COMMANDS, "ft.search", "get", "sismember"),
+        ("meta", *READ_KEYS),
         _own(Principal.QUERY),
     ),
     Principal.MONITOR: RedisRights(
         (
-            *OPEN,
+            *OPEN_COMMANDS,
             *("ft.aggregate", "ft.cursor", "ft.search", "hget", "hmget", "info", "mget"),
             *("scan", "scard", "smembers"),
         ),
@@ -177,7 +185,15 @@ REDIS: Mapping[Principal, RedisRights] = {
         (INDEX,),
     ),
     Principal.OPERATOR: RedisRights(
-        (*OPEN, "config|get", "fcall", "ft.config", "ft.create", "function|load", "hsetnx"),
+        (
+            *OPEN_COMMANDS,
+            "config|get",
+            "fcall",
+            "ft.config",
+            "ft.create",
+            "function|load",
+            "hsetnx",
+        ),
         (),
         ("meta", INDEX),
     ),

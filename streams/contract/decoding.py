@@ -41,7 +41,7 @@ from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 
-T = TypeVar("T", Answer, Receipt, Rejection)
+_T = TypeVar("_T", Answer, Receipt, Rejection)
 _K = re.compile(r"[0-9]{1,4}")
 _PARTITION = re.compile(r"[0-9]{1,9}")
 _TIMEOUT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
@@ -164,7 +164,7 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
     )
 
 
-def asker(record: Record, *, partitions: int) -> tuple[str, int] | None:
+def reply_address(record: Record, *, partitions: int) -> tuple[str, int] | None:
     """(query id, reply partition) if a question that was rejected says who asks, else None."""
 
     def only(header: Header) -> str | None:
@@ -188,15 +188,15 @@ def asker(record: Record, *, partitions: int) -> tuple[str, int] | None:
 
 
 def decode_prediction(record: Record) -> Answer | Marker:
-    return _said(record, Topic.PREDICTION, Answer)
+    return _read_answer(record, Topic.PREDICTION, Answer)
 
 
 def decode_receipt(record: Record) -> Receipt | Marker:
-    return _said(record, Topic.FORGET_RECEIPT, Receipt)
+    return _read_answer(record, Topic.FORGET_RECEIPT, Receipt)
 
 
 def decode_rejection(record: Record) -> Rejection | Marker:
-    return _said(record, Topic.REJECTED, Rejection)
+    return _read_answer(record, Topic.REJECTED, Rejection)
 
 
 def as_rule(name: str) -> Rule:
@@ -206,7 +206,7 @@ def as_rule(name: str) -> Rule:
     return Rule(name)
 
 
-def _said(record: Record, topic: Topic, shape: type[T]) -> T | Marker:
+def _read_answer(record: Record, topic: Topic, shape: type[_T]) -> _T | Marker:
     """What the memory said on a topic."""
     event = cloudevents.read(record, topic)
     if isinstance(event, Marker):

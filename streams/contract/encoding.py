@@ -112,11 +112,13 @@ def encode_query(
 
 def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
     extra = {Header.QUERY_ID: answer.query}
-    return _ours(Topic.PREDICTION, answer.query, answer.to_json(), extra, reply_partition)
+    return _memory_event(Topic.PREDICTION, answer.query, answer.to_json(), extra, reply_partition)
 
 
 def encode_receipt(receipt: Receipt) -> OutgoingRecord:
-    return _ours(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt.to_json())
+    return _memory_event(
+        Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt.to_json()
+    )
 
 
 def encode_rejection(
@@ -127,7 +129,7 @@ def encode_rejection(
         str(why.reason), why.detail, record.topic, record.partition, record.offset, admitted_after
     )
     place = f"{record.topic}:{record.partition}:{record.offset}"
-    return _ours(Topic.REJECTED, place, said.to_json())
+    return _memory_event(Topic.REJECTED, place, said.to_json())
 
 
 def encode_heartbeat(topic: Topic, partition: int) -> OutgoingRecord:
@@ -153,7 +155,7 @@ def _record(
     return OutgoingRecord(topic, record_key(source, event_id), value, headers)
 
 
-def _ours(
+def _memory_event(
     topic: Topic,
     event_id: str,
     body: Mapping[str, Any],

@@ -16,7 +16,7 @@ from streams.client import MemoryClient
 from streams.local.process import LocalServerError
 from streams.local.supervisor import read_state
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 STARTS = 3
 START_SECONDS = 300.0
@@ -27,7 +27,7 @@ def start(folder: Path) -> stack.Addresses:
     """Start the stack of a folder, again if one of its processes is killed meanwhile."""
     for remaining in reversed(range(STARTS)):
         try:
-            return stack.up_detached(folder, kafka=None, redis=None, timeout=START_SECONDS)
+            return stack.start_in_background(folder, kafka=None, redis=None, timeout=START_SECONDS)
         except LocalServerError:
             if not remaining:
                 raise
@@ -53,7 +53,7 @@ class Persistent:
         settings = stack.settings_for(self._folder, default=self._folder, kafka=None, redis=None)
         return bootstrap.client(settings, self._source)
 
-    def do(self, attempt: Callable[[MemoryClient], T]) -> T:
+    def do(self, attempt: Callable[[MemoryClient], _T]) -> _T:
         """What `attempt` returns once it does not raise `Unavailable`, for `wait` seconds."""
         deadline = time.monotonic() + self._wait
         while True:
@@ -65,7 +65,7 @@ class Persistent:
                 self._mend()
                 time.sleep(LOOK_SECONDS)
 
-    def result(self, future: Future[T]) -> T:
+    def result(self, future: Future[_T]) -> _T:
         """Of a future of the client; `Unavailable` when the stack is gone meanwhile."""
         while True:
             try:

@@ -22,7 +22,7 @@ from streams.demo.emoji import DEMO_CATEGORIES, Sample, emoji
 from streams.demo.persistent import Persistent, start
 
 TEACHER, ASKED = "google", "twitter"
-SOURCE = "demo-app"
+DEMO_SOURCE = "demo-app"
 K = 5
 TIMEOUT = 280.0
 SENT_SECONDS = 20.0
@@ -33,7 +33,7 @@ class DemoError(RuntimeError):
     """The memory did not do what the demo shows."""
 
 
-def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
+def run_demo(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
     """Run the demo on real servers; raises `DemoError` when something is not as it must be."""
     console = Console(stderr=json_, highlight=False)
     categories = None if everything else DEMO_CATEGORIES
@@ -41,7 +41,7 @@ def run(*, everything: bool, data_dir: Path | None, json_: bool) -> None:
     taught, asked = emoji(TEACHER, CACHE, categories), emoji(ASKED, CACHE, categories)
     with (
         _stack(data_dir, console) as folder,
-        closing(Persistent(folder, SOURCE, console.print, TIMEOUT)) as client,
+        closing(Persistent(folder, DEMO_SOURCE, console.print, TIMEOUT)) as client,
     ):
         summary = _show(client, taught, asked, console)
     if json_:

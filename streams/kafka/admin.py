@@ -13,7 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from memory.errors import Misconfigured
 from streams.contract.topics import Topic, TopicSpec
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped
+from streams.kafka.errors import as_memory_error
 
 
 def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
@@ -37,7 +37,7 @@ def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
             for topic in done["topics"]:
                 error = errors.for_code(topic["error_code"])
                 if error not in (errors.NoError, errors.TopicAlreadyExistsError):
-                    kind = mapped(error())
+                    kind = as_memory_error(error())
                     why = topic.get("error_message") or error.__name__
                     raise type(kind)(f"{topic['name']}: cannot be created: {why}")
         admin.wait_for_topics([spec.name for spec in specs])

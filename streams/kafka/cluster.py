@@ -13,10 +13,10 @@ from kafka.net.compat import KafkaNetClient
 
 from streams.contract.topics import Topic
 from streams.kafka import fail_fast
-from streams.kafka.errors import mapped_errors
-from streams.kafka.log_filter import keep_wires_out_of_logs
+from streams.kafka.errors import map_kafka_errors
+from streams.kafka.log_filter import keep_payloads_out_of_logs
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 Security = Mapping[str, Any]
 NO_SECURITY: Security = MappingProxyType({})
@@ -68,16 +68,16 @@ class KafkaCluster:
     @contextmanager
     def administration(self) -> Iterator[KafkaAdminClient]:
         """A connection for topics and their configuration, closed at the end."""
-        with mapped_errors():
+        with map_kafka_errors():
             admin = self._built(KafkaAdminClient)
             try:
                 yield admin
             finally:
                 admin.close()
 
-    def _built(self, kind: Callable[..., T], **settings: Any) -> T:
+    def _built(self, kind: Callable[..., _T], **settings: Any) -> _T:
         """A client of kafka-python, which does not end its thread when it cannot connect."""
-        keep_wires_out_of_logs()
+        keep_payloads_out_of_logs()
         made: list[KafkaNetClient] = []
 
         def connections(**configs: Any) -> KafkaNetClient:
@@ -85,7 +85,7 @@ class KafkaCluster:
             return made[-1]
 
         try:
-            with mapped_errors():
+            with map_kafka_errors():
                 return kind(
                     bootstrap_servers=self.bootstrap,
                     kafka_client=connections,

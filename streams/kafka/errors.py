@@ -70,7 +70,7 @@ def _denied(error: Exception) -> str:
     return f" on {', '.join(sorted(named))}" if named else ""
 
 
-def mapped(error: Exception) -> Unavailable | Misconfigured:
+def as_memory_error(error: Exception) -> Unavailable | Misconfigured:
     """The error of this package for one of kafka-python's.
 
     The text names the kind of trouble only, since a message may quote a record.
@@ -89,9 +89,9 @@ def mapped(error: Exception) -> Unavailable | Misconfigured:
 
 
 @contextmanager
-def mapped_errors() -> Iterator[None]:
-    """Map every error of kafka-python and of the network (see `mapped`)."""
+def map_kafka_errors() -> Iterator[None]:
+    """Map every error of kafka-python and of the network (see `as_memory_error`)."""
     try:
         yield
     except (errors.KafkaError, OSError) as error:
-        raise mapped(error) from error
+        raise as_memory_error(error) from error

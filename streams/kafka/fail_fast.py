@@ -33,7 +33,7 @@ class NoTlsSpoken(errors.KafkaError):  # type: ignore[misc]  # kafka-python is u
     """We speak TLS, and the broker hangs up again and again."""
 
 
-class FirstConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python is untyped
+class FailFastConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python is untyped
     """Gives up when every bootstrap server has refused us for good.
 
     Later, refusals are tried again: a certificate or a password may be on its way.
@@ -87,4 +87,4 @@ class FirstConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
 def connections(**configs: Any) -> KafkaNetClient:
     """What kafka-python's clients take as their ``kafka_client``."""
     net = NetworkSelector(**configs)
-    return KafkaNetClient(net, FirstConnections(net, **configs), **configs)
+    return KafkaNetClient(net, FailFastConnections(net, **configs), **configs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-WIRETAPS = (
+LOGGERS_WITH_PAYLOADS = (
     "kafka.admin.client",
     "kafka.net.connection",
     "kafka.producer.kafka",
@@ -18,9 +18,9 @@ WIRETAPS = (
 )
 
 
-def keep_wires_out_of_logs() -> None:
+def keep_payloads_out_of_logs() -> None:
     """Drop what these loggers say at DEBUG, whatever their level; the rest of them stays."""
-    for name in WIRETAPS:
+    for name in LOGGERS_WITH_PAYLOADS:
         # The same filter is added once however often this is called.
         logging.getLogger(name).addFilter(_above_debug)
 

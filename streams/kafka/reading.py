@@ -12,11 +12,11 @@ from memory.errors import Rejected, Unavailable, VisualMemoryError
 from streams.contract.records import Marker, Record
 from streams.kafka.admin import partition_count
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped_errors
+from streams.kafka.errors import map_kafka_errors
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-STALLED_SECONDS = 30.0
+SILENT_SECONDS = 30.0
 
 
 def partitions_of(
@@ -26,7 +26,7 @@ def partitions_of(
 
     Raises `Misconfigured` when it is missing or this user may not see it, `Unavailable`.
     """
-    with mapped_errors():
+    with map_kafka_errors():
         found = consumer.partitions_for_topic(topic)
     # A consumer does not tell a topic that is missing from one that is not ours to see.
     partitions = sorted(found) if found else range(partition_count(cluster, topic))
@@ -52,7 +52,7 @@ def read_ranges(
         consumer.seek(tp, starts.get(tp, 0))
     moved = time.monotonic()
     while unread:
-        with mapped_errors():
+        with map_kafka_errors():
             batches = consumer.poll(timeout_ms=500)
             # A position passes records that compaction has removed; an offset would not.
             reached = {tp: min(consumer.position(tp) or 0, ends[tp]) for tp in unread}
@@ -66,7 +66,7 @@ def read_ranges(
         if batches or finished:
             yield records, reached
             moved = time.monotonic()
-        elif time.monotonic() - moved > STALLED_SECONDS:
+        elif time.monotonic() - moved > SILENT_SECONDS:
             topics = ", ".join(sorted({tp.topic for tp in unread}))
             raise Unavailable(f"Kafka: no records come from {topics}")
         if finished:
@@ -88,7 +88,7 @@ class Tail:
             partitions = [
                 tp for topic in topics for tp in partitions_of(cluster, self._consumer, topic)
             ]
-            with mapped_errors():
+            with map_kafka_errors():
                 self._consumer.assign(partitions)
                 ends = self._consumer.end_offsets(partitions) if start is None else {}
                 for tp in partitions:
@@ -100,13 +100,13 @@ class Tail:
 
     def ends(self) -> dict[tuple[str, int], int]:
         """By (topic, partition), the offset that the next record will have."""
-        with mapped_errors():
+        with map_kafka_errors():
             found = self._consumer.end_offsets(sorted(self._consumer.assignment()))
         return {(tp.topic, tp.partition): end for tp, end in found.items()}
 
     def positions(self) -> dict[tuple[str, int], int]:
         """By (topic, partition), the offset to read on from."""
-        with mapped_errors():
+        with map_kafka_errors():
             return {
                 (tp.topic, tp.partition): self._consumer.position(tp)
                 for tp in self._consumer.assignment()
@@ -114,7 +114,7 @@ class Tail:
 
     def poll(self, timeout: float) -> list[Record]:
         """What is there, waiting at most `timeout` seconds for a first record."""
-        with mapped_errors():
+        with map_kafka_errors():
             batches = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)))
         return [Record.of(record) for batch in batches.values() for record in batch]
 
@@ -122,7 +122,9 @@ class Tail:
         self._consumer.close()
 
 
-def understood(records: Sequence[Record], decode: Callable[[Record], T | Marker]) -> Iterator[T]:
+def decode_known(
+    records: Sequence[Record], decode: Callable[[Record], _T | Marker]
+) -> Iterator[_T]:
     """What records say; those of another version are passed by."""
     for record in records:
         try:

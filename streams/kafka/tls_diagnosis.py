@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-PROBE_SECONDS = 3.0
+HANDSHAKE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def speaks_tls(host: str, port: int) -> bool:
     """Whether a TLS handshake succeeds there; whose certificate it is does not matter."""
     try:
         with (
-            socket.create_connection((host, port), PROBE_SECONDS) as plain,
+            socket.create_connection((host, port), HANDSHAKE_SECONDS) as plain,
             _trusting().wrap_socket(plain),
         ):
             return True
@@ -78,7 +78,7 @@ def ignores_tls(host: str, port: int) -> bool:
     A Redis without TLS does: it waits for the line to end that the handshake seems to begin.
     """
     try:
-        plain = socket.create_connection((host, port), PROBE_SECONDS)
+        plain = socket.create_connection((host, port), HANDSHAKE_SECONDS)
     except OSError:
         return False
     try:

@@ -57,7 +57,7 @@ class KafkaServer(Server):
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
-            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'_T'HH:mm:ss.SSSZ",
             "-cp",
             f"{jars}/*",
         ]

@@ -18,7 +18,7 @@ from memory.service import Outcome, VisualMemory
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped_errors
+from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import partitions_of, read_ranges
 from streams.workers.fence_log import replay
 
@@ -87,7 +87,7 @@ class Filling:
         """Say which partitions have lost their beginning."""
         for topic in [*self._logs, self._cluster.full_name(Topic.FENCES)]:
             partitions = partitions_of(self._cluster, self._consumer, topic)
-            with mapped_errors():
+            with map_kafka_errors():
                 begins = self._consumer.beginning_offsets(partitions)
             for tp, offset in begins.items():
                 if offset:
@@ -97,7 +97,7 @@ class Filling:
         """Take the facts of forgetting, then read on to where the present generation is."""
         self._read_fences()
         targets = self._targets()
-        with mapped_errors():
+        with map_kafka_errors():
             ends = self._consumer.end_offsets(list(targets))
         for tp, end in targets.items():
             if end > ends[tp]:
@@ -116,7 +116,7 @@ class Filling:
             self._say_progress(targets)
         self._say_progress(targets, now=True)
 
-    def retry_what_failed(self) -> None:
+    def retry_failures(self) -> None:
         """Merge again what failed in an earlier run: a claim may be back by now."""
         noted = list(self._generations.lost(self._following))
         offsets: dict[TopicPartition, list[int]] = {}
@@ -136,7 +136,7 @@ class Filling:
         for log in self._logs.values():
             for tp in partitions_of(self._cluster, self._consumer, log.topic):
                 starts.setdefault(tp, 0)
-        with mapped_errors():
+        with map_kafka_errors():
             found = self._consumer.end_offsets(list(starts))
         ends = {tp: min(end, starts[tp] + AHEAD) for tp, end in found.items()}
         return {

@@ -21,7 +21,7 @@ from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.rebuild.filling import SAY_SECONDS, Filling, Sources
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 NEAR = 1000
 """Records that are made up while the old generation's positions stand still."""
@@ -79,7 +79,7 @@ class Rebuild:
 
         Raises `Misconfigured`, also when another rebuild is at work.
         """
-        with self._generations.leased() as holds_lease:
+        with self._generations.hold_lease() as holds_lease:
             dropping = self._generations.dropping()
             self._drop(holds_lease)
             if dropping and int(dropping) < int(self._held.schema.generation):
@@ -106,12 +106,12 @@ class Rebuild:
 
     def abandon(self) -> bool:
         """Give an unfinished rebuild up and drop what it made; False where there is none."""
-        with self._generations.leased() as holds_lease:
+        with self._generations.hold_lease() as holds_lease:
             found = self._generations.abandon()
             self._drop(holds_lease)
         return found
 
-    def _patiently(self, step: Callable[[], T], holds_lease: Callable[[], None]) -> T:
+    def _patiently(self, step: Callable[[], _T], holds_lease: Callable[[], None]) -> _T:
         """Do a step again, with back-off, as long as a server is away."""
         delay = 0.2
         while True:
@@ -128,7 +128,7 @@ class Rebuild:
     ) -> Result:
         filling.warn_of_deletions()
         filling.catch_up()
-        filling.retry_what_failed()
+        filling.retry_failures()
         self._say("comparing the two generations")
         lacking = list(self._generations.lacking(self._held, following))
         take(following, self._generations.forgotten(self._held, following, lacking))

@@ -24,7 +24,7 @@ from streams.workers.metrics import (
 )
 from streams.workers.waiting import Batcher, Watch
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 E = TypeVar("E", Ingest, Correction)
 
 
@@ -37,11 +37,13 @@ def rejection(
     return encoding.encode_rejection(record, why, admitted_after=admitted_after)
 
 
-def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> list[OutgoingRecord]:
+def refusal(
+    record: Record, why: Rejected, reply_address: tuple[str, int] | None
+) -> list[OutgoingRecord]:
     """Tell both the log and, if the record says who asks, the asker."""
     outgoing = [rejection("query", record, why)]
-    if asker is not None:
-        query_id, partition = asker
+    if reply_address is not None:
+        query_id, partition = reply_address
         answer = Answer(
             query=query_id, status="rejected", reason=str(why.reason), detail=why.detail
         )
@@ -50,10 +52,10 @@ def refusal(record: Record, why: Rejected, asker: tuple[str, int] | None) -> lis
 
 
 def _decoded(
-    role: str, records: Sequence[Record], decode: Callable[[Record], T | Marker]
-) -> tuple[list[tuple[Record, T]], list[OutgoingRecord]]:
+    role: str, records: Sequence[Record], decode: Callable[[Record], _T | Marker]
+) -> tuple[list[tuple[Record, _T]], list[OutgoingRecord]]:
     """Events of the records, and rejections of those that cannot be read."""
-    events: list[tuple[Record, T]] = []
+    events: list[tuple[Record, _T]] = []
     outgoing: list[OutgoingRecord] = []
     for record in records:
         try:
@@ -87,11 +89,11 @@ class WritingAgent(Generic[E]):
         if events:
             outcomes = self._merge([event for _, event in events])
             for (record, event), outcome in zip(events, outcomes, strict=True):
-                outgoing.extend(self._told(record, event, outcome))
+                outgoing.extend(self._report(record, event, outcome))
             observe_stage(self._role, time.perf_counter() - started)
         return outgoing
 
-    def _told(self, record: Record, event: E, outcome: Outcome) -> list[OutgoingRecord]:
+    def _report(self, record: Record, event: E, outcome: Outcome) -> list[OutgoingRecord]:
         match outcome:
             case Merged(won):
                 EVENTS.labels(self._role, "merged" if won else "superseded").inc()
@@ -155,12 +157,12 @@ class QueryAgent:
         self,
         memory: VisualMemory,
         decode: Callable[[Record], QueryEvent | Marker],
-        asker: Callable[[Record], tuple[str, int] | None],
+        reply_address: Callable[[Record], tuple[str, int] | None],
         in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
         positions: Callable[[], Awaitable[Mapping[LogPartition, int]]],
     ) -> None:
         self._decode = decode
-        self._asker = asker
+        self._reply_address = reply_address
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
             lambda queries: in_thread(memory.recall, queries), at_most=32
         )
@@ -183,7 +185,7 @@ class QueryAgent:
         return [encoding.encode_prediction(answer, event.reply_partition)]
 
     def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
-        return refusal(record, why, self._asker(record))
+        return refusal(record, why, self._reply_address(record))
 
     async def _answer(self, event: QueryEvent) -> Answer | Rejected:
         remaining = event.deadline / 1_000_000 - time.time()
@@ -191,7 +193,7 @@ class QueryAgent:
             return Answer(
                 query=event.query_id, status="expired", detail="the question is past its deadline"
             )
-        if not await self._watch.reached(event.after, remaining):
+        if not await self._watch.wait_for(event.after, remaining):
             return Answer(
                 query=event.query_id,
                 status="stale",

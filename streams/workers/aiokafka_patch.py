@@ -62,6 +62,6 @@ class _Records(_MemoryRecordsPy):  # type: ignore[misc]  # final to type checker
         return None if batch is None else _Batch(batch, raw)
 
 
-def tolerate_garbled_headers() -> None:
+def patch_aiokafka_headers() -> None:
     """Let this process's aiokafka consumers read such records."""
     fetcher.MemoryRecords = _Records

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from memory.errors import Unavailable
-from memory.redis.errors import mapped_errors
+from memory.redis.errors import map_redis_errors
 
 
 class RecordAttempts:
@@ -26,26 +26,26 @@ class RecordAttempts:
     def count_start(self, topic_id: str, partition: int, offset: int) -> int:
         """Starts of reading in a row at this offset, this one included."""
         place = f"{topic_id}:{partition}"
-        with mapped_errors():
+        with map_redis_errors():
             before = self._client.hget(self._starts, place)
         last, starts = (int(n) for n in before.split(b":")) if before else (-1, 0)
         starts = starts + 1 if last == offset else 1
         # A full Redis refuses to count, but must not keep a worker from forgetting.
-        with contextlib.suppress(Unavailable), mapped_errors():
+        with contextlib.suppress(Unavailable), map_redis_errors():
             self._client.hset(self._starts, place, f"{offset}:{starts}")
         return starts
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         """Attempts to process this record alone, this one included."""
         place = f"{topic_id}:{partition}:{offset}"
-        with mapped_errors():
+        with map_redis_errors():
             attempts = int(self._client.hget(self._attempts, place) or 0) + 1
         # As above: starts at the same offset add up wherever a topic is quiet for long.
-        with contextlib.suppress(Unavailable), mapped_errors():
+        with contextlib.suppress(Unavailable), map_redis_errors():
             self._client.hincrby(self._attempts, place, 1)
         return attempts
 
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed."""
-        with mapped_errors():
+        with map_redis_errors():
             self._client.hdel(self._attempts, f"{topic_id}:{partition}:{offset}")

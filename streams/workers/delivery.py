@@ -34,9 +34,9 @@ from streams.contract.topics import Topic
 from streams.workers.faust_app import Transport, exit_now, group_trouble
 from streams.workers.metrics import ASSIGNED, RETRIES
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 STARTS_BEFORE_SUSPICION = 2
 ATTEMPTS_ALONE = 2
@@ -137,14 +137,14 @@ class Delivery:
 
         self._app.task(self._exit_on_error(watching))
 
-    def assigned(self) -> int:
+    def assignment_size(self) -> int:
         """Partitions the consumer group gives this worker now."""
         try:
             return len(self._app.consumer.assignment())
         except ConsumerNotStarted:
             return 0
 
-    async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+    async def in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run what blocks off the event loop. Raises TimeoutError when it hangs."""
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._threads, function, *arguments)
@@ -196,7 +196,9 @@ class Delivery:
             lambda: self.in_thread(self._attempts.count_attempt, *self._place(event))
         )
         if attempts > ATTEMPTS_ALONE:
-            log.error("%s %s[%d]@%d ended a worker again: rejected", *self._names_of(event.message))
+            _log.error(
+                "%s %s[%d]@%d ended a worker again: rejected", *self._names_of(event.message)
+            )
         return attempts > ATTEMPTS_ALONE
 
     async def _clear_attempts(self, event: EventT[Any]) -> None:
@@ -239,7 +241,7 @@ class Delivery:
         if (trouble := group_trouble(self._app)) is not None:
             raise GroupLost from trouble
 
-    async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Run a step, again and again with back-off while a server is away.
 
         A step of a question is repeated in another generation of the memory; one of a batch
@@ -259,7 +261,7 @@ class Delivery:
                 moved = True
             except Unavailable as error:
                 RETRIES.labels(self._source.role).inc()
-                log.warning("%s: %s; trying again", self._source.role, type(error).__name__)
+                _log.warning("%s: %s; trying again", self._source.role, type(error).__name__)
                 self.waiting_for = str(error) or type(error).__name__
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 delay = min(2 * delay, 5.0)

@@ -25,9 +25,9 @@ from faust.types import TP, EventT
 from memory.errors import Misconfigured, Unavailable
 from streams.contract.records import Record
 from streams.kafka.cluster import Security
-from streams.workers.aiokafka_patch import tolerate_garbled_headers
+from streams.workers.aiokafka_patch import patch_aiokafka_headers
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 12.0
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
@@ -47,7 +47,7 @@ def exit_now(what: str, error: BaseException) -> NoReturn:
     """
     frames = "".join(traceback.format_tb(error.__traceback__))
     why = error if isinstance(error, Misconfigured) else f"unexpected {type(error).__name__}"
-    log.critical("exiting\n%s%s: %s", frames, what, why)
+    _log.critical("exiting\n%s%s: %s", frames, what, why)
     logging.shutdown()
     os._exit(EXIT_UNEXPECTED)
 
@@ -117,7 +117,7 @@ def make_app(
     A worker that comes back under the same `instance` gets its partitions at once; without one
     they stand still until the session of the dead worker has timed out.
     """
-    tolerate_garbled_headers()
+    patch_aiokafka_headers()
     brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
     return faust.App(
         group,
@@ -146,7 +146,7 @@ def make_app(
     )
 
 
-def run(app: faust.App, log_level: str) -> NoReturn:
+def run_app(app: faust.App, log_level: str) -> NoReturn:
     """Run a worker until a signal or the unexpected ends it."""
     worker = BoundedWorker(app, loglevel=log_level, redirect_stdouts=False)
     worker.execute_from_commandline()

@@ -16,10 +16,10 @@ from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
-from streams.kafka.errors import mapped_errors
+from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import partitions_of, read_ranges
 
-PAGE = 2000
+FACTS_A_POLL = 2000
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 
 
@@ -42,7 +42,7 @@ class KafkaFenceLog:
             return
         producer = self._connected()
         deadline = time.monotonic() + self._timeout
-        with mapped_errors():
+        with map_kafka_errors():
             sent = [
                 producer.send(
                     self._topic, key=record.key, value=record.value, headers=list(record.headers)
@@ -53,7 +53,7 @@ class KafkaFenceLog:
                 acknowledgement.get(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        with self._lock, mapped_errors():
+        with self._lock, map_kafka_errors():
             if self._producer is not None:
                 self._producer.close(timeout=BLOCK_SECONDS)
                 self._producer = None
@@ -76,9 +76,9 @@ def replay(
     offset: a memory that passed it over would show what was forgotten.
     """
     topic = cluster.full_name(Topic.FENCES)
-    with closing(cluster.consumer(max_poll_records=PAGE)) as consumer:
+    with closing(cluster.consumer(max_poll_records=FACTS_A_POLL)) as consumer:
         partitions = partitions_of(cluster, consumer, topic)
-        with mapped_errors():
+        with map_kafka_errors():
             ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
         for tp, end in ends.items():
             if positions.get(tp.partition, 0) > end:
@@ -88,13 +88,13 @@ def replay(
                 )
         starts = {tp: positions.get(tp.partition, 0) for tp in ends}
         for records, _ in read_ranges(consumer, starts, ends):
-            facts = [fact for fact in map(_understood, records) if not isinstance(fact, Marker)]
+            facts = [fact for fact in map(_decode, records) if not isinstance(fact, Marker)]
             if facts:
                 apply(facts)
     return {tp.partition: end for tp, end in ends.items()}
 
 
-def _understood(record: Record) -> FenceFact | Marker:
+def _decode(record: Record) -> FenceFact | Marker:
     try:
         return decode_fact(record)
     except ValueError as why:

@@ -15,7 +15,7 @@ from memory.model.events import LogPartition
 from memory.model.state import Stats
 from memory.ports import MonitoredIndex
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped_errors
+from streams.kafka.errors import map_kafka_errors
 from streams.kafka.log_times import written_at
 from streams.workers.metrics import (
     BYTES,
@@ -76,7 +76,7 @@ class Monitor:
 
     def lag(self) -> list[Lag]:
         """The lag of every partition of the topics. Raises `Unavailable`."""
-        with mapped_errors():
+        with map_kafka_errors():
             if self._consumer is None:
                 self._consumer = self._cluster.consumer()
             partitions = [
@@ -103,7 +103,7 @@ class Monitor:
             for lag in lags
             if lag.topic == self._forgets and lag.records
         }
-        with mapped_errors():
+        with map_kafka_errors():
             times = [1000 * at for at in written_at(self._consumer, waiting).values()]
         if (taken_up := self.index.oldest_request()) is not None:
             times.append(taken_up)

@@ -13,14 +13,14 @@ class Offsets:
     _next: dict[int, int] = field(default_factory=dict)
     _noted: dict[int, int] = field(default_factory=dict)
 
-    def started(self, partition: int, offset: int) -> None:
+    def start(self, partition: int, offset: int) -> None:
         self._open.setdefault(partition, set()).add(offset)
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
 
-    def finished(self, partition: int, offset: int) -> None:
+    def finish(self, partition: int, offset: int) -> None:
         self._open[partition].discard(offset)
 
-    def moved(self) -> dict[int, int]:
+    def take_advances(self) -> dict[int, int]:
         """By partition, the offset below which all is finished, where it grew since last asked."""
         moved = {}
         for partition, following in self._next.items():

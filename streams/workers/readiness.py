@@ -11,7 +11,7 @@ from typing import Protocol
 from memory.errors import Unavailable
 from memory.model.events import LogPartition
 
-LOOK_SECONDS = 5.0
+LAG_SECONDS = 5.0
 STALLED_SECONDS = 60.0
 KAFKA_SECONDS = 10.0
 """Two looks: a broker that answers none of them is away."""
@@ -22,7 +22,7 @@ class Carrier(Protocol):
 
     waiting_for: str
 
-    def assigned(self) -> int: ...
+    def assignment_size(self) -> int: ...
 
 
 class Index(Protocol):
@@ -81,7 +81,7 @@ class Readiness:
 
     async def __call__(self) -> list[str]:
         reasons = []
-        if not self._carrier.assigned():
+        if not self._carrier.assignment_size():
             reasons.append("the consumer group has given this worker no partition")
         if self._carrier.waiting_for:
             reasons.append(f"waiting for {self._carrier.waiting_for}")
@@ -101,7 +101,7 @@ class Readiness:
         Here and not there, so that one look waits for Kafka and not as many as there are probes.
         """
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LAG_SECONDS)
             with suppress(Unavailable):
                 await self._look()
 

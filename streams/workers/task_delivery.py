@@ -36,7 +36,7 @@ class TaskDelivery(Delivery):
         async def one(event: EventT[Any], *, alone: bool = False) -> None:
             try:
                 await (self._answer_alone if alone else self._answer)(answer, event)
-                offsets.finished(event.message.partition, event.message.offset)
+                offsets.finish(event.message.partition, event.message.offset)
                 event.ack()
             except Exception as error:  # noqa: BLE001 - as in `_exit_on_error`
                 exit_now(self._source.role, error)
@@ -44,7 +44,7 @@ class TaskDelivery(Delivery):
                 places.release()
 
         async def note() -> None:
-            if moved := offsets.moved():
+            if moved := offsets.take_advances():
                 await self._advance({self._log_partition(p): o for p, o in moved.items()})
 
         async def note_positions() -> None:
@@ -57,7 +57,7 @@ class TaskDelivery(Delivery):
             while True:
                 event = await self._queue.get()
                 await places.acquire()
-                offsets.started(event.message.partition, event.message.offset)
+                offsets.start(event.message.partition, event.message.offset)
                 if self._is_suspect([event]):
                     if running:
                         await asyncio.wait(running)

@@ -11,22 +11,22 @@ from memory.errors import Unavailable
 from memory.model.answers import Position
 from memory.model.events import LogPartition
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 R = TypeVar("R")
 
 
-class Batcher(Generic[T, R]):
+class Batcher(Generic[_T, R]):
     """Runs what waits together: each batch holds all that came while the last one ran."""
 
     def __init__(
-        self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, at_most: int
+        self, run: Callable[[Sequence[_T]], Awaitable[Sequence[R]]], *, at_most: int
     ) -> None:
         self._run = run
         self._at_most = at_most
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._waiting: deque[tuple[_T, asyncio.Future[R]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    async def submit(self, item: T) -> R:
+    async def submit(self, item: _T) -> R:
         """The result for `item`; raises what the run of its batch raised."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
@@ -64,7 +64,7 @@ class Watch:
         self._waiting: list[tuple[tuple[Position, ...], asyncio.Future[bool]]] = []
         self._polling: asyncio.Task[None] | None = None
 
-    async def reached(self, after: tuple[Position, ...], within: float) -> bool:
+    async def wait_for(self, after: tuple[Position, ...], within: float) -> bool:
         """Whether every record at `after` is merged `within` so many seconds."""
         if not after:
             return True

@@ -195,7 +195,7 @@ def main(role: str) -> None:
     break_group(armed)
     break_wiring(armed)
     app = bootstrap.worker(settings, role, lambda index: Breaking(index, armed))
-    faust_app.run(app, settings.log_level)
+    faust_app.run_app(app, settings.log_level)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main(role: str) -> None:
     if role != os.environ["FAULT_ROLE"]:
         fault = "none:0:0"
     app = bootstrap.worker(settings, role, lambda index: Faulty(index, fault, count))
-    faust_app.run(app, settings.log_level)
+    faust_app.run_app(app, settings.log_level)
 
 
 if __name__ == "__main__":

@@ -32,4 +32,4 @@ class Poisoned:
 
 if __name__ == "__main__":
     settings = load()
-    faust_app.run(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)
+    faust_app.run_app(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)

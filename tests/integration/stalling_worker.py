@@ -36,9 +36,11 @@ class Stalling:
 
 def main(role: str) -> None:
     settings = load()
-    readiness.STALLED_SECONDS, readiness.LOOK_SECONDS = 2.0, 0.2
+    readiness.STALLED_SECONDS, readiness.LAG_SECONDS = 2.0, 0.2
     file = Path(os.environ["STALLED_FILE"])
-    faust_app.run(bootstrap.worker(settings, role, lambda i: Stalling(i, file)), settings.log_level)
+    faust_app.run_app(
+        bootstrap.worker(settings, role, lambda i: Stalling(i, file)), settings.log_level
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ IMAGES = 400
         ("ingest", "put:4:2"),
         ("ingest", "advance:3:1"),
         ("correct", "put:1:1"),
-        ("forget", "listed:1:1"),
+        ("forget", "images_with_selector:1:1"),
         ("forget", "put:2:1"),
         ("forget", "close_request:1:1"),
     ],

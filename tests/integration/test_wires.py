@@ -300,7 +300,7 @@ def test_a_worker_writes_no_topic_that_only_others_fill(
 def test_who_only_answers_changes_nothing_in_redis(
     deployment: Deployment, memory: Running, command: tuple[str, ...]
 ) -> None:
-    store: Any = connections.redis_client(deployment.settings(Principal.QUERY))
+    store: Any = connections.connect_redis(deployment.settings(Principal.QUERY))
     try:
         with pytest.raises(redis.exceptions.NoPermissionError):
             store.execute_command(*command)
@@ -395,7 +395,7 @@ def test_a_redis_url_may_hold_the_user_and_the_password(deployment: Deployment) 
     settings = deployment.settings(
         Principal.MONITOR, redis=url, redis_username=None, redis_password=None
     )
-    store = connections.redis_client(settings)
+    store = connections.connect_redis(settings)
     try:
         assert store.ping()
     finally:

@@ -10,5 +10,5 @@ from streams.workers import readiness
 
 if __name__ == "__main__":
     bootstrap.TOPICS_WATCH_SECONDS = 1.0
-    readiness.KAFKA_SECONDS, readiness.LOOK_SECONDS = 2.0, 0.5
+    readiness.KAFKA_SECONDS, readiness.LAG_SECONDS = 2.0, 0.5
     bootstrap.run_worker(load(), sys.argv[1])

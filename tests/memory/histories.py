@@ -200,7 +200,7 @@ class Steps:
             key = index.selector_key(selector)
             index.fence(key, until)
             yield
-            reached = [image for page in index.listed(key) for image in page]
+            reached = [image for page in index.images_with_selector(key) for image in page]
             yield
         for image in reached:
             index.put([Put(image, until)])
@@ -314,7 +314,7 @@ class ScanBeforeFence(Steps):
             yield from super().forget(index, admitted)
             return
         key = index.selector_key(selector)
-        reached = [image for page in index.listed(key) for image in page]
+        reached = [image for page in index.images_with_selector(key) for image in page]
         yield
         index.fence(key, admitted.until)
         yield

@@ -48,7 +48,7 @@ def generations(
 ) -> Iterator[Generations]:
     """Those of the memory, with the lease."""
     found = Generations(redis_client, namespace, index)
-    with found.leased():
+    with found.hold_lease():
         yield found
 
 
@@ -143,7 +143,7 @@ def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
         with pytest.raises(Moved):
             attempt()
     list(generations.drop())
-    for attempt in [*attempts, index.stats, lambda: list(index.labelled("cat"))]:
+    for attempt in [*attempts, index.stats, lambda: list(index.images_with_label("cat"))]:
         with pytest.raises(Moved):
             attempt()
     assert [*redis_client.scan_iter(f"{index.prefix}:*", count=10_000)] == []
@@ -242,7 +242,7 @@ def test_a_second_rebuild_is_refused_while_one_is_at_work(
     generations: Generations, redis_client: redis.Redis, namespace: str, index: RedisIndex
 ) -> None:
     second = Generations(redis_client, namespace, index)
-    with pytest.raises(Misconfigured, match="at work already"), second.leased():
+    with pytest.raises(Misconfigured, match="at work already"), second.hold_lease():
         pass
 
 
@@ -255,7 +255,7 @@ def test_a_dead_rebuilds_lease_is_taken_over_and_it_changes_nothing_more(
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
     dead, heir = (Generations(redis_client, namespace, index) for _ in range(2))
     assert dead.lease()
-    with heir.leased():
+    with heir.hold_lease():
         with pytest.raises(Misconfigured, match="taken over"):
             begun(dead)
         assert begun(heir).schema.generation == "2"

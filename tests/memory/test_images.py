@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.images import MOST_PIXELS, ImageLimits, decode
+from memory.images import MAX_PIXELS, ImageLimits, decode
 
 LIMITS = ImageLimits()
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -314,7 +314,7 @@ def test_threads_decode_side_by_side() -> None:
         assert list(threads.map(work, range(4))) == [30] * 4
 
 
-@pytest.mark.parametrize("pixels", [0, MOST_PIXELS + 1])
+@pytest.mark.parametrize("pixels", [0, MAX_PIXELS + 1])
 def test_limits_that_cannot_hold_are_a_misconfiguration(pixels: int) -> None:
     with pytest.raises(Misconfigured, match="max_pixels"):
         ImageLimits(max_pixels=pixels)

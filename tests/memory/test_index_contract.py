@@ -246,7 +246,7 @@ def test_fences_are_told_to_those_who_enlist(index: MemoryIndex) -> None:
     index.fence(source, 7)
     index.fence(source, 3)
     assert index.enlist([((subject, source), image), ((subject,), image)]) == [7, NEVER]
-    assert [list(page) for page in index.listed(subject)] == [[image]]
+    assert [list(page) for page in index.images_with_selector(subject)] == [[image]]
     index.put([Put(image, barrier=9)])
     assert index.enlist([((subject,), image)]) == [9]
 
@@ -255,7 +255,7 @@ def test_a_large_source_lists_all_its_images(index: MemoryIndex) -> None:
     source = index.selector_key(Selector(SelectorKind.SOURCE, "camera"))
     images = {index.image_key(str(n)) for n in range(2500)}
     index.enlist([((source,), image) for image in images])
-    assert {image for page in index.listed(source) for image in page} == images
+    assert {image for page in index.images_with_selector(source) for image in page} == images
 
 
 AWKWARD = ["a,b", "A,B", "ä ö", "猫", "{x}|y", 'quo"te', "back\\slash", "$label", "-minus", "*"]
@@ -267,7 +267,7 @@ def test_awkward_labels_are_counted_and_found_apart(index: MemoryIndex) -> None:
     assert index.label_counts() == dict.fromkeys(AWKWARD, 1)
     assert index.label_counts(AWKWARD) == dict.fromkeys(AWKWARD, 1)
     for n, label in enumerate(AWKWARD):
-        pages = list(index.labelled(label))
+        pages = list(index.images_with_label(label))
         assert [list(page) for page in pages] == [[index.image_key(f"i{n}")]]
 
 

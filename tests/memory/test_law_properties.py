@@ -118,9 +118,9 @@ class Both(ExactIndex):
         super().fence(selector, until)
         self.other.fence(selector, until)
 
-    def listed(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
-        pages = list(super().listed(selector))
-        found = {image for page in self.other.listed(selector) for image in page}
+    def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
+        pages = list(super().images_with_selector(selector))
+        found = {image for page in self.other.images_with_selector(selector) for image in page}
         assert found == {image for page in pages for image in page}
         yield from pages
 

@@ -10,7 +10,7 @@ import redis
 
 from memory.errors import Misconfigured, Unavailable
 from memory.redis.connection import connect
-from memory.redis.errors import PASSING, mapped_errors
+from memory.redis.errors import PASSING, map_redis_errors
 
 
 def kinds(of: type[redis.RedisError]) -> Iterator[type[redis.RedisError]]:
@@ -33,7 +33,7 @@ def an(kind: type[redis.RedisError]) -> redis.RedisError:
     "kind", sorted(set(kinds(redis.RedisError)), key=str), ids=lambda kind: kind.__name__
 )
 def test_no_error_of_the_library_gets_through(kind: type[redis.RedisError]) -> None:
-    with pytest.raises((Unavailable, Misconfigured)), mapped_errors():
+    with pytest.raises((Unavailable, Misconfigured)), map_redis_errors():
         raise an(kind)
 
 
@@ -52,18 +52,18 @@ def test_no_error_of_the_library_gets_through(kind: type[redis.RedisError]) -> N
     ids=str,
 )
 def test_a_passing_state_is_unavailable(error: Exception) -> None:
-    with pytest.raises(Unavailable), mapped_errors():
+    with pytest.raises(Unavailable), map_redis_errors():
         raise error
 
 
 def test_a_mistake_of_our_own_is_not_dressed_up() -> None:
-    with pytest.raises(KeyError), mapped_errors():
+    with pytest.raises(KeyError), map_redis_errors():
         raise KeyError("x")
 
 
 def test_nobody_there_is_unavailable() -> None:
     client = connect("redis://127.0.0.1:1/0")
-    with pytest.raises(Unavailable), mapped_errors():
+    with pytest.raises(Unavailable), map_redis_errors():
         client.ping()
 
 
@@ -71,7 +71,7 @@ def test_what_a_command_carried_is_not_in_the_message(redis_client: redis.Redis)
     pipeline: Any = redis_client.pipeline(transaction=False)
     pipeline.execute_command("FCALL", "nothing", "0", "a secret")
     pipeline.execute_command("HSET", "a-key", "a secret")
-    with pytest.raises(Misconfigured) as caught, mapped_errors():
+    with pytest.raises(Misconfigured) as caught, map_redis_errors():
         pipeline.execute()
     assert "secret" not in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_a_command_that_a_user_may_not_run_is_named(redis_client: redis.Redis) -
     options = {"username": "reader", "password": "any"}
     reader: Any = connect(_address(redis_client), **options)
     try:
-        with pytest.raises(Misconfigured, match=r"it may not run HSET$"), mapped_errors():
+        with pytest.raises(Misconfigured, match=r"it may not run HSET$"), map_redis_errors():
             reader.hset("a-key", "field", "a secret")
     finally:
         reader.close()

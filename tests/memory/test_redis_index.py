@@ -342,7 +342,7 @@ def test_a_labels_images_are_read_to_the_last_page(
 ) -> None:
     index.put([seen(index, f"i{n}", n, ("cat", "dog")[n % 2]) for n in range(50)])
     monkeypatch.setattr(search, "PAGE", 7)
-    found = [image for page in index.labelled("cat") for image in page]
+    found = [image for page in index.images_with_label("cat") for image in page]
     assert sorted(found) == sorted(index.image_key(f"i{n}") for n in range(0, 50, 2))
     monkeypatch.setattr(search, "PAGE", 1)
     assert index.label_counts() == {"cat": 25, "dog": 25}
@@ -427,7 +427,7 @@ def test_an_index_made_over_existing_data_never_answers_from_a_part(
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            assert sum(map(len, index.labelled("cat"))) == 3000
+            assert sum(map(len, index.images_with_label("cat"))) == 3000
             assert index.label_counts() == index.label_counts(["cat"]) == {"cat": 3000}
             assert index.search([Probe(query, 1)]) == before
         except Unavailable:
@@ -462,7 +462,7 @@ def test_any_label_is_counted_and_found_apart_from_all_others(
         expected = dict.fromkeys(given_labels, 1)
         assert index.label_counts() == index.label_counts(given_labels) == expected
         for image_id, label in held.items():
-            assert list(index.labelled(label)) == [[index.image_key(image_id)]]
+            assert list(index.images_with_label(label)) == [[index.image_key(image_id)]]
         index.put([Put(index.image_key(image_id), barrier=9) for image_id in held])
 
     apart()

@@ -436,7 +436,7 @@ def test_a_forget_in_the_middle_of_an_ingest_ends_with_the_image_erased(
 
 def test_an_ingest_in_the_middle_of_a_forget_ends_with_the_image_erased() -> None:
     """Whatever step of the forget it comes before."""
-    for step in ("open_request", "fence", "listed", "close_request"):
+    for step in ("open_request", "fence", "images_with_selector", "close_request"):
         index, facts = exact(), Facts()
         journaled = Journaled(index, [])
         ingesting = VisualMemory(index, Colours(), fence_log=facts, clock_skew=SKEW)
@@ -574,7 +574,7 @@ def test_a_fence_alone_reaches_what_an_older_memory_lists(facts: Facts) -> None:
     memory = VisualMemory(cast("MemoryIndex", journaled), None, fence_log=facts, clock_skew=SKEW)
     older = VisualMemory(exact(), Colours(), clock_skew=SKEW)
     older.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
-    journaled.before["listed"] = _crash
+    journaled.before["images_with_selector"] = _crash
     with pytest.raises(Crash):
         memory.forget(forget("subject", "ada"))
     assert [type(fact) for fact in facts.all] == [Fence]
@@ -640,7 +640,7 @@ def test_a_repeat_at_a_later_time_keeps_the_first_ones_end(memory: VisualMemory)
     assert memory.remember([event]) == [Merged(won=True)]
 
 
-@pytest.mark.parametrize("step", ["fence", "listed", "put", "close_request"])
+@pytest.mark.parametrize("step", ["fence", "images_with_selector", "put", "close_request"])
 def test_a_forget_that_crashed_is_finished_by_its_repeat(step: str) -> None:
     index, facts = exact(), Facts()
     journaled = Journaled(index, [])

@@ -141,7 +141,7 @@ def main(told: Mapping[str, Any]) -> None:
         tasks.start(answer, PLACES)
     else:
         BatchDelivery(app, source, **more).start(handler)
-    faust_app.run(app, "INFO")
+    faust_app.run_app(app, "INFO")
 
 
 if __name__ == "__main__":

@@ -392,7 +392,7 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
         agent = QueryAgent(
             cast("VisualMemory", remembering),
             partial(decoding.decode_query, partitions=2),
-            partial(decoding.asker, partitions=2),
+            partial(decoding.reply_address, partitions=2),
             in_thread,
             positions,
         )
@@ -517,7 +517,7 @@ def test_a_store_that_comes_back_ends_a_wait() -> None:
         return {LogPartition("t", 0): 8}
 
     async def wait() -> bool:
-        return await Watch(positions).reached((AT,), 30)
+        return await Watch(positions).wait_for((AT,), 30)
 
     assert asyncio.run(wait()) is True
 
@@ -536,7 +536,7 @@ def test_a_wait_needs_every_position_it_names() -> None:
         return next(seen)
 
     async def wait() -> bool:
-        return await Watch(positions).reached((AT, other), 30)
+        return await Watch(positions).wait_for((AT, other), 30)
 
     assert asyncio.run(wait()) is True
     assert list(seen) == []
@@ -553,8 +553,8 @@ def test_one_who_waits_in_vain_ends_alone_and_polling_ends_with_the_last() -> No
 
     async def wait() -> tuple[bool, bool, int]:
         watch = Watch(positions)
-        staying = asyncio.create_task(watch.reached((AT,), 30))
-        in_vain = await watch.reached((AT,), 0.02)
+        staying = asyncio.create_task(watch.wait_for((AT,), 30))
+        in_vain = await watch.wait_for((AT,), 0.02)
         merged[LogPartition("t", 0)] = 8
         found = await staying
         await asyncio.sleep(4 * Watch.INTERVAL)
@@ -575,7 +575,7 @@ def test_what_nobody_expects_reaches_all_who_wait() -> None:
     async def wait() -> list[bool | BaseException]:
         watch = Watch(positions)
         return await asyncio.gather(
-            *(watch.reached((AT,), 5) for _ in range(2)), return_exceptions=True
+            *(watch.wait_for((AT,), 5) for _ in range(2)), return_exceptions=True
         )
 
     assert [type(found) for found in asyncio.run(wait())] == [RuntimeError] * 2

@@ -359,8 +359,8 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
     )
     others = generations.return_value.others if forgets else tuple
     memory.assert_called_once_with(SETTINGS, wrapped, made_for, IDS, others)
-    untaken = index.missing_facts if role == "query" else None
-    caught_up.assert_called_once_with(SETTINGS, memory.return_value, IDS, untaken)
+    missing_of = index.missing_facts if role == "query" else None
+    caught_up.assert_called_once_with(SETTINGS, memory.return_value, IDS, missing_of)
     wire.assert_called_once_with(SETTINGS, role, memory.return_value, redis.return_value, IDS)
 
 
@@ -469,7 +469,7 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     assert isinstance(agent, QueryAgent)
     for decode, function in (
         (agent._decode, decoding.decode_query),
-        (agent._asker, decoding.asker),
+        (agent._reply_address, decoding.reply_address),
     ):
         assert isinstance(decode, partial)
         assert (decode.func, decode.keywords) == (function, {"partitions": 3})
@@ -519,7 +519,7 @@ def test_a_worker_runs_at_the_level_of_the_settings_in_a_prepared_process() -> N
     with (
         replaced("prepare_process") as prepare,
         replaced("worker") as worker,
-        patch.object(faust_app, "run", autospec=True) as run,
+        patch.object(faust_app, "run_app", autospec=True) as run,
     ):
         for name, part in (("prepare", prepare), ("worker", worker), ("run", run)):
             order.attach_mock(part, name)

@@ -501,7 +501,7 @@ def test_a_question_with_a_fault_is_rejected_for_it(
 
 
 def test_the_asker_of_a_rejected_question_is_known() -> None:
-    assert decoding.asker(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
+    assert decoding.reply_address(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def test_the_asker_of_a_rejected_question_is_known() -> None:
     ],
 )
 def test_no_answer_goes_where_nobody_can_await_it(changes: dict[str, Any]) -> None:
-    assert decoding.asker(asked(**changes), partitions=PARTITIONS) is None
+    assert decoding.reply_address(asked(**changes), partitions=PARTITIONS) is None
 
 
 # --- markers and robustness
@@ -553,7 +553,7 @@ def test_any_record_gives_an_event_or_a_rejection(
         DECODERS[topic](record)
     except Rejected as why:
         assert why.detail  # noqa: PT017 - most inputs are rejected, some are not
-    decoding.asker(record, partitions=PARTITIONS)
+    decoding.reply_address(record, partitions=PARTITIONS)
 
 
 @given(

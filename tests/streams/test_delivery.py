@@ -49,7 +49,7 @@ class OffsetsOfTasks(RuleBasedStateMachine):
     def start(self, partition: int, gap: int) -> None:
         """With gaps where compaction removed records."""
         offset = self.next[partition] + gap
-        self.offsets.started(partition, offset)
+        self.offsets.start(partition, offset)
         self.open.add((partition, offset))
         self.next[partition] = offset + 1
 
@@ -57,12 +57,12 @@ class OffsetsOfTasks(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         place = data.draw(st.sampled_from(sorted(self.open)))
-        self.offsets.finished(*place)
+        self.offsets.finish(*place)
         self.open.remove(place)
 
     @rule()
     def note(self) -> None:
-        for partition, offset in self.offsets.moved().items():
+        for partition, offset in self.offsets.take_advances().items():
             assert offset > self.noted[partition], "only what grew is told"
             self.noted[partition] = offset
 
@@ -73,7 +73,7 @@ class OffsetsOfTasks(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for place in list(self.open):
-            self.offsets.finished(*place)
+            self.offsets.finish(*place)
         self.open.clear()
         self.note()
         assert self.noted == self.next
@@ -86,11 +86,11 @@ def test_an_offset_that_starts_again_is_unfinished_again() -> None:
     """After a rebalance a partition may come back and be read from an older position."""
     offsets = Offsets()
     for offset in (5, 6):
-        offsets.started(0, offset)
-    offsets.finished(0, 6)
-    offsets.started(0, 6)
-    offsets.finished(0, 5)
-    assert offsets.moved() == {0: 6}
+        offsets.start(0, offset)
+    offsets.finish(0, 6)
+    offsets.start(0, 6)
+    offsets.finish(0, 5)
+    assert offsets.take_advances() == {0: 6}
 
 
 # Records

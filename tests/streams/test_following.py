@@ -13,7 +13,7 @@ from memory.exact_index import ExactIndex
 from memory.model.answers import Position
 from memory.model.events import LogPartition
 from streams.client import MemoryClient, bulk_ingest
-from streams.client.bulk_ingest import Follower, Report
+from streams.client.bulk_ingest import BulkIngest, IngestReport
 from streams.contract import encoding, topics
 from streams.contract.records import Record
 from streams.contract.topics import Topic
@@ -26,7 +26,9 @@ PARTITIONS = 2
 class Workers:
     """Merge and reject what a follower has sent."""
 
-    def __init__(self, bootstrap: str, prefix: str, follower: Follower, index: ExactIndex) -> None:
+    def __init__(
+        self, bootstrap: str, prefix: str, follower: BulkIngest, index: ExactIndex
+    ) -> None:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap)
         self._prefix = prefix
         self._follower = follower
@@ -69,14 +71,14 @@ def client(kafka_bootstrap: str, prefix: str) -> MemoryClient:
 
 
 @pytest.fixture
-def follower(client: MemoryClient, index: ExactIndex) -> Iterator[Follower]:
-    with Follower(client, index) as follower:
+def follower(client: MemoryClient, index: ExactIndex) -> Iterator[BulkIngest]:
+    with BulkIngest(client, index) as follower:
         yield follower
 
 
 @pytest.fixture
 def workers(
-    kafka_bootstrap: str, prefix: str, follower: Follower, index: ExactIndex
+    kafka_bootstrap: str, prefix: str, follower: BulkIngest, index: ExactIndex
 ) -> Iterator[Workers]:
     made = Workers(kafka_bootstrap, prefix, follower, index)
     yield made
@@ -84,7 +86,7 @@ def workers(
 
 
 @pytest.fixture
-def send(follower: Follower, tmp_path: Path) -> Callable[[int], None]:
+def send(follower: BulkIngest, tmp_path: Path) -> Callable[[int], None]:
     def send(count: int) -> None:
         file = tmp_path / "image"
         file.write_bytes(b"pixels")
@@ -95,7 +97,7 @@ def send(follower: Follower, tmp_path: Path) -> Callable[[int], None]:
 
 
 def test_what_is_merged_is_accepted_and_visible(
-    follower: Follower, workers: Workers, send: Callable[[int], None]
+    follower: BulkIngest, workers: Workers, send: Callable[[int], None]
 ) -> None:
     told: list[int] = []
 
@@ -104,12 +106,12 @@ def test_what_is_merged_is_accepted_and_visible(
         workers.merge(*workers.sent)
 
     send(4)
-    assert follower.finish(30, work) == Report(4, 0, 4, in_time=True, reasons=())
+    assert follower.finish(30, work) == IngestReport(4, 0, 4, in_time=True, reasons=())
     assert (told[0], told[-1]) == (0, 4)
 
 
 def test_what_is_not_merged_in_time_is_accepted_but_not_visible(
-    follower: Follower, workers: Workers, send: Callable[[int], None]
+    follower: BulkIngest, workers: Workers, send: Callable[[int], None]
 ) -> None:
     def work(_merged: int) -> None:
         first = [place for place in workers.sent if place.partition == 0]
@@ -118,11 +120,11 @@ def test_what_is_not_merged_in_time_is_accepted_but_not_visible(
     send(8)
     report = follower.finish(0.3, work)
     first = sum(place.partition == 0 for place in workers.sent)
-    assert report == Report(8, 0, first, in_time=first == 8, reasons=())
+    assert report == IngestReport(8, 0, first, in_time=first == 8, reasons=())
 
 
 def test_rejections_of_ones_own_events_are_told_with_their_reason(
-    follower: Follower, workers: Workers, send: Callable[[int], None]
+    follower: BulkIngest, workers: Workers, send: Callable[[int], None]
 ) -> None:
     def work(merged: int) -> None:
         if not merged:
@@ -132,11 +134,11 @@ def test_rejections_of_ones_own_events_are_told_with_their_reason(
 
     send(3)
     reasons = ({"reason": "not-an-image", "detail": "no image"},)
-    assert follower.finish(30, work) == Report(2, 1, 2, in_time=True, reasons=reasons)
+    assert follower.finish(30, work) == IngestReport(2, 1, 2, in_time=True, reasons=reasons)
 
 
 def test_a_rejection_that_a_restarted_worker_repeats_counts_once(
-    follower: Follower, workers: Workers, send: Callable[[int], None]
+    follower: BulkIngest, workers: Workers, send: Callable[[int], None]
 ) -> None:
     def work(merged: int) -> None:
         if not merged:
@@ -151,7 +153,7 @@ def test_a_rejection_that_a_restarted_worker_repeats_counts_once(
 
 
 def test_a_rejection_whose_place_is_not_passed_in_time_takes_nothing_from_what_is_visible(
-    follower: Follower, workers: Workers, send: Callable[[int], None]
+    follower: BulkIngest, workers: Workers, send: Callable[[int], None]
 ) -> None:
     """A worker rejects before it notes how far it came."""
 
@@ -166,7 +168,7 @@ def test_a_rejection_whose_place_is_not_passed_in_time_takes_nothing_from_what_i
 
 
 def test_rejections_of_others_events_are_not_ones_own(
-    follower: Follower,
+    follower: BulkIngest,
     workers: Workers,
     prefix: str,
     send: Callable[[int], None],
@@ -179,15 +181,17 @@ def test_rejections_of_others_events_are_not_ones_own(
             workers.merge(*workers.sent)
 
     send(2)
-    assert follower.finish(30, work) == Report(2, 0, 2, in_time=True, reasons=())
+    assert follower.finish(30, work) == IngestReport(2, 0, 2, in_time=True, reasons=())
 
 
-def test_nothing_sent_is_all_of_it_at_once(follower: Follower) -> None:
-    assert follower.finish(0, lambda _merged: None) == Report(0, 0, 0, in_time=True, reasons=())
+def test_nothing_sent_is_all_of_it_at_once(follower: BulkIngest) -> None:
+    assert follower.finish(0, lambda _merged: None) == IngestReport(
+        0, 0, 0, in_time=True, reasons=()
+    )
 
 
 def test_a_long_stream_is_followed_from_its_first_event_to_its_last(
-    follower: Follower,
+    follower: BulkIngest,
     workers: Workers,
     send: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -200,7 +204,7 @@ def test_a_long_stream_is_followed_from_its_first_event_to_its_last(
 
 
 def test_at_its_end_it_closes_the_client(client: MemoryClient, index: ExactIndex) -> None:
-    with Follower(client, index):
+    with BulkIngest(client, index):
         pass
     with pytest.raises(Unavailable, match="closed"):
         client.ingest(b"pixels", id="i", label="cat")

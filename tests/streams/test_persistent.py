@@ -48,7 +48,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         Imagined.gone = False
         return UP
 
-    monkeypatch.setattr(stack, "up_detached", up)
+    monkeypatch.setattr(stack, "start_in_background", up)
     monkeypatch.setattr(persistent, "LOOK_SECONDS", 0.01)
     return started
 
@@ -114,7 +114,7 @@ def test_a_first_start_that_fails_is_repeated_a_few_times(
             raise LocalServerError("killed")
         return UP
 
-    monkeypatch.setattr(stack, "up_detached", fail)
+    monkeypatch.setattr(stack, "start_in_background", fail)
     assert persistent.start(Path("folder")) == UP
     monkeypatch.setattr(persistent, "STARTS", 1)
     tries.clear()

@@ -58,7 +58,7 @@ class Carrier:
 
     waiting_for = ""
 
-    def assigned(self) -> int:
+    def assignment_size(self) -> int:
         return 1
 
 
@@ -87,7 +87,7 @@ def test_nothing_keeps_a_worker_that_has_all_it_needs() -> None:
 
 def test_a_worker_without_a_partition_says_so() -> None:
     spare = Carrier()
-    spare.assigned = lambda: 0  # type: ignore[method-assign]  # of this one
+    spare.assignment_size = lambda: 0  # type: ignore[method-assign]  # of this one
     (reason,) = reasons(ready(carrier=spare))
     assert "no partition" in reason
 
@@ -106,7 +106,7 @@ def test_a_redis_that_is_away_is_named() -> None:
 def test_a_kafka_that_does_not_answer_is_named_until_it_does(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "LAG_SECONDS", 0.01)
     monkeypatch.setattr(readiness, "KAFKA_SECONDS", 0.1)
 
     async def watched() -> None:

@@ -16,7 +16,7 @@ from streams.contract import topics
 from streams.contract.topics import HEADROOM, Relation, Setting, Topic, TopicSpec
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import mapped, mapped_errors
+from streams.kafka.errors import as_memory_error, map_kafka_errors
 from tests.waiting import until
 
 Names = Callable[[str], str]
@@ -231,23 +231,23 @@ def kinds_of_error() -> list[type[kafka_errors.KafkaError]]:
 @pytest.mark.parametrize("kind", kinds_of_error(), ids=lambda kind: kind.__name__)
 def test_every_error_of_kafka_python_is_mapped(kind: type[kafka_errors.KafkaError]) -> None:
     arguments: list[object] = [{}] if kind is kafka_errors.LogTruncationError else []
-    with pytest.raises((Unavailable, Misconfigured)), mapped_errors():
+    with pytest.raises((Unavailable, Misconfigured)), map_kafka_errors():
         raise kind(*arguments)
 
 
 def test_what_an_operator_must_change_is_told_from_what_may_pass() -> None:
-    assert isinstance(mapped(kafka_errors.TopicAuthorizationFailedError()), Misconfigured)
-    assert isinstance(mapped(kafka_errors.SaslAuthenticationFailedError()), Misconfigured)
-    assert isinstance(mapped(kafka_errors.NotEnoughReplicasError()), Unavailable)
-    assert isinstance(mapped(ConnectionResetError()), Unavailable)
+    assert isinstance(as_memory_error(kafka_errors.TopicAuthorizationFailedError()), Misconfigured)
+    assert isinstance(as_memory_error(kafka_errors.SaslAuthenticationFailedError()), Misconfigured)
+    assert isinstance(as_memory_error(kafka_errors.NotEnoughReplicasError()), Unavailable)
+    assert isinstance(as_memory_error(ConnectionResetError()), Unavailable)
 
 
 def test_a_mapped_error_quotes_nothing() -> None:
-    assert "secret" not in str(mapped(kafka_errors.KafkaTimeoutError("secret")))
+    assert "secret" not in str(as_memory_error(kafka_errors.KafkaTimeoutError("secret")))
 
 
 def test_other_errors_pass_through() -> None:
     from memory.errors import Reason
 
-    with pytest.raises(Rejected), mapped_errors():
+    with pytest.raises(Rejected), map_kafka_errors():
         raise Rejected(Reason.INTERNAL, "mine")

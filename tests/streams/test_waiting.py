@@ -78,7 +78,7 @@ def test_a_wait_ends_when_the_position_has_passed_the_offset() -> None:
 
     async def wait() -> list[bool]:
         watch = Watch(positions)
-        return await asyncio.gather(*(watch.reached((AT,), 5) for _ in range(20)))
+        return await asyncio.gather(*(watch.wait_for((AT,), 5) for _ in range(20)))
 
     assert asyncio.run(wait()) == [True] * 20
     assert asked == 3, "one poll serves all who wait"
@@ -89,7 +89,7 @@ def test_a_wait_survives_a_store_that_is_away_and_ends_in_time() -> None:
         raise Unavailable("away")
 
     async def wait() -> bool:
-        return await Watch(positions).reached((AT,), 0.05)
+        return await Watch(positions).wait_for((AT,), 0.05)
 
     assert asyncio.run(wait()) is False
 
@@ -99,7 +99,7 @@ def test_nothing_to_wait_for_needs_no_look() -> None:
         pytest.fail("looked")
 
     async def wait() -> bool:
-        return await Watch(positions).reached((), 5)
+        return await Watch(positions).wait_for((), 5)
 
     assert asyncio.run(wait()) is True
 
@@ -111,13 +111,13 @@ def test_a_position_never_passes_an_offset_that_is_not_finished(
     """In whatever order questions end, and with gaps where compaction removed records."""
     offsets = Offsets()
     for offset in sorted(finishing):
-        offsets.started(0, offset)
+        offsets.start(0, offset)
     unfinished = set(finishing)
     noted = 0
     for offset in finishing:
-        offsets.finished(0, offset)
+        offsets.finish(0, offset)
         unfinished.discard(offset)
-        noted = offsets.moved().get(0, noted)
+        noted = offsets.take_advances().get(0, noted)
         assert all(noted <= other for other in unfinished)
     assert noted == max(finishing) + 1
-    assert offsets.moved() == {}
+    assert offsets.take_advances() == {}

@@ -16,12 +16,12 @@ from kafka import errors
 
 from memory.errors import Misconfigured, Unavailable
 from streams.cli.options import without_password
-from streams.config.connections import kafka_cluster, redis_arguments, redis_client
+from streams.config.connections import connect_redis, kafka_cluster, redis_arguments
 from streams.config.settings import Settings, load
 from streams.kafka import tls_diagnosis
 from streams.kafka.cluster import NO_SECURITY
-from streams.kafka.errors import mapped
-from streams.kafka.log_filter import WIRETAPS, keep_wires_out_of_logs
+from streams.kafka.errors import as_memory_error
+from streams.kafka.log_filter import LOGGERS_WITH_PAYLOADS, keep_payloads_out_of_logs
 from streams.kafka.tls_diagnosis import (
     OTHER_NAME,
     PLAIN,
@@ -229,7 +229,7 @@ def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None
 
 def test_an_error_of_rights_names_the_topic_and_where_rights_are_told() -> None:
     for arguments in (("photos",), ({"photos"},)):
-        error = mapped(errors.TopicAuthorizationFailedError(*arguments))
+        error = as_memory_error(errors.TopicAuthorizationFailedError(*arguments))
         assert isinstance(error, Misconfigured)
         assert "on photos: " in str(error)
         assert "visual-memory permissions" in str(error)
@@ -238,14 +238,14 @@ def test_an_error_of_rights_names_the_topic_and_where_rights_are_told() -> None:
 def test_what_the_libraries_say_of_requests_and_records_is_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    keep_wires_out_of_logs()
-    keep_wires_out_of_logs()
+    keep_payloads_out_of_logs()
+    keep_payloads_out_of_logs()
     with caplog.at_level(logging.DEBUG):
-        for name in WIRETAPS:
+        for name in LOGGERS_WITH_PAYLOADS:
             logging.getLogger(name).debug("a record")
             logging.getLogger(name).info("a state")
-    assert [record.message for record in caplog.records] == ["a state"] * len(WIRETAPS)
-    assert all(len(logging.getLogger(name).filters) == 1 for name in WIRETAPS)
+    assert [record.message for record in caplog.records] == ["a state"] * len(LOGGERS_WITH_PAYLOADS)
+    assert all(len(logging.getLogger(name).filters) == 1 for name in LOGGERS_WITH_PAYLOADS)
 
 
 class Answering(threading.Thread):
@@ -303,7 +303,7 @@ def test_a_port_is_told_to_speak_tls_or_not(with_tls: int, without_tls: int) -> 
 def test_a_port_that_leaves_a_handshake_unanswered_is_told_from_others(
     with_tls: int, without_tls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls_diagnosis, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(tls_diagnosis, "HANDSHAKE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert ignores_tls("127.0.0.1", port)
@@ -317,7 +317,7 @@ def test_a_redis_without_tls_is_named_as_such_long_before_its_client_gives_up(
     redis_url: str,
 ) -> None:
     with pytest.raises(Unavailable, match=r"no TLS is spoken there now: see VISUAL_MEMORY_REDIS$"):
-        redis_client(load(redis=redis_url.replace("redis://", "rediss://")))
+        connect_redis(load(redis=redis_url.replace("redis://", "rediss://")))
 
 
 def refused(port: int, name: str, ca_file: Path | None) -> Exception:

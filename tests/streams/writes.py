@@ -366,7 +366,7 @@ class Asking:
         agent = QueryAgent(
             memory,
             partial(decoding.decode_query, partitions=1),
-            partial(decoding.asker, partitions=1),
+            partial(decoding.reply_address, partitions=1),
             in_thread,
             positions,
         )
