@@ -21,6 +21,7 @@ from memory.model.events import LogPartition
 from memory.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
+from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE, Settings, load, worker_environment
 from streams.contract.topics import Topic
@@ -118,7 +119,7 @@ def running(
         "index_algorithm": algorithm,
     }
     settings = load(**values)
-    bootstrap.create_topics(settings)
+    memory_topics.create_topics(settings)
     folder = at.folder / name
 
     def spec(role: str) -> ChildSpec:

@@ -14,11 +14,12 @@ from .model.events import (
     SelectorKind,
     VectorPayload,
 )
+from .model.outcomes import Forgotten, Merged, Refused
 from .model.times import make_stamp
 from .ports import Embedder, MemoryIndex
 from .redis.connection import connect
 from .redis.index import RedisIndex
-from .service import Forgotten, Merged, Refused, VisualMemory
+from .service import VisualMemory
 
 __all__ = [
     "ClaimFetcher",

@@ -30,6 +30,13 @@ def take(index: StateStore, facts: Iterable[FenceFact]) -> None:
                     index.close_request(request, until)
 
 
+class NoFenceLog:
+    """For a memory without a log: Redis alone keeps the fences."""
+
+    def append(self, facts: Sequence[FenceFact]) -> None:
+        """Keep nothing."""
+
+
 class EveryGeneration:
     """A fence log that returns when the other generations of the memory have taken the facts too.
 

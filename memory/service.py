@@ -12,55 +12,20 @@ from dataclasses import dataclass
 from memory.embedders import VectorsOnly
 from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Reason, Rejected
-from memory.facts import take
+from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
 from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
 from memory.model.events import Correction, Forget, Ingest, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, SelectorKey
+from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
 from memory.model.state import CorrectionWrite, Put, PutResult, Trace, TraceWrite
-from memory.model.times import FOREVER, NEVER
+from memory.model.times import FOREVER, NEVER, SECOND, now_us
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
 from memory.vectors import Vector
 from memory.voting import vote
 
-DEFAULT_CLOCK_SKEW = 5 * 60 * 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The event is in the memory. `won` is False when an event with a greater stamp stands."""
-
-    won: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The event is about something forgotten; events after `admitted_after` (µs) are taken."""
-
-    admitted_after: int
-
-
-Outcome = Merged | Refused | Rejected
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """A forget-request carried out: what it matched is in no answer from now on.
-
-    Times are µs. `images` counts those that showed something until now.
-    """
-
-    first_seen: int
-    until: int
-    fenced: int
-    erased: int
-    images: int
-    repeated: bool
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
+DEFAULT_CLOCK_SKEW = 5 * 60 * SECOND
 
 
 @dataclass(slots=True)
@@ -118,13 +83,6 @@ def _image_asked_with(query: Query) -> str | None:
 
 
 _UNKNOWN_ITEM = Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
-
-
-class NoFenceLog:
-    """For a memory without a log: Redis alone keeps the fences."""
-
-    def append(self, facts: Sequence[FenceFact]) -> None:
-        """Keep nothing."""
 
 
 class VisualMemory:
@@ -222,7 +180,7 @@ class VisualMemory:
         first_seen, closed = index.open_request(key, request.time)
         until = FOREVER if request.permanent else first_seen + self._clock_skew
         if closed:
-            now = _now()
+            now = now_us()
             return Forgotten(first_seen, until, now, now, images=0, repeated=True)
         pages: Iterable[Sequence[ImageKey]]
         fenced = None
@@ -236,10 +194,10 @@ class VisualMemory:
             selector_key = index.selector_key(selector)
             index.fence(selector_key, until)
             self._fence_log.append([Fence(selector_key, until)])
-            fenced = _now()
+            fenced = now_us()
             pages = index.images_with_selector(selector_key)
         images = sum(self._erase(page, until) for page in pages)
-        erased = _now()
+        erased = now_us()
         self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
         # An image's fence is its own barrier.

@@ -17,15 +17,16 @@ from memory.facts import EveryGeneration, Take
 from memory.images import ImageLimits
 from memory.model.events import LogPartition
 from memory.model.forgetting import FenceFact
+from memory.model.times import microseconds
 from memory.ports import Embedder, FenceLog, MemoryIndex
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.client import MemoryClient
-from streams.config import connections
+from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, prepare_process
-from streams.contract import decoding, topics
+from streams.contract import decoding
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
@@ -43,48 +44,6 @@ from streams.workers.task_delivery import TaskDelivery
 PATIENCE_SECONDS = 300.0
 """No embedder takes as long for a batch; one that hangs is ended."""
 TOPICS_WATCH_SECONDS = 15.0
-
-
-def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
-    return topics.declare(
-        prefix=settings.topic_prefix,
-        partitions=settings.partitions,
-        replication=settings.replication,
-        compaction_lag=settings.compaction_lag,
-        max_record_bytes=settings.max_image_bytes,
-    )
-
-
-def create_topics(settings: Settings) -> None:
-    """Create what is missing; `Misconfigured` when what is there breaks a promise."""
-    cluster, specs = connections.kafka_cluster(settings), topic_specs(settings)
-    admin.create(cluster, specs)
-    admin.check_or_refuse(cluster, specs)
-
-
-def known_topic_ids(settings: Settings) -> Mapping[str, str]:
-    """Topic ids by full name. `Misconfigured` when a topic is missing."""
-    cluster = connections.kafka_cluster(settings)
-    return admin.topic_ids(cluster, [cluster.full_name(topic) for topic in Topic])
-
-
-def group_instance(settings: Settings, topic: str, topic_id: str) -> str | None:
-    """The name of this worker in its consumer group, None where it has none.
-
-    A member that comes back under its name gets the partitions it had, and nobody looks how many
-    there are by now. So its name is another one where the topic has grown or was made anew.
-    """
-    if settings.instance is None:
-        return None
-    count = admin.partition_count(connections.kafka_cluster(settings), topic)
-    return f"{settings.instance}.{topic_id}.{count}"
-
-
-def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
-    """`Misconfigured` when a topic is missing or another of its name than before."""
-    if changed := sorted(set(known_topic_ids(settings).items()) - set(before.items())):
-        names = ", ".join(name for name, _ in changed)
-        raise Misconfigured(f"made anew while this worker ran: {names}")
 
 
 def redis_client(settings: Settings) -> redis.Redis:
@@ -172,7 +131,7 @@ def memory_of(
             max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
         ),
         fetch=claim_fetcher(settings),
-        clock_skew=round(settings.clock_skew * 1_000_000),
+        clock_skew=microseconds(settings.clock_skew),
         logs=logs,
         observe=observe_stage,
     )
@@ -222,8 +181,8 @@ def worker(
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
     is away.
     """
-    admin.check_or_refuse(connections.kafka_cluster(settings), topic_specs(settings))
-    topic_ids = known_topic_ids(settings)
+    admin.check_or_refuse(connections.kafka_cluster(settings), memory_topics.topic_specs(settings))
+    topic_ids = memory_topics.known_topic_ids(settings)
     store = redis_client(settings)
     made_for = embedder(settings) if ROLES[role].embeds else None
     index = open_index(settings, store, made_for)
@@ -247,49 +206,33 @@ def wire(
     cluster = connections.kafka_cluster(settings)
     topic = cluster.full_name(ROLES[role].topic)
     topic_id = topic_ids[topic]
-    skew = round(settings.clock_skew * 1_000_000)
     batch = settings.batch_of(role)
     app = faust_app.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         cluster.bootstrap,
-        instance=group_instance(settings, topic, topic_id),
+        instance=memory_topics.group_instance(settings, topic, topic_id),
         max_record_bytes=settings.max_image_bytes,
         buffer=2 * batch,
         credentials=faust_app.credentials(cluster.security),
     )
     patience = PATIENCE_SECONDS if ROLES[role].embeds else None
     source = Source(role, topic, topic_id, batch, patience)
-    attempts = RecordAttempts(store, settings.namespace, role)
-    give_up = partial(_given_up, role, settings.partitions)
+    parts: dict[str, Any] = {
+        "positions": memory.index,
+        "attempts": RecordAttempts(store, settings.namespace, role),
+        "full_name": cluster.full_name,
+        "reject": partial(_given_up, role, settings.partitions),
+    }
     carrier: Delivery
     if role == "query":
-        carrier = tasks = TaskDelivery(
-            app,
-            source,
-            positions=memory.index,
-            attempts=attempts,
-            full_name=cluster.full_name,
-            reject=give_up,
-        )
-        agent = QueryAgent(
-            memory,
-            partial(decoding.decode_query, partitions=settings.partitions),
-            partial(decoding.reply_address, partitions=settings.partitions),
-            tasks.in_thread,
-            lambda: tasks.in_thread(memory.index.positions),
-        )
-        tasks.start(agent, settings.questions_in_flight)
+        carrier = tasks = TaskDelivery(app, source, **parts)
+        tasks.start(_query_agent(settings, memory, tasks), settings.questions_in_flight)
     else:
-        carrier = batches = BatchDelivery(
-            app,
-            source,
-            positions=memory.index,
-            attempts=attempts,
-            full_name=cluster.full_name,
-            reject=give_up,
-        )
-        batches.start(_writing_agent(role, memory, topic_id, skew))
-    carrier.watch(TOPICS_WATCH_SECONDS, partial(check_same_topics, settings, topic_ids))
+        carrier = batches = BatchDelivery(app, source, **parts)
+        batches.start(_writing_agent(role, memory, topic_id, microseconds(settings.clock_skew)))
+    carrier.watch(
+        TOPICS_WATCH_SECONDS, partial(memory_topics.check_same_topics, settings, topic_ids)
+    )
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
@@ -298,6 +241,16 @@ def wire(
         await readiness.watch()
 
     return app
+
+
+def _query_agent(settings: Settings, memory: VisualMemory, delivery: TaskDelivery) -> QueryAgent:
+    return QueryAgent(
+        memory,
+        partial(decoding.decode_query, partitions=settings.partitions),
+        partial(decoding.reply_address, partitions=settings.partitions),
+        delivery.in_thread,
+        lambda: delivery.in_thread(memory.index.positions),
+    )
 
 
 def _writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
@@ -335,7 +288,7 @@ def run_monitor(settings: Settings) -> None:
 
 def monitor(settings: Settings) -> Monitor:
     """The process that exports what no single worker knows: sizes and lag."""
-    cluster, ids = connections.kafka_cluster(settings), known_topic_ids(settings)
+    cluster, ids = connections.kafka_cluster(settings), memory_topics.known_topic_ids(settings)
     names = [cluster.full_name(role.topic) for role in ROLES.values()]
     return Monitor(
         open_index(settings, redis_client(settings)),

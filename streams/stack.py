@@ -18,13 +18,15 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
+from streams.config import memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.local.detach import detach
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
-from streams.local.supervisor import Supervisor, detach, read_state
+from streams.local.supervisor import Supervisor, read_state
 
 ADDRESSES_FILE = "addresses.json"
 SECRETS_FOLDER = "secrets"
@@ -42,11 +44,13 @@ class Addresses:
 class Broker(KafkaServer):
     """A Kafka whose topics are there before anybody waits for it."""
 
-    create_topics: Callable[[str], None]
+    def __init__(self, data_dir: Path, cache: Path, create_topics: Callable[[str], None]) -> None:
+        super().__init__(data_dir, cache)
+        self._create_topics = create_topics
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         super().start(cancelled)
-        self.create_topics(self.bootstrap)
+        self._create_topics(self.bootstrap)
 
 
 def settings_for(
@@ -84,15 +88,13 @@ def up(
     *,
     kafka: str | None = None,
     redis: str | None = None,
-    workers: Mapping[str, int] | None = None,
     say: Callable[[str], None] = lambda _line: None,
     ready: Callable[[Addresses], None] = lambda _addresses: None,
 ) -> None:
     """Run the stack in this process until SIGTERM or SIGINT; `ready` is told the addresses.
 
-    `kafka` and `redis` name external servers to use instead of own ones. `workers` tells how
-    many of each role there are (one). Raises `Misconfigured` when settings are for other servers
-    than the ones it starts.
+    `kafka` and `redis` name external servers to use instead of own ones. Raises `Misconfigured`
+    when settings are for other servers than the ones it starts.
     """
     settings = load()
     for server, external in (("kafka", kafka), ("redis", redis)):
@@ -102,7 +104,20 @@ def up(
     os.umask(0o077)
     data_dir.mkdir(parents=True, exist_ok=True)
     make_secrets(data_dir)
-    _supervisor(data_dir.absolute(), kafka, redis, workers or {}, say, ready).run()
+    stack = _Stack(data_dir.absolute(), kafka, redis)
+
+    def announce() -> None:
+        found = stack.addresses()
+        write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found)))
+        ready(found)
+
+    Supervisor(
+        data_dir.absolute(),
+        stack.processes(),
+        log=say,
+        on_running=announce,
+        on_ended=stack.drop_gauges,
+    ).run()
 
 
 def refuse_wires_of(server: str, settings: Settings) -> None:
@@ -130,62 +145,53 @@ def make_secrets(data_dir: Path) -> Path:
     return folder
 
 
-def _supervisor(
-    data_dir: Path,
-    kafka: str | None,
-    redis: str | None,
-    workers: Mapping[str, int],
-    say: Callable[[str], None],
-    ready: Callable[[Addresses], None],
-) -> Supervisor:
-    from streams import bootstrap
+class _Stack:
+    """What runs in a stack's folder, and where it is reached."""
 
-    def create_topics(servers: str) -> None:
-        bootstrap.create_topics(load(kafka=servers))
+    def __init__(self, data_dir: Path, kafka: str | None, redis: str | None) -> None:
+        self._data_dir = data_dir
+        self._kafka = kafka
+        self._redis = redis
+        self._broker = Broker(data_dir / "kafka", CACHE, _create_topics)
+        self._store = RedisServer(data_dir / "redis", CACHE)
+        self._metrics_dir = data_dir / "metrics"
+        self._monitor_port = free_port()
 
-    processes: list[Process | ChildSpec] = []
-    if kafka is None:
-        broker = Broker(data_dir / "kafka", CACHE)
-        broker.create_topics = create_topics
-        processes.append(broker)
-    else:
-        create_topics(kafka)
-    store = None if redis else RedisServer(data_dir / "redis", CACHE)
-    if store:
-        processes.append(store)
-    metrics_dir = data_dir / "metrics"
-    monitor_port = free_port()
-
-    @functools.cache
-    def clear_metrics() -> None:
-        # When the first worker starts: before, the folder may be another stack's, which runs.
-        shutil.rmtree(metrics_dir, ignore_errors=True)
-        metrics_dir.mkdir()
-
-    def found() -> Addresses:
+    def addresses(self) -> Addresses:
         return Addresses(
-            kafka=kafka or broker.bootstrap,
-            redis=redis or (store.url if store else ""),
-            metrics=f"http://127.0.0.1:{monitor_port}/metrics",
+            kafka=self._kafka or self._broker.bootstrap,
+            redis=self._redis or self._store.url,
+            metrics=f"http://127.0.0.1:{self._monitor_port}/metrics",
         )
 
-    def worker(name: str, role: str, port: int) -> ChildSpec:
+    def processes(self) -> list[Process | ChildSpec]:
+        """In the order of their start: servers, a worker a role, the monitor."""
+        if self._kafka is not None:
+            _create_topics(self._kafka)
+        servers = [
+            *([self._broker] if self._kafka is None else []),
+            *([self._store] if self._redis is None else []),
+        ]
+        workers = [self._worker(role, free_port()) for role in ROLES]
+        return [*servers, *workers, self._worker("monitor", self._monitor_port)]
+
+    def _worker(self, role: str, port: int) -> ChildSpec:
         def environment() -> Mapping[str, str]:
-            clear_metrics()
-            where = found()
+            self._clear_metrics()
+            where = self.addresses()
             return child_environment(
                 kafka=where.kafka,
                 redis=where.redis,
-                instance=name,
+                instance=role,
                 web_port=str(port),
-                secrets_dir=str(data_dir / SECRETS_FOLDER),
-                metrics_dir=str(metrics_dir),
+                secrets_dir=str(self._data_dir / SECRETS_FOLDER),
+                metrics_dir=str(self._metrics_dir),
             )
 
         return ChildSpec(
-            name,
+            role,
             (sys.executable, "-m", "streams.cli", "worker", role),
-            data_dir / "logs" / f"{name}.log",
+            self._data_dir / "logs" / f"{role}.log",
             env=environment,
             ready=lambda: answers(port),
             ready_timeout=120,
@@ -193,22 +199,20 @@ def _supervisor(
             address=f"127.0.0.1:{port}",
         )
 
-    processes += [
-        worker(f"{role}-{n}" if n else role, role, free_port())
-        for role in ROLES
-        for n in range(workers.get(role, 1))
-    ]
-    processes.append(worker("monitor", "monitor", monitor_port))
+    @functools.cache  # noqa: B019 - a stack lives as long as its process
+    def _clear_metrics(self) -> None:
+        # When the first worker starts: before, the folder may be another stack's, which runs.
+        shutil.rmtree(self._metrics_dir, ignore_errors=True)
+        self._metrics_dir.mkdir()
 
-    def announce() -> None:
-        write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found())))
-        ready(found())
+    def drop_gauges(self, pid: int) -> None:
+        """Forget what a dead worker last said of itself, else it is summed for ever."""
+        multiprocess.mark_process_dead(pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]  # untyped there
 
-    def drop_gauges(pid: int) -> None:
-        # Else what a dead worker last said of itself (its partitions) is summed for ever.
-        multiprocess.mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]  # untyped there
 
-    return Supervisor(data_dir, processes, log=say, on_running=announce, on_ended=drop_gauges)
+def _create_topics(kafka: str) -> None:
+
+    memory_topics.create_topics(load(kafka=kafka))
 
 
 def answers(port: int) -> bool:

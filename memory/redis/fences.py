@@ -5,7 +5,7 @@ So a user that may only read can tell that its memory forgets what it must.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -13,20 +13,16 @@ import redis
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import encode_time
-
-KeysOfFact = Callable[[FenceFact], Sequence[str]]
-"""The keys that tell about a fact: of a fence every bucket's `until`, of a barrier and a posting
-the image's two hashes, of a posting then the set, of a request its hash.
-"""
+from memory.redis.names import KeyNames
 
 
 def missing_facts(
-    client: redis.Redis, keys_of: KeysOfFact, facts: Sequence[FenceFact]
+    client: redis.Redis, names: KeyNames, facts: Sequence[FenceFact]
 ) -> list[FenceFact]:
     """Those that `VisualMemory.apply` would still change something for."""
     pipeline: Any = client.pipeline(transaction=False)
     for fact in facts:
-        keys = keys_of(fact)
+        keys = names.telling(fact)
         match fact:
             case Fence():
                 for key in keys:
@@ -43,7 +39,9 @@ def missing_facts(
                 pipeline.hget(keys[0], "closed")
     with map_redis_errors():
         replies = iter(pipeline.execute())
-    return [fact for fact in facts if not _is_taken(fact, [next(replies) for _ in keys_of(fact)])]
+    return [
+        fact for fact in facts if not _is_taken(fact, [next(replies) for _ in names.telling(fact)])
+    ]
 
 
 def _is_taken(fact: FenceFact, replies: Sequence[Any]) -> bool:

@@ -1,7 +1,7 @@
 """Generations of a memory in Redis: one answers, a rebuild fills the next and puts it in place.
 
 What is in use stands in one hash, `meta`, so that each step is one function of law.lua.
-A rebuild holds a lease, which it renews; who has lost it changes nothing more.
+Who does not hold the lease (lease.py) changes nothing.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from memory.errors import Misconfigured, Moved, Unavailable
+from memory.errors import Misconfigured, Moved
 from memory.facts import Take, take
 from memory.model.forgetting import Barrier, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, SelectorKey
@@ -27,9 +25,9 @@ from memory.redis import scan
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import decode_time
 from memory.redis.index import RedisIndex
+from memory.redis.lease import RebuildLease
 from memory.redis.schema import Schema, made_with, read_meta, schema_of
 
-LEASE_SECONDS = 6.0
 SEAL_SECONDS = 5.0
 KEYS_A_STEP = 1000
 KEY_KINDS = (
@@ -75,6 +73,7 @@ class Generations:
         self._meta = f"{namespace}:meta"
         self._index = index
         self._token = secrets.token_hex(8)
+        self.lease = RebuildLease(self._call)
 
     def _read(self) -> dict[str, str]:
         with map_redis_errors():
@@ -113,49 +112,6 @@ class Generations:
             found.append(_Dropping(self, self._index.at(schema)))
         return found
 
-    def lease(self) -> bool:
-        """Take or renew the lease; False where another rebuild holds it."""
-        held, _ = self._call("vm1_lease", int(LEASE_SECONDS * 1000))
-        return bool(held)
-
-    @contextlib.contextmanager
-    def hold_lease(self) -> Iterator[Callable[[], None]]:
-        """Hold the lease; waits for that of a rebuild that has died.
-
-        Yields what raises `Misconfigured` once another has taken it over. Raises that, too, when
-        another rebuild is at work.
-        """
-        self._take_lease()
-        ended, lost = threading.Event(), threading.Event()
-
-        def renew() -> None:
-            while not ended.wait(LEASE_SECONDS / 3):
-                with contextlib.suppress(Unavailable):
-                    if not self.lease():
-                        lost.set()
-
-        def holds_lease() -> None:
-            if lost.is_set():
-                raise Misconfigured("another rebuild has taken over")
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield holds_lease
-        finally:
-            ended.set()
-            thread.join()
-            with contextlib.suppress(Unavailable):
-                self._call("vm1_lease", 0)
-
-    def _take_lease(self) -> None:
-        held, first = self._call("vm1_lease", int(LEASE_SECONDS * 1000))
-        while not held:
-            time.sleep(0.25)
-            held, ends = self._call("vm1_lease", int(LEASE_SECONDS * 1000))
-            if not held and ends != first:
-                raise Misconfigured("a rebuild of this memory is at work already")
-
     def begin(self, embedder: Embedder, algorithm: str, dtype: str) -> RedisIndex:
         """Begin the next generation, or take up an unfinished one that is made so."""
         wanted = made_with(embedder, algorithm, dtype)
@@ -187,7 +143,7 @@ class Generations:
         Returns the places ("topic id:partition") in which it is behind; none: it answers now.
         """
         keys = [self._meta, f"{self._namespace}:{self.current().generation}:pos"]
-        keys.append(f"{following.prefix}:pos")
+        keys.append(following.names.positions)
         with map_redis_errors():
             reply = self._client.fcall("vm1_switch", 3, *keys, self._token, fences, *anew)
         behind: list[bytes] = reply
@@ -241,7 +197,7 @@ class Generations:
         """What a generation holds of each image."""
         pipeline = self._client.pipeline(transaction=False)
         for image in images:
-            for key in index.item_keys(image)[:2]:
+            for key in index.names.item(image)[:2]:
                 pipeline.hmget(key, "ts", "cs", "b", "sel")
         with map_redis_errors():
             replies = iter(pipeline.execute())
@@ -258,7 +214,7 @@ class Generations:
         """Images of which `following` lacks something that `held` holds."""
         for kind in ("item", "wait"):
             with map_redis_errors():
-                for page in scan.pages(self._client, held.prefix, kind):
+                for page in scan.pages(self._client, held.names.prefix, kind):
                     images = [scan.image_of(key) for key in page]
                     yield from self.still_lacking(held, following, images)
 
@@ -273,10 +229,10 @@ class Generations:
         self, held: RedisIndex, following: RedisIndex, images: Sequence[ImageKey]
     ) -> list[FenceFact]:
         """What `held` has forgotten: fences that `following` lacks, and what of these images."""
-        known = scan.fences(self._client, following.prefix)
+        known = scan.fences(self._client, following.names.prefix)
         facts: list[FenceFact] = [
             Fence(selector, until)
-            for selector, until in scan.fences(self._client, held.prefix).items()
+            for selector, until in scan.fences(self._client, held.names.prefix).items()
             if known.get(selector, NEVER) < until
         ]
         for image, item in zip(images, self.held(held, images), strict=True):
@@ -289,19 +245,19 @@ class Generations:
         """Keep what cannot be made anew with the generation: by place, any text."""
         with map_redis_errors():
             if lost:
-                self._client.hset(f"{following.prefix}:unembeddable", mapping=dict(lost))
+                self._client.hset(following.names.unembeddable, mapping=dict(lost))
 
     def lost(self, following: RedisIndex) -> dict[str, str]:
         """What was noted, by place."""
         with map_redis_errors():
-            found = self._client.hgetall(f"{following.prefix}:unembeddable")
+            found = self._client.hgetall(following.names.unembeddable)
         return {place.decode(): text.decode() for place, text in found.items()}
 
     def found_again(self, following: RedisIndex, places: Sequence[str]) -> None:
         """Strike these places from what was noted."""
         with map_redis_errors():
             if places:
-                self._client.hdel(f"{following.prefix}:unembeddable", *places)
+                self._client.hdel(following.names.unembeddable, *places)
 
 
 class _Taking:
@@ -333,5 +289,5 @@ class _Dropping:
                         self._drop([image])
 
     def _drop(self, images: Sequence[ImageKey]) -> None:
-        keys = [key for image in images for key in self._index.item_keys(image)]
+        keys = [key for image in images for key in self._index.names.item(image)]
         self._generations.drop_keys(keys)

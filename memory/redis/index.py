@@ -13,8 +13,8 @@ from typing import Any, Self
 import redis
 
 from memory.model.answers import Probe, SearchResult
-from memory.model.events import LogPartition, SelectorKind
-from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.events import LogPartition
+from memory.model.forgetting import FenceFact
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.ports import Embedder
@@ -23,13 +23,12 @@ from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
+from memory.redis.names import KeyNames
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
 from memory.vectors import Vector
 
 IMAGES_A_PAGE = 1000
-BUCKETS = {SelectorKind.SOURCE: 16, SelectorKind.SUBJECT: 1}
-"""A large selector's postings are split, so that no key grows with the memory."""
 
 
 class RedisIndex(KeyedDigests):
@@ -51,9 +50,9 @@ class RedisIndex(KeyedDigests):
         self._adopt(schema)
 
     def _adopt(self, schema: Schema) -> None:
-        self._prefix = f"{self._namespace}:{schema.generation}"
+        self.names = KeyNames(f"{self._namespace}:{schema.generation}")
         self._schema = schema
-        self._search = VectorSearch(self._client, self._prefix, schema)
+        self._search = VectorSearch(self._client, self.names.prefix, schema)
 
     @classmethod
     def open(
@@ -110,11 +109,6 @@ class RedisIndex(KeyedDigests):
         return self._schema
 
     @property
-    def prefix(self) -> str:
-        """What the keys of this generation begin with, before a colon."""
-        return self._prefix
-
-    @property
     def embedder(self) -> str:
         return self._schema.embedder
 
@@ -131,46 +125,17 @@ class RedisIndex(KeyedDigests):
         with map_redis_errors():
             self._client.ping()
 
-    def item_keys(self, image: ImageKey) -> tuple[str, str, str]:
-        """Of an image: its hash with a trace, its hash without one, and its outbox."""
-        p = self._prefix
-        return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
-
     def missing_facts(self, facts: Sequence[FenceFact]) -> list[FenceFact]:
         """Those facts of forgetting that are not in the memory yet; only reads."""
-        return missing_facts(self._client, self._fact_keys, facts)
-
-    def _fact_keys(self, fact: FenceFact) -> list[str]:
-        """The keys that tell whether a fact is taken, in the order `fences.py` wants."""
-        match fact:
-            case ClosedRequest(request, _):
-                return [self._request_key(request)[0]]
-            case Fence(selector, _):
-                return [until for _, until in self._buckets(selector)]
-            case Barrier(image, _):
-                return list(self.item_keys(image)[:2])
-            case Posting(selector, image):
-                return [*self.item_keys(image)[:2], self._bucket(selector, image)[0]]
-
-    def _buckets(self, selector: SelectorKey) -> list[tuple[str, str]]:
-        """Of a selector: the keys of its postings and of its fence, by bucket."""
-        return [self._bucket_keys(selector, n) for n in range(_bucket_count(selector))]
-
-    def _bucket(self, selector: SelectorKey, image: ImageKey) -> tuple[str, str]:
-        """The keys of the bucket that an image is in."""
-        return self._bucket_keys(selector, int(image[:8], 16) % _bucket_count(selector))
-
-    def _bucket_keys(self, selector: SelectorKey, bucket: int) -> tuple[str, str]:
-        tag = f"{{{selector}.{bucket}}}"
-        return f"{self._prefix}:posting:{tag}", f"{self._prefix}:until:{tag}"
+        return missing_facts(self._client, self.names, facts)
 
     def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
         pipeline = self._client.pipeline(transaction=False)
         for selectors, image in listings:
-            item, wait, _ = self.item_keys(image)
+            item, wait, _ = self.names.item(image)
             pipeline.fcall_ro("vm1_barrier", 2, item, wait)
             for selector in selectors:
-                pipeline.fcall("vm1_enlist", 2, *self._bucket(selector, image), image)
+                pipeline.fcall("vm1_enlist", 2, *self.names.bucket(selector, image), image)
         with map_redis_errors():
             replies = iter(pipeline.execute())
         return [
@@ -184,7 +149,7 @@ class RedisIndex(KeyedDigests):
             pipeline.fcall(
                 "vm1_put" if isinstance(put.write, TraceWrite) else "vm1_erase",
                 3,
-                *self.item_keys(put.image),
+                *self.names.item(put.image),
                 *encode_put(put, self._schema),
             )
         with map_redis_errors():
@@ -203,13 +168,13 @@ class RedisIndex(KeyedDigests):
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)
-        for _, key in self._buckets(selector):
+        for _, key in self.names.buckets(selector):
             pipeline.fcall("vm1_fence", 1, key, encode_time(until))
         with map_redis_errors():
             pipeline.execute()
 
     def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
-        for key, _ in self._buckets(selector):
+        for key, _ in self.names.buckets(selector):
             cursor = 0
             while True:
                 with map_redis_errors():
@@ -221,7 +186,7 @@ class RedisIndex(KeyedDigests):
 
     def relist(self, selector: SelectorKey, image: ImageKey) -> None:
         with map_redis_errors():
-            self._client.fcall("vm1_relist", 2, *self._bucket(selector, image), image)
+            self._client.fcall("vm1_relist", 2, *self.names.bucket(selector, image), image)
         # The item lists what it ever bore, so that a later erasure can tell the log again.
         self.put([Put(image=image, selectors=(selector,))])
 
@@ -230,20 +195,16 @@ class RedisIndex(KeyedDigests):
         for start in range(0, len(images), IMAGES_A_PAGE):
             yield images[start : start + IMAGES_A_PAGE]
 
-    def _request_key(self, request: RequestKey) -> tuple[str, str]:
-        tag = f"{{{request}}}"
-        return f"{self._prefix}:request:{tag}", f"{self._prefix}:expansion:{tag}"
-
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
-        key, _ = self._request_key(request)
+        key, _ = self.names.request(request)
         with map_redis_errors():
             first_seen, closed = self._client.fcall("vm1_open_request", 1, key, encode_time(time))
             if closed != b"1":
-                self._client.fcall("vm1_grow", 1, f"{self._prefix}:open_requests", request)
+                self._client.fcall("vm1_grow", 1, self.names.open_requests, request)
         return int(first_seen), closed == b"1"
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
-        _, key = self._request_key(request)
+        _, key = self.names.request(request)
         given = list(images)
         with map_redis_errors():
             if given:
@@ -251,17 +212,17 @@ class RedisIndex(KeyedDigests):
             return frozenset(ImageKey(image.decode()) for image in self._client.smembers(key))
 
     def close_request(self, request: RequestKey, until: int) -> None:
-        keys = self._request_key(request)
+        keys = self.names.request(request)
         with map_redis_errors():
             self._client.fcall("vm1_close_request", 2, *keys, encode_time(until))
-            self._client.srem(f"{self._prefix}:open_requests", request)
+            self._client.srem(self.names.open_requests, request)
 
     def open_requests(self) -> int:
         with map_redis_errors():
-            return int(self._client.scard(f"{self._prefix}:open_requests"))
+            return int(self._client.scard(self.names.open_requests))
 
     def oldest_request(self) -> int | None:
-        return scan.oldest_request(self._client, self._prefix)
+        return scan.oldest_request(self._client, self.names.prefix)
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         return self._search.nearest(probes)
@@ -269,7 +230,7 @@ class RedisIndex(KeyedDigests):
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)
         for image_id in image_ids:
-            item, _, _ = self.item_keys(self.image_key(image_id))
+            item, _, _ = self.names.item(self.image_key(image_id))
             pipeline.hget(item, "vector")
         schema = self._schema
         with map_redis_errors():
@@ -278,7 +239,7 @@ class RedisIndex(KeyedDigests):
         return [None if blob is None else schema.decode_vector(blob) for blob in blobs]
 
     def item(self, image: ImageKey) -> Item | None:
-        item, wait, outbox = self.item_keys(image)
+        item, wait, outbox = self.names.item(image)
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hgetall(item)
         pipeline.hgetall(wait)
@@ -292,7 +253,7 @@ class RedisIndex(KeyedDigests):
 
     def positions(self) -> Mapping[LogPartition, int]:
         follow = self._now is not None
-        return scan.positions(self._client, self._namespace, self._prefix, follow=follow)
+        return scan.positions(self._client, self._namespace, self.names.prefix, follow=follow)
 
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
         if not positions:
@@ -301,15 +262,15 @@ class RedisIndex(KeyedDigests):
         for (topic_id, partition), offset in positions.items():
             arguments += [f"{topic_id}:{partition}", str(offset)]
         with map_redis_errors():
-            self._client.fcall("vm1_advance", 1, f"{self._prefix}:pos", *arguments)
+            self._client.fcall("vm1_advance", 1, self.names.positions, *arguments)
 
     def digests(self) -> Digests:
-        found = scan.scan_digests(self._client, self._prefix, self._schema)
+        found = scan.scan_digests(self._client, self.names.prefix, self._schema)
         self._search.check_current()
         return found
 
     def stats(self) -> Stats:
-        waiting, barriers = scan.waiting(self._client, self._prefix)
+        waiting, barriers = scan.waiting(self._client, self.names.prefix)
         with map_redis_errors():
             found = self._client.info("memory")
         used, limit = int(found["used_memory"]), int(found["maxmemory"])
@@ -317,7 +278,3 @@ class RedisIndex(KeyedDigests):
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         return self._search.label_counts(labels)
-
-
-def _bucket_count(selector: SelectorKey) -> int:
-    return BUCKETS[SelectorKind(selector.partition(":")[0])]

@@ -7,6 +7,7 @@ import sys
 import click
 
 from streams.cli.options import as_json, console, emit, servers
+from streams.config import memory_topics
 from streams.config import permissions as rights
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
@@ -66,12 +67,14 @@ def provision() -> None:
     from streams import bootstrap
 
     settings = load()
-    bootstrap.create_topics(settings)
+    memory_topics.create_topics(settings)
     store = bootstrap.redis_client(settings)
     try:
         index = bootstrap.open_index(settings, store, bootstrap.embedder(settings))
         index.check_durability()
-        click.echo(f"ready: {len(bootstrap.topic_specs(settings))} topics, {settings.namespace}")
+        click.echo(
+            f"ready: {len(memory_topics.topic_specs(settings))} topics, {settings.namespace}"
+        )
     finally:
         store.close()
 
@@ -103,11 +106,10 @@ def settings_command() -> None:
 @as_json
 def topics_command(settings: Settings, check: bool, json_: bool) -> None:
     """Create the topics with their configuration, and check it."""
-    from streams import bootstrap
     from streams.config import connections
     from streams.kafka import admin as declared
 
-    cluster, specs = connections.kafka_cluster(settings), bootstrap.topic_specs(settings)
+    cluster, specs = connections.kafka_cluster(settings), memory_topics.topic_specs(settings)
     if not check:
         declared.create(cluster, specs)
     problems = declared.check(cluster, specs)

@@ -16,7 +16,7 @@ from streams import stack
 from streams.config.settings import DATA_HOME
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULT = DATA_HOME / "visual-memory"
+DEFAULT = DATA_HOME
 DEFAULT_SHOWN = "the user's data folder"
 console = Console(stderr=True)
 

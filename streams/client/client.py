@@ -7,43 +7,29 @@ import time as system_clock
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
-from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.model.answers import ItemRef, Position, Query
 from memory.model.events import (
-    ClaimPayload,
-    ImagePayload,
-    Payload,
     Selector,
     SelectorKind,
-    VectorPayload,
 )
+from memory.model.times import now_us
+from streams.client.images import Image, payload_of
 from streams.client.replies import Rejections, Replies
-from streams.client.sending import MAX_UNSENT, RECORD_OVERHEAD, ForgetRequest, Pending, Unsent
+from streams.client.sending import ForgetRequest, Pending, Sender
 from streams.contract import cloudevents, decoding, encoding
 from streams.contract.messages import DEFAULT_K, DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
-from streams.contract.topics import HEADROOM, MAX_RECORD, Topic
-from streams.kafka import admin
+from streams.contract.topics import MAX_RECORD, Topic
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.errors import as_memory_error, map_kafka_errors
+from streams.kafka.errors import as_memory_error
 from streams.kafka.reading import Tail, decode_known
-
-Image = bytes | Path | npt.NDArray[Any] | ClaimPayload
 
 GRACE_SECONDS = 1.0
 """An answer that says it is late may itself be late by this much."""
-
-
-def _now() -> int:
-    return system_clock.time_ns() // 1000
 
 
 class MemoryClient:
@@ -62,22 +48,18 @@ class MemoryClient:
         *,
         source: str,
         prefix: str = "",
-        clock: Callable[[], int] = _now,
+        clock: Callable[[], int] = now_us,
         max_record_bytes: int = MAX_RECORD,
         **security: Any,
     ) -> None:
         self._cluster = KafkaCluster(bootstrap, prefix, security)
         self._source = source
         self._clock = clock
-        self._limit = max_record_bytes
+        self._sender = Sender(self._cluster, max_record_bytes)
         self._lock = threading.Lock()
-        self._producers: dict[float, KafkaProducer] = {}
-        self._topic_ids: dict[Topic, str] = {}
-        self._unsent = Unsent(MAX_UNSENT)
         self._replies = Replies(self._cluster)
         self._tails: list[Tail] = []
         self._outcomes: Tail | None = None
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -113,11 +95,11 @@ class MemoryClient:
             time=self._clock() if time is None else time,
             image_id=id,
             label=label,
-            payload=self._payload(image, embedder),
+            payload=payload_of(image, embedder, self._sender.check_size),
             subjects=subjects,
             attributes=attributes,
         )
-        return Pending(event_id, *self._send(record))
+        return Pending(event_id, *self._sender.send(record))
 
     def correct(
         self,
@@ -136,7 +118,7 @@ class MemoryClient:
             image_id=id,
             label=label,
         )
-        return Pending(event_id, *self._send(record))
+        return Pending(event_id, *self._sender.send(record))
 
     def forget(
         self,
@@ -164,7 +146,7 @@ class MemoryClient:
         )
         # Taken before the request is sent: what is said about it comes behind.
         start = self._outcome_ends()
-        return ForgetRequest(event_id, *self._send(record), record.key.decode(), start)
+        return ForgetRequest(event_id, *self._sender.send(record), record.key.decode(), start)
 
     def receipt(
         self, request: ForgetRequest | str, stage: str = "erased", timeout: float = 60.0
@@ -241,7 +223,11 @@ class MemoryClient:
         """
         if (image is None) == (item is None):
             raise Rejected(Reason.INVALID_PAYLOAD, "ask either with an image or with an item")
-        payload = ItemRef(item) if item is not None else self._payload(image, embedder)
+        payload = (
+            ItemRef(item)
+            if item is not None
+            else payload_of(image, embedder, self._sender.check_size)
+        )
         query = Query(payload, k=k, rule=decoding.as_rule(rule))
         query_id = uuid.uuid4().hex
 
@@ -260,7 +246,7 @@ class MemoryClient:
         partition, answer = self._replies.expect(query_id, timeout + GRACE_SECONDS)
         try:
             # At one asker a lingering producer would be most of the latency.
-            sent, _ = self._send(encode(partition), linger_ms=0)
+            sent, _ = self._sender.send(encode(partition), linger_ms=0)
         except Exception as error:
             self._replies.fail(query_id, error)
             raise
@@ -278,95 +264,18 @@ class MemoryClient:
 
     def flush(self, timeout: float = 60.0) -> None:
         """Return when everything sent so far is acknowledged or has failed."""
-        with self._lock:
-            producers = list(self._producers.values())
-        with map_kafka_errors():
-            for producer in producers:
-                producer.flush(timeout)
+        self._sender.flush(timeout)
 
     def close(self, timeout: float = 60.0) -> None:
         """Send what waits, then disconnect. Questions without an answer fail."""
         with self._lock:
-            self._closed = True
-            producers, self._producers = list(self._producers.values()), {}
             tails, self._tails = self._tails, []
             if self._outcomes is not None:
                 tails.append(self._outcomes)
         self._replies.close()
         for tail in tails:
             tail.close()
-        with map_kafka_errors():
-            for producer in producers:
-                producer.close(timeout)
-
-    def _payload(self, image: Image | None, embedder: str | None) -> Payload:
-        match image:
-            case np.ndarray():
-                if embedder is None:
-                    raise Rejected(
-                        Reason.NO_EMBEDDER, "a vector needs the digest of the embedder that made it"
-                    )
-                return VectorPayload(image, embedder)
-            case Path():
-                self._check_size(image.stat().st_size)
-                return ImagePayload(image.read_bytes())
-            case bytes():
-                self._check_size(len(image))
-                return ImagePayload(image)
-            case ClaimPayload():
-                return image
-            case _:
-                raise TypeError("an image is bytes, a Path, a claim, or a numpy vector")
-
-    def _check_size(self, size: int) -> None:
-        if size > self._limit:
-            raise Rejected(
-                Reason.IMAGE_TOO_LARGE,
-                f"the image has {size} bytes, the limit is {self._limit}: send a smaller one, or "
-                "raise max_record_bytes here and VISUAL_MEMORY_MAX_IMAGE_BYTES at the memory",
-            )
-
-    def _send(self, record: OutgoingRecord, linger_ms: float = 5) -> tuple[Any, str]:
-        """(kafka-python's future, topic id) of a record sent."""
-        self._check_size(len(record.value or b""))
-        beside = record.size - len(record.value or b"")
-        if beside > HEADROOM - RECORD_OVERHEAD:
-            raise Rejected(
-                Reason.INVALID_HEADER,
-                f"ids, subjects and attributes take {beside} bytes, the limit is "
-                f"{HEADROOM - RECORD_OVERHEAD}: send fewer or shorter ones",
-            )
-        topic_id, producer = self._connected(record.topic, linger_ms)
-        self._unsent.add(record.size)
-        try:
-            with map_kafka_errors():
-                sent = producer.send(
-                    self._cluster.full_name(record.topic),
-                    key=record.key,
-                    value=record.value,
-                    headers=list(record.headers),
-                )
-        except BaseException:
-            self._unsent.remove(record.size)
-            raise
-        sent.add_both(lambda _: self._unsent.remove(record.size))
-        return sent, topic_id
-
-    def _connected(self, topic: Topic, linger_ms: float) -> tuple[str, KafkaProducer]:
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the client is closed")
-            if topic not in self._topic_ids:
-                name = self._cluster.full_name(topic)
-                ids = admin.topic_ids(self._cluster, [name])
-                self._topic_ids[topic] = ids[name]
-            if linger_ms not in self._producers:
-                self._producers[linger_ms] = self._cluster.producer(
-                    linger_ms=linger_ms,
-                    batch_size=1 << 16,
-                    max_request_size=self._limit + HEADROOM,
-                )
-            return self._topic_ids[topic], self._producers[linger_ms]
+        self._sender.close(timeout)
 
     def _outcome_ends(self) -> dict[tuple[str, int], int]:
         """Where the next receipt and the next rejection will stand."""

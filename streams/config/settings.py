@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
+from platformdirs import user_data_path
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -18,7 +19,7 @@ from streams.local.cache import default_cache
 
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
 CACHE = default_cache()
-DATA_HOME = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+DATA_HOME = user_data_path("visual-memory", appauthor=False)
 
 
 def _parted(given: object) -> object:

@@ -22,7 +22,7 @@ from memory.model.events import (
     SelectorKind,
 )
 from memory.model.text import canonical_json, checked_text
-from memory.model.times import make_stamp
+from memory.model.times import SECOND, make_stamp, microseconds
 from streams.contract import cloudevents
 from streams.contract.cloudevents import RESERVED, Envelope, Header, check_attributes
 from streams.contract.messages import (
@@ -160,7 +160,7 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
         query_id=event.id,
         reply_partition=reply,
         after=_after(event.get(Header.AFTER)),
-        deadline=record.timestamp + round(float(timeout) * 1_000_000),
+        deadline=record.timestamp + microseconds(float(timeout)),
     )
 
 
@@ -221,8 +221,8 @@ def _admitted(event: Envelope, record: Record, clock_skew: int) -> int:
     if event.time > record.timestamp + clock_skew:
         raise Rejected(
             Reason.TIME_AHEAD,
-            f"{Header.TIME} is {(event.time - record.timestamp) / 1_000_000:.0f} s ahead of the "
-            f"log's clock; at most {clock_skew / 1_000_000:g} s are allowed",
+            f"{Header.TIME} is {(event.time - record.timestamp) / SECOND:.0f} s ahead of the "
+            f"log's clock; at most {clock_skew / SECOND:g} s are allowed",
         )
     return event.time
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from memory.errors import Reason, Rejected
 from memory.model.answers import ItemRef, Position, Query
 from memory.model.events import Correction, Ingest, Payload, Selector
 from memory.model.text import canonical_json
-from memory.model.times import make_stamp
+from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
 from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
@@ -134,12 +133,8 @@ def encode_rejection(
 
 def encode_heartbeat(topic: Topic, partition: int) -> OutgoingRecord:
     """A record whose only purpose is that its partition never stands still."""
-    headers = cloudevents.write(HEARTBEAT, SOURCE, HEARTBEAT_ID, _now(), None, {})
+    headers = cloudevents.write(HEARTBEAT, SOURCE, HEARTBEAT_ID, now_us(), None, {})
     return OutgoingRecord(topic, record_key(SOURCE, HEARTBEAT_ID), b"", headers, partition)
-
-
-def _now() -> int:
-    return clock.time_ns() // 1000
 
 
 def _record(
@@ -162,5 +157,5 @@ def _memory_event(
     extra: Mapping[Any, str] = NO_ATTRIBUTES,
     partition: int | None = None,
 ) -> OutgoingRecord:
-    headers = cloudevents.write(event_type(topic), SOURCE, event_id, _now(), JSON, extra)
+    headers = cloudevents.write(event_type(topic), SOURCE, event_id, now_us(), JSON, extra)
     return OutgoingRecord(topic, record_key(SOURCE, event_id), dump_json(body), headers, partition)

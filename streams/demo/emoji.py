@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from streams.config.settings import CACHE
-from streams.local.cache import kept
+from streams.local.cache import from_cache
 
 VERSION = "16.0.0"
 VENDORS = ("google", "twitter")
@@ -81,7 +81,7 @@ def emoji(
 def _packages(cache: Path) -> Path:
     """The folder with both vendors' packages."""
     try:
-        return kept(cache, f"emoji-datasource-{VERSION}", _fetch)
+        return from_cache(cache, f"emoji-datasource-{VERSION}", _fetch)
     except OSError as error:
         raise SamplesError(
             f"the sample images cannot be kept in {cache}: {error}; make it writable, or name "

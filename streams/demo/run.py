@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from memory.model.answers import Position
+from memory.model.times import now_us
 from streams import stack
 from streams.client import ForgetRequest, MemoryClient
 from streams.config.settings import CACHE
@@ -83,10 +84,7 @@ def _show(
 
     console.rule("2. It recognises another artist's drawings")
     answers = _ask(client, asked, console)
-    top1 = sum(a.label == s.name for a, s in zip(answers, asked, strict=True)) / len(asked)
-    top5 = sum(
-        s.name in [n.label for n in a.neighbors] for a, s in zip(answers, asked, strict=True)
-    ) / len(asked)
+    top1, top5 = _accuracy(answers, asked)
     console.print(
         f"  asked with {ASKED}'s drawing of each: top-1 {top1:.1%}, top-5 {top5:.1%} "
         f"(guessing: {1 / len(taught):.2%})"
@@ -97,13 +95,7 @@ def _show(
     sample, before = asked[example], answers[example]
     resting_on = before.neighbors[0].image_id
     _print_answer(console, f"asked with {ASKED}'s {sample.name!r}", before)
-    now = time.time_ns() // 1000
-    corrected = client.do(
-        lambda c: c.correct(
-            resting_on, "my own label", time=now, event_id=f"{client.run} corrected"
-        ).position(SENT_SECONDS)
-    )
-    flipped = _query(client, sample, [corrected])
+    flipped = _query(client, sample, [_correct(client, resting_on, "my own label")])
     console.print(f"  correction sent: item {resting_on} is 'my own label'")
     _print_answer(console, "asked again", flipped)
     _expect(
@@ -139,6 +131,13 @@ def _query(client: Persistent, sample: Sample, after: Sequence[Position]) -> Ans
     return client.do(lambda c: client.result(c.ask(sample.path, k=K, after=after, timeout=TIMEOUT)))
 
 
+def _correct(client: Persistent, image: str, label: str) -> Position:
+    now, event_id = now_us(), f"{client.run} corrected"
+    return client.do(
+        lambda c: c.correct(image, label, time=now, event_id=event_id).position(SENT_SECONDS)
+    )
+
+
 def _forget(client: Persistent, image: str) -> tuple[Position, Receipt]:
     def ask(to: MemoryClient) -> tuple[ForgetRequest, Position]:
         request = to.forget(image=image, event_id=f"{client.run} forgotten")
@@ -149,7 +148,7 @@ def _forget(client: Persistent, image: str) -> tuple[Position, Receipt]:
 
 
 def _teach(client: Persistent, samples: Sequence[Sample], console: Console) -> Sequence[Position]:
-    now = time.time_ns() // 1000
+    now = now_us()
     positions: dict[str, Position] = {}
 
     def teach(to: MemoryClient) -> None:
@@ -189,6 +188,14 @@ def _ask(client: Persistent, samples: Sequence[Sample], console: Console) -> lis
         client.do(ask)
     # The nearest neighbour is the answer of a 1-NN; the other four are for top-5.
     return [_nearest(answers[sample.id]) for sample in samples]
+
+
+def _accuracy(answers: Sequence[Answer], asked: Sequence[Sample]) -> tuple[float, float]:
+    """Top-1 and top-5, as shares."""
+    pairs = list(zip(answers, asked, strict=True))
+    top1 = sum(answer.label == sample.name for answer, sample in pairs)
+    top5 = sum(sample.name in [n.label for n in answer.neighbors] for answer, sample in pairs)
+    return top1 / len(asked), top5 / len(asked)
 
 
 def _nearest(answer: Answer) -> Answer:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
 
 from streams.local.process import Log, silent
 
 
 def default_cache() -> Path:
     """The user's cache folder for this project (XDG_CACHE_HOME is respected)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says that a relative path there is to be ignored.
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "visual-memory"
+    return user_cache_path("visual-memory", appauthor=False)
 
 
-def kept(cache: Path, name: str, fill: Callable[[Path], None], log: Log = silent) -> Path:
+def from_cache(cache: Path, name: str, fill: Callable[[Path], None], log: Log = silent) -> Path:
     """The folder `name` of the cache; made by `fill`, whole or not at all, by one process.
 
     Raises OSError when the cache cannot be written, and what `fill` raises.
@@ -28,8 +27,7 @@ def kept(cache: Path, name: str, fill: Callable[[Path], None], log: Log = silent
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f".{name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(cache / f".{name}.lock"):
         if target.is_dir():
             return target
         for left_over in cache.glob(f".{name}-*"):

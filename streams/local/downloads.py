@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.local.cache import default_cache, kept
+from streams.local.cache import default_cache, from_cache
 from streams.local.process import LocalServerError, Log, silent
 
 KAFKA_VERSION = "4.1.0"
@@ -118,7 +118,7 @@ def install_redis(cache: Path | None = None, log: Log = silent) -> Path:
 def _in_cache(cache: Path | None, name: str, fill: Callable[[Path], None], log: Log) -> Path:
     folder = default_cache() if cache is None else cache
     try:
-        return kept(folder, name, fill, log)
+        return from_cache(folder, name, fill, log)
     except OSError as error:
         raise LocalServerError(f"{name} cannot be installed into {folder}: {error}") from error
 

@@ -1,26 +1,24 @@
 """Child processes that start in order and are restarted, for one folder.
 
 Knows nothing of the project but its neighbour `process`. `Supervisor` runs an ordered list of
-processes and writes `stack.json`, which `read_state` gives to others. `detach` starts a
-supervisor that outlives the terminal.
+processes and writes `stack.json`, which `read_state` gives to others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from streams.local.process import (
     POLL,
@@ -36,18 +34,6 @@ STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
 _SAID = 500
 """Characters shown of the last line that a child wrote."""
-
-# The second fork makes init the parent, so no zombie waits for whoever called detach.
-_DETACHER = """
-import os, sys
-os.setsid()
-pid = os.fork()
-if pid:
-    print(pid, flush=True)
-    os._exit(0)
-os.dup2(2, 1)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
 
 
 @dataclass
@@ -231,21 +217,15 @@ class Supervisor:
     @contextlib.contextmanager
     def _folder_lock(self) -> Iterator[None]:
         self._dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise LocalServerError(
-                    f"{self._dir} is in use by the stack of process {pid}; stop that one or "
-                    "choose another folder"
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(descriptor)
+            with FileLock(self._dir / LOCK_FILE, timeout=0, mode=0o600):
+                yield
+        except Timeout:
+            pid = (read_state(self._dir) or {"pid": "unknown"})["pid"]
+            raise LocalServerError(
+                f"{self._dir} is in use by the stack of process {pid}; stop that one or "
+                "choose another folder"
+            ) from None
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -276,27 +256,6 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
         return None
     # A pid alone may have been given to somebody else since.
     return state if _start_ticks(state["pid"]) == state["started"] else None
-
-
-def detach(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
-    """Start argv in a session of its own that outlives this process; returns its pid.
-
-    Its output goes to log. Raises LocalServerError when it cannot be started; a command that
-    is not found shows in the log only.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _DETACHER, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env=env,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise LocalServerError(f"{argv[0]} cannot be started; see {log}")
-    return int(done.stdout)
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -12,9 +12,10 @@ from kafka import KafkaConsumer, TopicPartition
 
 from memory.errors import Misconfigured, Rejected
 from memory.model.events import LogPartition
+from memory.model.outcomes import Outcome
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
-from memory.service import Outcome, VisualMemory
+from memory.service import VisualMemory
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster

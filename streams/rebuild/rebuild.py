@@ -79,7 +79,7 @@ class Rebuild:
 
         Raises `Misconfigured`, also when another rebuild is at work.
         """
-        with self._generations.hold_lease() as holds_lease:
+        with self._generations.lease.hold() as holds_lease:
             dropping = self._generations.dropping()
             self._drop(holds_lease)
             if dropping and int(dropping) < int(self._held.schema.generation):
@@ -106,7 +106,7 @@ class Rebuild:
 
     def abandon(self) -> bool:
         """Give an unfinished rebuild up and drop what it made; False where there is none."""
-        with self._generations.hold_lease() as holds_lease:
+        with self._generations.lease.hold() as holds_lease:
             found = self._generations.abandon()
             self._drop(holds_lease)
         return found

@@ -7,10 +7,11 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
+from memory.model.times import microseconds
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
-from streams.config import connections
+from streams.config import connections, memory_topics
 from streams.config.settings import Settings
 from streams.contract import decoding
 from streams.contract.topics import Topic
@@ -23,8 +24,8 @@ from streams.rebuild.rebuild import Rebuild
 def open_rebuild(settings: Settings, say: Callable[[str], None]) -> Iterator[Rebuild]:
     """The rebuild of a memory into a generation that these settings say."""
     cluster = connections.kafka_cluster(settings)
-    admin.check_or_refuse(cluster, bootstrap.topic_specs(settings))
-    ids = bootstrap.known_topic_ids(settings)
+    admin.check_or_refuse(cluster, memory_topics.topic_specs(settings))
+    ids = memory_topics.known_topic_ids(settings)
     store = bootstrap.redis_client(settings)
     held = bootstrap.open_index(settings, store)
     held.check_durability()
@@ -49,7 +50,7 @@ def event_logs(settings: Settings, topic_ids: Mapping[str, str]) -> list[EventLo
     images, corrections = (
         cluster.full_name(topic) for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
-    skew = round(settings.clock_skew * 1_000_000)
+    skew = microseconds(settings.clock_skew)
 
     def decode_by(decode: Callable[..., Any], topic: str) -> Callable[..., Any]:
         return partial(decode, topic_id=topic_ids[topic], clock_skew=skew)
@@ -83,7 +84,7 @@ def describe_rebuild(settings: Settings) -> dict[str, Any]:
         "unfinished": following.generation if following else None,
         "dropping": generations.dropping() or None,
     }
-    for log in event_logs(settings, bootstrap.known_topic_ids(settings)):
+    for log in event_logs(settings, memory_topics.known_topic_ids(settings)):
         places = [place for place in ends if place[0] == log.topic_id]
         done = sum(min(reached.get(place, 0), ends[place]) for place in places)
         shown[f"{log.topic} records"] = f"{done} of {sum(ends[place] for place in places)}"

@@ -9,7 +9,9 @@ from typing import Generic, TypeVar
 from memory.errors import Reason, Rejected
 from memory.model.answers import Prediction, Query
 from memory.model.events import Correction, Forget, Ingest, LogPartition
-from memory.service import Merged, Outcome, Refused, VisualMemory
+from memory.model.outcomes import Merged, Outcome, Refused
+from memory.model.times import SECOND
+from memory.service import VisualMemory
 from streams.contract import encoding
 from streams.contract.messages import Answer, QueryEvent, Receipt
 from streams.contract.records import Marker, OutgoingRecord, Record
@@ -98,7 +100,7 @@ class WritingAgent(Generic[E]):
             case Merged(won):
                 EVENTS.labels(self._role, "merged" if won else "superseded").inc()
                 FRESHNESS_SECONDS.labels(self._role).observe(
-                    max(0.0, time.time() - event.time / 1_000_000)
+                    max(0.0, time.time() - event.time / SECOND)
                 )
                 return []
             case Refused(admitted_after):
@@ -188,7 +190,7 @@ class QueryAgent:
         return refusal(record, why, self._reply_address(record))
 
     async def _answer(self, event: QueryEvent) -> Answer | Rejected:
-        remaining = event.deadline / 1_000_000 - time.time()
+        remaining = event.deadline / SECOND - time.time()
         if remaining <= 0:
             return Answer(
                 query=event.query_id, status="expired", detail="the question is past its deadline"

@@ -13,6 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from memory.errors import Unavailable
 from memory.model.events import LogPartition
 from memory.model.state import Stats
+from memory.model.times import SECOND
 from memory.ports import MonitoredIndex
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import map_kafka_errors
@@ -108,7 +109,7 @@ class Monitor:
         if (taken_up := self.index.oldest_request()) is not None:
             times.append(taken_up)
         now = time.time()
-        return max([0.0, *(now - at / 1_000_000 for at in times)])
+        return max([0.0, *(now - at / SECOND for at in times)])
 
     def measure(self) -> Stats:
         """Set the gauges once."""

@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from memory.redis import generations
+from memory.redis import generations, lease
 from memory.redis.index import RedisIndex
 from streams.config.settings import load
 from streams.rebuild.wiring import open_rebuild
@@ -36,7 +36,7 @@ def main(name: str, times: str, when: str) -> None:
             dies()
         return result
 
-    generations.LEASE_SECONDS = 0.5
+    lease.LEASE_SECONDS = 0.5
     setattr(CLASSES[kind], method, counted)
     with open_rebuild(load(), print) as work:
         work.run()

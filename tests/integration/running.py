@@ -16,6 +16,7 @@ import redis
 from memory.redis.index import RedisIndex
 from streams import bootstrap
 from streams.client import MemoryClient
+from streams.config import memory_topics
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from streams.local.process import ChildSpec
 from streams.local.server import free_port
@@ -54,7 +55,7 @@ class Running:
             store.close()
 
     def topic_ids(self) -> Mapping[str, str]:
-        return bootstrap.known_topic_ids(self.settings)
+        return memory_topics.known_topic_ids(self.settings)
 
     def restarts(self, role: str) -> int:
         state = read_state(self.folder)
@@ -114,7 +115,7 @@ def running(
         **settings,
     }
     made = load(**values)
-    bootstrap.create_topics(made)
+    memory_topics.create_topics(made)
     env = {
         **os.environ,
         **{f"{ENVIRONMENT_PREFIX}{n.upper()}": str(value) for n, value in values.items()},

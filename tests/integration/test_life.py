@@ -20,6 +20,7 @@ from memory.errors import Misconfigured
 from memory.redis.schema import FUNCTIONS_VERSION
 from streams import bootstrap
 from streams.client import MemoryClient
+from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
 from streams.config.roles import ROLES
 from streams.config.settings import CACHE
@@ -155,7 +156,7 @@ def test_a_topic_that_is_made_anew_ends_its_workers_and_is_read_from_its_start(
             admin.delete_topics([topic])
         until(lambda: memory.restarts("correct") >= 1, what=memory.logs)
         assert f"topics are missing: {topic}" in memory.logs()
-        bootstrap.create_topics(memory.settings)
+        memory_topics.create_topics(memory.settings)
         again = memory.client()
         again.correct("i9", "after").position()
         index = memory.index()

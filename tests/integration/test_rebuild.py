@@ -209,7 +209,7 @@ def test_a_batch_that_is_under_way_at_the_switch_is_done_again(memory: Running) 
         for topic in (Topic.FENCES, Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
     generations = Generations(memory.stores[-1], memory.settings.namespace, held)
-    with generations.hold_lease():
+    with generations.lease.hold():
         generations.seal(anew)
         teach(memory, "under-way", 800)
         image = held.image_key("under-way")

@@ -21,6 +21,7 @@ from PIL import Image
 from memory.model.answers import Probe
 from memory.model.events import ClaimPayload, LogPartition
 from streams import bootstrap
+from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
 from streams.config.settings import load
 from streams.contract import decoding
@@ -85,7 +86,7 @@ def memory(
         partitions=1,
         claim_prefixes=f"{images.as_uri()}/",
     )
-    bootstrap.create_topics(settings)
+    memory_topics.create_topics(settings)
     found = Running(settings, tmp_path)
     client = found.client()
     (images / "claimed.png").write_bytes(png(3))
@@ -99,7 +100,7 @@ def memory(
     store = bootstrap.redis_client(settings)
     found.stores.append(store)
     index = bootstrap.open_index(settings, store, first)
-    ids = bootstrap.known_topic_ids(settings)
+    ids = memory_topics.known_topic_ids(settings)
     topic_id = ids[kafka_cluster(settings).full_name(Topic.IMAGE_INGEST)]
     skew = round(settings.clock_skew * 1_000_000)
     events: list[Any] = [

@@ -11,6 +11,7 @@ from kafka.admin import NewPartitions
 
 from memory.errors import Misconfigured
 from streams import bootstrap
+from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
@@ -39,7 +40,7 @@ def settings(kafka_bootstrap: str, redis_url: str, unique: Callable[[str], str])
         embedder=EMBEDDER,
         partitions=2,
     )
-    bootstrap.create_topics(made)
+    memory_topics.create_topics(made)
     bootstrap.worker(made, "ingest")
     return made
 
@@ -80,7 +81,7 @@ def test_answers_in_a_partition_that_it_does_not_know(settings: Settings, role: 
     name = kafka_cluster(settings).full_name(Topic.PREDICTION)
     with KafkaCluster(settings.kafka).administration() as broker:
         broker.create_partitions({name: NewPartitions(3)})
-    specs = bootstrap.topic_specs(settings)
+    specs = memory_topics.topic_specs(settings)
     until(lambda: admin.check(KafkaCluster(settings.kafka), specs) != [])
     refused(settings, role, "set VISUAL_MEMORY_PARTITIONS to 3")
 
@@ -125,7 +126,7 @@ def test_facts_of_forgetting_that_the_log_has_lost(
 ) -> None:
     """Its positions are ahead of the topic, as with a Kafka restored from an older copy."""
     topic = kafka_cluster(settings).full_name(Topic.FENCES)
-    topic_id = bootstrap.known_topic_ids(settings)[topic]
+    topic_id = memory_topics.known_topic_ids(settings)[topic]
     store: Any = redis_client
     store.hset(f"{settings.namespace}:1:pos", f"{topic_id}:0", 5)
     refused(settings, role, rf"{topic}\[0\] ends at 0, .*read up to 5: .*restore the topic")

@@ -23,7 +23,7 @@ from memory.redis.schema import GENERATION
 from streams import bootstrap
 from streams.cli import cli
 from streams.client import MemoryClient
-from streams.config import connections
+from streams.config import connections, memory_topics
 from streams.config.permissions import WORKERS, Principal
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from tests.integration.events import EMBEDDER, unit
@@ -319,7 +319,7 @@ def test_who_only_answers_starts_where_the_facts_of_forgetting_are_taken(
     admin: Any = connect(deployment.redis.admin)
     try:
         index = bootstrap.open_index(settings, store)
-        ids = bootstrap.known_topic_ids(settings)
+        ids = memory_topics.known_topic_ids(settings)
         answering = bootstrap.open_memory(settings, index, None, ids)
         fence = index.selector_key(Selector(SelectorKind.SUBJECT, "y"))
         key = f"{NAME}:{GENERATION}:until:{{{fence}.0}}"
@@ -413,7 +413,7 @@ def test_a_password_that_goes_as_it_is_stands_in_no_log(
         kafka_password=PLAIN_PASSWORD,
     )
     with caplog.at_level(logging.DEBUG), pytest.raises(Misconfigured, match="Authorization"):
-        bootstrap.known_topic_ids(settings)
+        memory_topics.known_topic_ids(settings)
     assert f"Authenticated as {PLAIN_USER}" in caplog.text
     assert PLAIN_PASSWORD not in caplog.text
 

@@ -18,8 +18,9 @@ from memory.claims import ClaimFetcher, claim_of, files, http
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.answers import Query
 from memory.model.events import ClaimPayload, Forget, Ingest, Selector, SelectorKind
+from memory.model.outcomes import Merged, Refused
 from memory.model.times import make_stamp
-from memory.service import Merged, Refused, VisualMemory
+from memory.service import VisualMemory
 from tests.memory.serving import Served, Site, scripted, site
 from tests.memory.test_service import BLUE, RED, Colours, exact, png
 

@@ -11,15 +11,16 @@ import redis
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.facts import EveryGeneration, take
+from memory.facts import EveryGeneration, NoFenceLog, take
 from memory.model.answers import Probe
 from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
 from memory.model.keys import RequestKey, SelectorKey
 from memory.model.times import make_stamp
 from memory.redis import generations as module
+from memory.redis import lease
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
-from memory.service import NoFenceLog, VisualMemory
+from memory.service import VisualMemory
 
 DIM = 16
 KEY = bytes(range(32))
@@ -48,7 +49,7 @@ def generations(
 ) -> Iterator[Generations]:
     """Those of the memory, with the lease."""
     found = Generations(redis_client, namespace, index)
-    with found.hold_lease():
+    with found.lease.hold():
         yield found
 
 
@@ -146,7 +147,7 @@ def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
     for attempt in [*attempts, index.stats, lambda: list(index.images_with_label("cat"))]:
         with pytest.raises(Moved):
             attempt()
-    assert [*redis_client.scan_iter(f"{index.prefix}:*", count=10_000)] == []
+    assert [*redis_client.scan_iter(f"{index.names.prefix}:*", count=10_000)] == []
 
 
 def test_who_follows_goes_on_in_the_new_generation(
@@ -232,7 +233,7 @@ def test_dropping_leaves_nothing_and_touches_nothing_else(
     list(generations.drop())
     left = {key.decode() for key in redis_client.scan_iter(f"{namespace}:1:*", count=10_000)}
     assert left == {
-        key.decode() for key in redis_client.scan_iter(f"{neighbour.prefix}:*", count=10_000)
+        key.decode() for key in redis_client.scan_iter(f"{neighbour.names.prefix}:*", count=10_000)
     } | {f"{namespace}:1:meta"}
     assert neighbour.stats().items == 1
     assert generations.dropping() == ""
@@ -242,7 +243,7 @@ def test_a_second_rebuild_is_refused_while_one_is_at_work(
     generations: Generations, redis_client: redis.Redis, namespace: str, index: RedisIndex
 ) -> None:
     second = Generations(redis_client, namespace, index)
-    with pytest.raises(Misconfigured, match="at work already"), second.hold_lease():
+    with pytest.raises(Misconfigured, match="at work already"), second.lease.hold():
         pass
 
 
@@ -252,10 +253,10 @@ def test_a_dead_rebuilds_lease_is_taken_over_and_it_changes_nothing_more(
     index: RedisIndex,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
     dead, heir = (Generations(redis_client, namespace, index) for _ in range(2))
-    assert dead.lease()
-    with heir.hold_lease():
+    assert dead.lease.take()
+    with heir.lease.hold():
         with pytest.raises(Misconfigured, match="taken over"):
             begun(dead)
         assert begun(heir).schema.generation == "2"

@@ -88,7 +88,7 @@ def keys_of(index: RedisIndex, image_id: str) -> set[str]:
     """Which of its hashes an image has now."""
     image = index.image_key(image_id)
     kinds = ("item", "wait")
-    return {k for k in kinds if index._client.exists(f"{index._prefix}:{k}:{{{image}}}")}
+    return {k for k in kinds if index._client.exists(f"{index.names.prefix}:{k}:{{{image}}}")}
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def test_an_image_has_one_hash_and_is_searchable_only_with_a_trace(index: RedisI
 
 def documents(index: RedisIndex) -> int:
     """How often the search index has read an item."""
-    reply = index._client.execute_command("FT.INFO", f"{index._prefix}:index")
+    reply = index._client.execute_command("FT.INFO", f"{index.names.prefix}:index")
     return int(dict(zip(reply[::2], reply[1::2], strict=True))[b"max_doc_id"])
 
 
@@ -297,7 +297,7 @@ def test_a_full_redis_still_forgets_and_lets_a_worker_start(
         assert forgotten.images == (1 if kind is SelectorKind.IMAGE else 3)
         index.relist(index.selector_key(Selector(SelectorKind.SUBJECT, "bob")), ImageKey("0" * 32))
         index.advance({LogPartition("t", 0): 1})
-        opened(redis_client, index._prefix.rpartition(":")[0])
+        opened(redis_client, index.names.prefix.rpartition(":")[0])
     assert index.stats().items == 3 - forgotten.images
 
 
@@ -421,7 +421,7 @@ def test_an_index_made_over_existing_data_never_answers_from_a_part(
     index.put([seen(index, f"i{n}", n) for n in range(3000)])
     query = unit_of(index, 2999)
     before = index.search([Probe(query, 1)])
-    index._client.execute_command("FT.DROPINDEX", f"{index._prefix}:index")
+    index._client.execute_command("FT.DROPINDEX", f"{index.names.prefix}:index")
     monkeypatch.setattr(search, "BUILD_SECONDS", 0)
     index = opened(redis_client, namespace, algorithm="HNSW")
     deadline = time.monotonic() + 60

@@ -30,10 +30,11 @@ from memory.model.events import (
     VectorPayload,
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.outcomes import Forgotten, Merged, Refused
 from memory.model.state import Item, Put
 from memory.model.times import FOREVER, make_stamp
 from memory.ports import MemoryIndex
-from memory.service import Forgotten, Merged, Refused, VisualMemory
+from memory.service import VisualMemory
 from memory.vectors import Vector
 
 DIM = 3

@@ -26,8 +26,9 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
+from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
 from memory.model.times import NEVER, make_stamp
-from memory.service import Forgotten, Merged, Outcome, Refused, VisualMemory
+from memory.service import VisualMemory
 from streams.contract import decoding, encoding
 from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record

@@ -21,7 +21,7 @@ from memory.model.keys import SelectorKey
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
-from streams.config import connections
+from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
 from streams.contract import decoding
@@ -137,7 +137,7 @@ def replaced(name: str, **more: Any) -> Any:
 
 @holds("topic_prefix", "partitions", "replication", "compaction_lag", "max_image_bytes")
 def test_topics_are_declared_as_the_settings_say() -> None:
-    specs = {spec.topic: spec for spec in bootstrap.topic_specs(SETTINGS)}
+    specs = {spec.topic: spec for spec in memory_topics.topic_specs(SETTINGS)}
     assert [spec.name for spec in specs.values()] == [f"p-{topic}" for topic in specs]
     ingest = specs[Topic.IMAGE_INGEST]
     assert (ingest.partitions, ingest.replication) == (3, 2)
@@ -147,15 +147,15 @@ def test_topics_are_declared_as_the_settings_say() -> None:
 
 @holds("kafka", "kafka_security_protocol", "kafka_username", "kafka_password")
 def test_kafka_is_called_by_its_address_with_the_login() -> None:
-    specs = bootstrap.topic_specs(SETTINGS)
+    specs = memory_topics.topic_specs(SETTINGS)
     with (
         patch.object(admin, "create", autospec=True) as create,
         patch.object(admin, "check_or_refuse", autospec=True) as check,
     ):
-        bootstrap.create_topics(SETTINGS)
+        memory_topics.create_topics(SETTINGS)
     create.assert_called_once_with(CLUSTER, specs)
     check.assert_called_once_with(CLUSTER, specs)
-    assert bootstrap.known_topic_ids(SETTINGS) == IDS
+    assert memory_topics.known_topic_ids(SETTINGS) == IDS
     admin.topic_ids.assert_called_once_with(  # type: ignore[attr-defined]  # the fixture's
         CLUSTER, list(IDS)
     )
@@ -317,9 +317,9 @@ def test_who_only_reads_applies_what_is_missing_and_says_who_can_where_that_is_r
 
 
 def test_a_topic_that_was_made_anew_is_named() -> None:
-    bootstrap.check_same_topics(SETTINGS, IDS)
+    memory_topics.check_same_topics(SETTINGS, IDS)
     with pytest.raises(Misconfigured, match=r"made anew .*: p-query$"):
-        bootstrap.check_same_topics(SETTINGS, IDS | {"p-query": "before"})
+        memory_topics.check_same_topics(SETTINGS, IDS | {"p-query": "before"})
 
 
 # Workers
@@ -348,7 +348,7 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
         app = bootstrap.worker(SETTINGS, role, lambda given: wrapped if given is index else given)  # type: ignore[arg-type,return-value]  # a stand-in
     assert app is wire.return_value
     assert [step[0] for step in steps.mock_calls] == ["topics", "durable", "fences", "wire"]
-    checked.assert_called_once_with(CLUSTER, bootstrap.topic_specs(SETTINGS))
+    checked.assert_called_once_with(CLUSTER, memory_topics.topic_specs(SETTINGS))
     embeds = role in ("ingest", "query")
     made_for = embedder.return_value if embeds else None
     assert embedder.call_args_list == ([call(SETTINGS)] if embeds else [])
@@ -425,14 +425,14 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     assert answer == []
     seconds, check = worker.carrier.watch.call_args.args
     assert seconds == bootstrap.TOPICS_WATCH_SECONDS
-    assert (check.func, check.args) == (bootstrap.check_same_topics, (SETTINGS, IDS))
+    assert (check.func, check.args) == (memory_topics.check_same_topics, (SETTINGS, IDS))
 
 
 def test_a_worker_is_known_to_its_group_by_its_name_and_what_it_reads() -> None:
-    assert bootstrap.group_instance(SETTINGS, "p-query", "id-query") == "me.id-query.5"
+    assert memory_topics.group_instance(SETTINGS, "p-query", "id-query") == "me.id-query.5"
     counted: Any = admin.partition_count
     counted.assert_called_once_with(CLUSTER, "p-query")
-    assert bootstrap.group_instance(load(), "query", "id-query") is None
+    assert memory_topics.group_instance(load(), "query", "id-query") is None
 
 
 def test_ready_vectors_come_in_larger_batches_than_images() -> None:

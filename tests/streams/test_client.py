@@ -26,13 +26,12 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from streams.client import MemoryClient
-from streams.client import client as client_module
+from streams.client import MemoryClient, sending
 from streams.contract import decoding, encoding, topics
 from streams.contract.messages import Answer, QueryEvent, Receipt
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
-from streams.kafka import admin, cluster
+from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
 
 PARTITIONS = 2
@@ -530,11 +529,11 @@ class Unanswered:
 
 def test_no_more_waits_in_a_client_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images fit. Who would add a third waits, and is told when it has waited too long."""
-    monkeypatch.setattr(client_module, "MAX_UNSENT", 3000)
-    monkeypatch.setattr(cluster, "BLOCK_SECONDS", 0.2)
+    monkeypatch.setattr(sending, "MAX_UNSENT", 3000)
+    monkeypatch.setattr(sending, "BLOCK_SECONDS", 0.2)
     log = Unanswered()
     client = MemoryClient("nowhere:1", source="s")
-    monkeypatch.setattr(client, "_connected", lambda _topic, _linger: ("id", log))
+    monkeypatch.setattr(client._sender, "_connect", lambda _topic, _linger: ("id", log))
     image = b"x" * 1000
     for name in ("one", "two"):
         client.ingest(image, id=name, label="l")
@@ -550,10 +549,10 @@ def test_no_more_waits_in_a_client_than_it_has_room_for(monkeypatch: pytest.Monk
 
 
 def test_an_image_larger_than_the_room_is_sent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_UNSENT", 10)
+    monkeypatch.setattr(sending, "MAX_UNSENT", 10)
     log = Unanswered()
     client = MemoryClient("nowhere:1", source="s")
-    monkeypatch.setattr(client, "_connected", lambda _topic, _linger: ("id", log))
+    monkeypatch.setattr(client._sender, "_connect", lambda _topic, _linger: ("id", log))
     client.ingest(b"x" * 1000, id="i", label="l")
     assert len(log.sent) == 1
     client.close()

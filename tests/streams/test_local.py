@@ -18,11 +18,12 @@ import redis
 from redis.commands.search.query import Query
 
 from streams.local import cache, downloads, server
+from streams.local.detach import detach
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import LocalServerError
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
-from streams.local.supervisor import detach, read_state
+from streams.local.supervisor import read_state
 from tests.waiting import until
 
 # kafka-python reads its schemas with a function that Python 3.11 deprecates.

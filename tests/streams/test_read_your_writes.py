@@ -302,7 +302,7 @@ class BackAgain(RedisIndex):
 
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
         for (topic_id, partition), offset in positions.items():
-            self._client.hset(f"{self._prefix}:pos", f"{topic_id}:{partition}", offset)
+            self._client.hset(self.names.positions, f"{topic_id}:{partition}", offset)
 
 
 def with_delivery(kind: type[Carried]) -> type[Worker]:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from streams.local.detach import detach
 from streams.local.process import ChildSpec, LocalServerError, Process
-from streams.local.supervisor import Supervisor, detach, read_state
+from streams.local.supervisor import Supervisor, read_state
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"

@@ -1,0 +1,39 @@
+"""What became of an event. Immutable values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memory.errors import Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The event is in the memory. `won` is False when an event with a greater stamp stands."""
+
+    won: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The event is about something forgotten; events after `admitted_after` (µs) are taken."""
+
+    admitted_after: int
+
+
+Outcome = Merged | Refused | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A forget-request carried out: what it matched is in no answer from now on.
+
+    Times are µs. `images` counts those that showed something until now.
+    """
+
+    first_seen: int
+    until: int
+    fenced: int
+    erased: int
+    images: int
+    repeated: bool

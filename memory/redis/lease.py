@@ -1,0 +1,66 @@
+"""The lease of a rebuild: one at a time, taken over when its holder has died."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from memory.errors import Misconfigured, Unavailable
+
+LEASE_SECONDS = 6.0
+
+
+class RebuildLease:
+    """The lease of one memory's rebuilds. `call` calls a function of law.lua for one holder."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def take(self) -> bool:
+        """Take or renew it; False where another rebuild holds it. Raises `Unavailable`."""
+        held, _ = self._renew()
+        return bool(held)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Callable[[], None]]:
+        """Hold it; waits for that of a rebuild that has died.
+
+        Yields what raises `Misconfigured` once another has taken it over. Raises that, too, when
+        another rebuild is at work.
+        """
+        self._wait()
+        ended, lost = threading.Event(), threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(LEASE_SECONDS / 3):
+                with contextlib.suppress(Unavailable):
+                    if not self.take():
+                        lost.set()
+
+        def check_held() -> None:
+            if lost.is_set():
+                raise Misconfigured("another rebuild has taken over")
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield check_held
+        finally:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(Unavailable):
+                self._call("vm1_lease", 0)
+
+    def _wait(self) -> None:
+        held, first = self._renew()
+        while not held:
+            time.sleep(0.25)
+            held, ends = self._renew()
+            if not held and ends != first:
+                raise Misconfigured("a rebuild of this memory is at work already")
+
+    def _renew(self) -> Any:
+        return self._call("vm1_lease", int(LEASE_SECONDS * 1000))
