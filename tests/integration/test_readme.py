@@ -20,6 +20,7 @@ from streams.contract.topics import Topic, event_type
 from streams.demo.emoji import emoji
 from tests.integration.running import ROOT, running
 
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
@@ -89,3 +90,22 @@ def test_the_example_of_the_readme_runs(
         assert answer.startswith("cat [('photo-17', ")
         assert "erased" in stages
         assert memory.index().stats().items == 0
+
+
+def test_every_command_has_help_and_stands_in_a_document() -> None:
+    documents = "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
+    for name, command in cli.commands.items():
+        assert command.help, name
+        assert f"visual-memory {name}" in documents, name
+
+
+def test_the_map_of_the_packages_shows_every_room() -> None:
+    rooms = {
+        f"{package}/{entry.name}/" if entry.is_dir() else f"{package}/{entry.name}"
+        for package in ("memory", "streams")
+        for entry in (ROOT / package).iterdir()
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+        if entry.name != "__init__.py"
+    }
+    rows = "\n".join(re.findall(r"^\| (`(?:memory|streams)/.*?) \|", README, flags=re.MULTILINE))
+    assert set(re.findall(r"`([\w/.]+)`", rows)) == rooms
