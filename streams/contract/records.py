@@ -18,6 +18,13 @@ VECTOR = "application/vnd.visual-memory.vector"
 """Content type of little-endian float32 elements."""
 CLAIM = "application/vnd.visual-memory.claim+json"
 """Content type of an image's address and SHA-256 in its place."""
+PASSED_OVER = "\udcffpassed-over"
+"""Header of a record that stands for what readers pass over: transactions' markers, aborted records.
+
+No record of the log can have such a name, which is not UTF-8.
+"""
+SWOLLEN = "\udcffswollen"
+"""Header of a record whose batch is larger than it may be, once decompressed."""
 HEARTBEAT = "visual-memory.heartbeat.v1"
 HEARTBEAT_ID = "heartbeat"
 
@@ -82,3 +89,4 @@ class Marker(StrEnum):
 
     TOMBSTONE = "tombstone"
     HEARTBEAT = "heartbeat"
+    GAP = "gap"

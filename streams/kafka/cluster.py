@@ -54,12 +54,16 @@ class KafkaCluster:
         )
 
     def consumer(self, **settings: Any) -> KafkaConsumer:
-        """A consumer without a group, for partitions assigned by hand; it commits nothing."""
+        """A consumer without a group, for partitions assigned by hand; it commits nothing.
+
+        Aborted records are passed over, and partitions end before a transaction that is open.
+        """
         return self._built(
             KafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level="read_committed",
             allow_auto_create_topics=False,
             metrics_enabled=False,
             **settings,

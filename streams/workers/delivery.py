@@ -32,7 +32,8 @@ from memory.ports import Positions
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers.faust_app import Transport, exit_now, group_trouble
-from streams.workers.metrics import ASSIGNED, RETRIES
+from streams.workers.fetched_batches import unreadable
+from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +144,10 @@ class Delivery:
             return len(self._app.consumer.assignment())
         except ConsumerNotStarted:
             return 0
+
+    def held_partitions(self) -> list[str]:
+        """The partitions that wait at a batch which cannot be read, and why."""
+        return [f"{tp.topic}[{tp.partition}]: {why}" for tp, why in sorted(unreadable.items())]
 
     async def in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run what blocks off the event loop. Raises TimeoutError when it hangs."""
@@ -272,6 +277,8 @@ class Delivery:
     async def _seek_offsets(self, assigned: set[TP]) -> dict[TP, int]:
         """Where to read on: what Redis holds, or the start of the log."""
         ASSIGNED.labels(self._source.role).set(len(assigned))
+        unreadable.clear()
+        UNREADABLE.labels(self._source.topic).set(0)
         self._suspect.clear()
         self._assigned_at = time.time()
 

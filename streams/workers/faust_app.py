@@ -25,7 +25,7 @@ from faust.types import TP, EventT
 from memory.errors import Misconfigured, Unavailable
 from streams.contract.records import Record
 from streams.kafka.cluster import Security
-from streams.workers.aiokafka_patch import patch_aiokafka_headers
+from streams.workers.fetched_batches import patch_aiokafka
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +67,21 @@ class BoundedWorker(faust.Worker):
 Seek = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 
 
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
+        consumer: Any = super()._create_worker_consumer(transport)
+        # Faust asks for it with its own transactions only.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001 - as above
+        return consumer
+
+
 class _Consumer(driver.Consumer):
     """Reads on from given offsets in place of the consumer group's commits."""
 
     seek_offsets: Seek
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         offsets = await self.seek_offsets(set(self.assignment()))
@@ -117,7 +128,7 @@ def make_app(
     A worker that comes back under the same `instance` gets its partitions at once; without one
     they stand still until the session of the dead worker has timed out.
     """
-    patch_aiokafka_headers()
+    patch_aiokafka()
     brokers = ";".join(f"kafka://{server}" for server in bootstrap.split(","))
     return faust.App(
         group,

@@ -60,6 +60,13 @@ ASSIGNED = Gauge(
     multiprocess_mode="livesum",
 )
 
+UNREADABLE = Gauge(
+    "visual_memory_unreadable_partitions",
+    "Partitions of a topic that wait at a batch which cannot be read.",
+    ["topic"],
+    multiprocess_mode="livesum",
+)
+
 # Set by the monitor alone, from the servers' state.
 ITEMS = Gauge("visual_memory_items", "Searchable images.", multiprocess_mode="mostrecent")
 LABEL_ITEMS = Gauge(

@@ -25,11 +25,12 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-async def serve(host: str, port: int, ready: Ready) -> int:
+async def serve(host: str, port: int, ready: Ready, held: Callable[[], list[str]] = list) -> int:
     """Serve the probes and metrics on the running event loop; returns the port.
 
     `/livez` answers 200 while the event loop turns; `/readyz` 503 with the reasons while there
-    are any, or when finding them out takes longer than two seconds.
+    are any, or when finding them out takes longer than two seconds. It also names the partitions
+    that are `held` up, which keep a worker from nothing else.
     """
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -44,9 +45,10 @@ async def serve(host: str, port: int, ready: Ready) -> int:
             reasons = await asyncio.wait_for(ready(), PROBE_SECONDS)
         except TimeoutError:
             reasons = ["a server does not answer in time"]
-        return web.json_response(
-            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
-        )
+        body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+        if waiting := held():
+            body["held"] = waiting
+        return web.json_response(body, status=503 if reasons else 200)
 
     app = web.Application()
     app.add_routes(

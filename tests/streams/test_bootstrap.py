@@ -509,7 +509,7 @@ def test_probes_listen_where_the_settings_say_and_watch_the_workers_lag() -> Non
     with patch.object(probes, "serve", autospec=True) as serve:
         asyncio.run(serve_probes())
     readiness = worker.readiness.return_value
-    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness)
+    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness, worker.carrier.held_partitions)
     readiness.watch.assert_awaited_once_with()
 
 

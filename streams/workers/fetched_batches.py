@@ -1,0 +1,204 @@
+"""What aiokafka's fetcher makes of a batch of the log, put right where it would stop a role.
+
+By itself it ends the worker, and at the same batch after every start, for a header name that is
+not UTF-8, for a codec that it lacks and for a batch that is broken; it lets a batch become as large
+as memory allows; and it passes over transactions' markers and aborted records without a word, so
+that positions that rest on records alone stay behind the log's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import cramjam
+from aiokafka.consumer import fetcher
+from aiokafka.errors import UnsupportedCodecError
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from streams.contract.records import PASSED_OVER, SWOLLEN
+from streams.workers.metrics import UNREADABLE
+
+_log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 32 << 20
+"""What a compressed batch may become: brokers bound it only as it is sent, and 0.4 MB of gzip can
+become 400 MB.
+"""
+RETRY_SECONDS = 10.0
+"""After this long a batch that could not be read is fetched again: the network may have broken it."""
+HEADER = struct.Struct(">qiibIhiqqqhii")
+"""Of a batch of version 2; the attributes' last three bits name the codec."""
+ATTRIBUTES = slice(21, 23)
+
+unreadable: dict[TopicPartition, str] = {}
+"""The partitions that this process holds up, and why: the offset and the kind of fault."""
+
+
+class _SwollenBatch(Exception):
+    """The batch would become larger than it may."""
+
+
+def _into(decompress: Callable[[bytes, bytearray], int]) -> Callable[[bytes], bytearray]:
+    def decompress_bounded(data: bytes) -> bytearray:
+        # Untouched pages of it cost nothing.
+        buffer = bytearray(MAX_BATCH_BYTES)
+        try:
+            size = decompress(data, buffer)
+        except cramjam.DecompressionError as error:
+            if "failed to write whole buffer" in str(error):
+                raise _SwollenBatch from None
+            raise
+        return buffer[:size]
+
+    return decompress_bounded
+
+
+def _snappy(data: bytes) -> bytearray:
+    """Snappy as Java writes it, in blocks behind a header of 16 bytes, or bare."""
+    blocks = [data]
+    if data.startswith(b"\x82SNAPPY\0"):
+        stream, blocks = io.BytesIO(data[16:]), []
+        while length := stream.read(4):
+            blocks.append(stream.read(int.from_bytes(length)))
+    if sum(map(cramjam.snappy.decompress_raw_len, blocks)) > MAX_BATCH_BYTES:
+        raise _SwollenBatch
+    return bytearray(b"".join(bytes(cramjam.snappy.decompress_raw(block)) for block in blocks))
+
+
+CODECS: Mapping[int, Callable[[bytes], bytearray]] = {
+    1: _into(cramjam.gzip.decompress_into),
+    2: _snappy,
+    3: _into(cramjam.lz4.decompress_into),
+    4: _into(cramjam.zstd.decompress_into),
+}
+
+
+class _Text(bytes):
+    """Bytes that decode whatever they hold."""
+
+    def decode(self, *_: Any, **__: Any) -> str:
+        return super().decode("utf-8", "backslashreplace")
+
+
+class _Buffer(bytearray):
+    """What aiokafka's parser in Python reads headers from."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found: Any = super().__getitem__(key)
+        return _Text(found) if isinstance(key, slice) else found
+
+
+class _Substitute:
+    """Stands in the batch for a record that is not read. `header` tells why."""
+
+    key = value = checksum = None
+    timestamp = timestamp_type = 0
+
+    def __init__(self, offset: int, header: str) -> None:
+        self.offset = offset
+        self.headers = ((header, b""),)
+
+
+class _Batch:
+    """A batch that is decompressed within bounds, and whatever its header names hold."""
+
+    def __init__(self, batch: Any, raw: memoryview) -> None:
+        self._batch = batch
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            raw = self._decompressed()
+        except _SwollenBatch:
+            offsets = range(self._batch.base_offset, self._batch.next_offset)
+            yield from (_Substitute(offset, SWOLLEN) for offset in offsets)
+            return
+        try:
+            yield from self._batch if raw is self._raw else DefaultRecordBatch(raw)
+        except UnicodeDecodeError:
+            # From the batch's start: the fetcher passes over offsets that it has seen.
+            lenient: Any = _DefaultRecordBatchPy(raw)
+            lenient._buffer = _Buffer(raw)  # noqa: SLF001 - where it reads headers from
+            yield from lenient
+
+    def _decompressed(self) -> Any:
+        if self._batch.magic < 2 or not self._batch.compression_type:
+            return self._raw
+        codec = CODECS.get(self._batch.compression_type)
+        if codec is None:
+            raise UnsupportedCodecError(f"codec {self._batch.compression_type}")
+        header = bytearray(self._raw[: HEADER.size])
+        header[ATTRIBUTES] = struct.pack(">h", self._batch.attributes & ~0x07)
+        return header + codec(bytes(self._raw[HEADER.size :]))
+
+
+class _Records(_MemoryRecordsPy):  # type: ignore[misc]  # final to type checkers only
+    """Batches of a fetch; the batches themselves are still parsed by aiokafka's fast parser."""
+
+    def next_batch(self, *arguments: Any) -> Any:
+        raw = self._next_slice
+        batch = super().next_batch(*arguments)
+        return None if batch is None else _Batch(batch, raw)
+
+
+class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
+    """The records of a partition, without a gap behind the last, up to one that cannot be read."""
+
+    held = False
+
+    def _unpack_records(self) -> Iterator[ConsumerRecord[Any, Any]]:
+        reached = self.next_fetch_offset
+        try:
+            for record in super()._unpack_records():
+                if unreadable.pop(self._tp, None):
+                    self._count()
+                reached = record.offset + 1
+                yield record
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's
+            self._hold(type(error).__name__)
+        if self.next_fetch_offset > reached:
+            last = _Substitute(self.next_fetch_offset - 1, PASSED_OVER)
+            yield self._consumer_record(self._tp, last)
+
+    def _hold(self, fault: str) -> None:
+        self.held = True
+        why = f"the batch at offset {self.next_fetch_offset} cannot be read ({fault})"
+        if unreadable.get(self._tp) != why:
+            _log.error("%s[%s]: %s; the partition waits", self._tp.topic, self._tp.partition, why)
+        unreadable[self._tp] = why
+        self._count()
+
+    def _count(self) -> None:
+        held = [tp for tp in list(unreadable) if tp.topic == self._tp.topic]
+        UNREADABLE.labels(self._tp.topic).set(len(held))
+
+
+class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]  # as above
+    """Lets a partition that is held up rest for a while before it is fetched again."""
+
+    def _update_position(self) -> None:
+        super()._update_position()
+        if self._partition_records.held:
+            state = self._assignment.state_value(self._topic_partition)
+            state.pause()
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, state.resume)
+
+
+def patch_aiokafka() -> None:
+    """Let this process's aiokafka consumers read so."""
+    fetcher.MemoryRecords = _Records
+    fetcher.PartitionRecords = _PartitionRecords
+    fetcher.FetchResult = _FetchResult
