@@ -220,6 +220,10 @@ class VisualMemory:
         """Take facts of forgetting from the log, as a new or an older memory must."""
         take(self.index, facts)
 
+    def knows(self, position: Position) -> bool:
+        """Whether a position is in one of the logs that this memory is made from."""
+        return position.topic_id in self._logs
+
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """Answer questions together; positions are read before the search: "at least"."""
         as_of = tuple(

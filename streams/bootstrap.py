@@ -36,6 +36,7 @@ from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery, HandleBatch
 from streams.workers.delivery import Delivery, Source
 from streams.workers.fence_log import KafkaFenceLog, replay
+from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import Counted, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
 from streams.workers.readiness import Readiness
@@ -167,13 +168,10 @@ def catch_up_on_fences(
     memory.index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
 
 
-def identity(index: MemoryIndex) -> MemoryIndex:
-    """The index itself."""
-    return index
-
-
 def worker(
-    settings: Settings, role: str, wrap_index: Callable[[MemoryIndex], MemoryIndex] = identity
+    settings: Settings,
+    role: str,
+    wrap_index: Callable[[MemoryIndex], MemoryIndex] = lambda index: index,
 ) -> faust.App:
     """A worker of one role, checked and wired, ready for `faust_app.run_app`.
 
@@ -237,8 +235,7 @@ def wire(
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def serve_probes() -> None:
-        held = carrier.held_partitions
-        await probes.serve(settings.web_host, settings.web_port, readiness, held)
+        await probes.serve(settings.web_host, settings.web_port, readiness, held_partitions)
         await readiness.watch()
 
     return app
@@ -251,6 +248,7 @@ def _query_agent(settings: Settings, memory: VisualMemory, delivery: TaskDeliver
         partial(decoding.reply_address, partitions=settings.partitions),
         delivery.in_thread,
         lambda: delivery.in_thread(memory.index.positions),
+        delivery.place_free,
     )
 
 

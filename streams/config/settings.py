@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         32, ge=1, description="records merged together by the ingest role where it embeds"
     )
     questions_in_flight: int = Field(
-        512, ge=1, description="questions a worker holds, those that wait for `after` included"
+        512, ge=1, description="questions a worker works at; those that wait for `after` apart"
     )
 
     instance: str | None = Field(

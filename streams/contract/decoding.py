@@ -127,9 +127,11 @@ def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
 def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
     """A question; `partitions` of the prediction topic bound where it can be answered.
 
-    Its topic is not compacted, so a record without a value is no tombstone: it asks by item.
+    Its topic is not compacted, so a question without a value is no tombstone: it asks by item.
     """
-    if record.value is None:
+    if record.value is None and any(
+        name.startswith(cloudevents.PREFIX) for name, _ in record.headers
+    ):
         record = replace(record, value=b"")
     event = cloudevents.read(record, Topic.QUERY)
     if isinstance(event, Marker):
@@ -158,6 +160,7 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
             f"{Header.TIMEOUT} must be seconds, more than 0 and at most {MAX_TIMEOUT:g}",
         )
     return QueryEvent(
+        source=event.source,
         query=Query(
             payload,
             k=DEFAULT_K if k is None else int(k),

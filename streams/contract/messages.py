@@ -18,9 +18,11 @@ DEFAULT_K = 10
 class QueryEvent:
     """A question and where its answer is awaited.
 
-    `after`: records that must be merged before. `deadline`: µs, by the log's clock.
+    `source` is the asker's. `after`: records that must be merged before. `deadline`: µs, by the
+    log's clock.
     """
 
+    source: str
     query: Query
     query_id: str
     reply_partition: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from memory.errors import Reason, Rejected
@@ -24,7 +25,7 @@ from streams.workers.metrics import (
     REVIVALS_BLOCKED,
     observe_stage,
 )
-from streams.workers.waiting import Batcher, Watch
+from streams.workers.waiting import Batcher, WaitingRoom, Watch
 
 _T = TypeVar("_T")
 E = TypeVar("E", Ingest, Correction)
@@ -162,13 +163,18 @@ class QueryAgent:
         reply_address: Callable[[Record], tuple[str, int] | None],
         in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
         positions: Callable[[], Awaitable[Mapping[LogPartition, int]]],
+        place_free: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
+        """`place_free` gives up this worker's place for a question as long as it waits."""
         self._decode = decode
         self._reply_address = reply_address
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
             lambda queries: in_thread(memory.recall, queries), at_most=32
         )
         self._watch = Watch(positions)
+        self._knows = memory.knows
+        self._room = WaitingRoom()
+        self._place_free = place_free
 
     async def __call__(self, record: Record) -> list[OutgoingRecord]:
         started = time.perf_counter()
@@ -179,7 +185,7 @@ class QueryAgent:
         if isinstance(event, Marker):
             EVENTS.labels("query", str(event)).inc()
             return []
-        answer = await self._answer(event)
+        answer = await self._answer(event, len(record.value or b""))
         if isinstance(answer, Rejected):
             return self._refused(record, answer)
         EVENTS.labels("query", answer.status).inc()
@@ -189,19 +195,26 @@ class QueryAgent:
     def _refused(self, record: Record, why: Rejected) -> list[OutgoingRecord]:
         return refusal(record, why, self._reply_address(record))
 
-    async def _answer(self, event: QueryEvent) -> Answer | Rejected:
+    async def _answer(self, event: QueryEvent, size: int) -> Answer | Rejected:
         remaining = event.deadline / SECOND - time.time()
         if remaining <= 0:
             return Answer(
                 query=event.query_id, status="expired", detail="the question is past its deadline"
             )
-        if not await self._watch.wait_for(event.after, remaining):
-            return Answer(
-                query=event.query_id,
-                status="stale",
-                detail="the memory has not come to the positions asked for; ask again",
-            )
+        if event.after and (why := await self._wait(event, size, remaining)):
+            return Answer(query=event.query_id, status="stale", detail=why)
         prediction = await self._recall.submit(event.query)
         if isinstance(prediction, Rejected):
             return prediction
         return Answer.of(event.query_id, prediction)
+
+    async def _wait(self, event: QueryEvent, size: int, remaining: float) -> str:
+        """Why the memory has not come to what the question must have seen; nothing if it has."""
+        if not all(map(self._knows, event.after)):
+            return "a position asked for is in a log that this memory does not read"
+        with self._room.seat(event.source, size) as has_room:
+            if not has_room:
+                return "too many questions of this asker, or of all, wait already; ask again later"
+            async with self._place_free():
+                came = await self._watch.wait_for(event.after, remaining)
+        return "" if came else "the memory has not come to the positions asked for; ask again"

@@ -145,10 +145,6 @@ class Delivery:
         except ConsumerNotStarted:
             return 0
 
-    def held_partitions(self) -> list[str]:
-        """The partitions that wait at a batch which cannot be read, and why."""
-        return [f"{tp.topic}[{tp.partition}]: {why}" for tp, why in sorted(unreadable.items())]
-
     async def in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run what blocks off the event loop. Raises TimeoutError when it hangs."""
         loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ from streams.workers.metrics import UNREADABLE
 
 _log = logging.getLogger(__name__)
 
-MAX_BATCH_BYTES = 32 << 20
+MAX_DECOMPRESSED_BYTES = 32 << 20
 """What a compressed batch may become: brokers bound it only as it is sent, and 0.4 MB of gzip can
 become 400 MB.
 """
@@ -46,9 +46,9 @@ class _SwollenBatch(Exception):
 
 
 def _into(decompress: Callable[[bytes, bytearray], int]) -> Callable[[bytes], bytearray]:
-    def decompress_bounded(data: bytes) -> bytearray:
+    def decompress_within(data: bytes) -> bytearray:
         # Untouched pages of it cost nothing.
-        buffer = bytearray(MAX_BATCH_BYTES)
+        buffer = bytearray(MAX_DECOMPRESSED_BYTES)
         try:
             size = decompress(data, buffer)
         except cramjam.DecompressionError as error:
@@ -57,7 +57,7 @@ def _into(decompress: Callable[[bytes, bytearray], int]) -> Callable[[bytes], by
             raise
         return buffer[:size]
 
-    return decompress_bounded
+    return decompress_within
 
 
 def _snappy(data: bytes) -> bytearray:
@@ -67,7 +67,7 @@ def _snappy(data: bytes) -> bytearray:
         stream, blocks = io.BytesIO(data[16:]), []
         while length := stream.read(4):
             blocks.append(stream.read(int.from_bytes(length)))
-    if sum(map(cramjam.snappy.decompress_raw_len, blocks)) > MAX_BATCH_BYTES:
+    if sum(map(cramjam.snappy.decompress_raw_len, blocks)) > MAX_DECOMPRESSED_BYTES:
         raise _SwollenBatch
     return bytearray(b"".join(bytes(cramjam.snappy.decompress_raw(block)) for block in blocks))
 
@@ -202,3 +202,8 @@ def patch_aiokafka() -> None:
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
     fetcher.FetchResult = _FetchResult
+
+
+def held_partitions() -> list[str]:
+    """The partitions that this process holds up, and why."""
+    return [f"{tp.topic}[{tp.partition}]: {why}" for tp, why in sorted(unreadable.items())]

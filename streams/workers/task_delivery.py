@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from faust.types import EventT
@@ -23,13 +24,24 @@ class TaskDelivery(Delivery):
     """Gives a handler records as they come, some unfinished at a time."""
 
     repeats_steps = True
+    _places: asyncio.Semaphore
 
     def start(self, answer: AnswerRecord, at_most: int) -> None:
         """Let the app read the topic, and `answer` what it reads, `at_most` at a time."""
-        self._run(lambda: self._pump(answer, at_most))
+        self._places = asyncio.Semaphore(at_most)
+        self._run(lambda: self._pump(answer))
 
-    async def _pump(self, answer: AnswerRecord, at_most: int) -> None:
-        places = asyncio.Semaphore(at_most)
+    @asynccontextmanager
+    async def place_free(self) -> AsyncIterator[None]:
+        """Let another record have this one's place as long as this one only waits."""
+        self._places.release()
+        try:
+            yield
+        finally:
+            await self._places.acquire()
+
+    async def _pump(self, answer: AnswerRecord) -> None:
+        places = self._places
         offsets = Offsets()
         running: set[asyncio.Task[None]] = set()
 

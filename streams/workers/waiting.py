@@ -1,10 +1,11 @@
-"""Tools of the event loop: batches of what waits together, and waiting for positions."""
+"""Tools of the event loop: batches of what waits together, waiting for positions, and bounds of it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from memory.errors import Unavailable
@@ -13,6 +14,10 @@ from memory.model.events import LogPartition
 
 _T = TypeVar("_T")
 R = TypeVar("R")
+
+MAX_WAITING = 4096
+"""Questions that wait in one worker for what they must have seen."""
+MAX_WAITING_BYTES = 256 << 20
 
 
 class Batcher(Generic[_T, R]):
@@ -105,3 +110,37 @@ class Watch:
             if not future.done():
                 future.set_exception(error)
         self._waiting = []
+
+
+class WaitingRoom:
+    """Bounds the questions that wait, in all and for each asker, by number and by bytes.
+
+    An asker has a quarter of the room: nobody's questions can keep all others' out.
+    """
+
+    def __init__(self, seats: int = MAX_WAITING, size: int = MAX_WAITING_BYTES) -> None:
+        self._limits = (seats, size)
+        self._taken: dict[str, tuple[int, int]] = {}
+
+    @contextmanager
+    def seat(self, asker: str, size: int) -> Iterator[bool]:
+        """Whether there is room for a question of so many bytes, as long as this lasts."""
+        own = self._with(asker, 1, size)
+        everybody = [sum(taken) for taken in zip((1, size), *self._taken.values(), strict=True)]
+        has_room = all(4 * mine <= limit for mine, limit in zip(own, self._limits, strict=True))
+        if not has_room or any(a > b for a, b in zip(everybody, self._limits, strict=True)):
+            yield False
+            return
+        self._taken[asker] = own
+        try:
+            yield True
+        finally:
+            left = self._with(asker, -1, -size)
+            if left[0]:
+                self._taken[asker] = left
+            else:
+                del self._taken[asker]
+
+    def _with(self, asker: str, seats: int, size: int) -> tuple[int, int]:
+        taken = self._taken.get(asker, (0, 0))
+        return taken[0] + seats, taken[1] + size

@@ -22,7 +22,7 @@ from streams.contract.encoding import encode_ingest
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
-from streams.workers.fetched_batches import MAX_BATCH_BYTES
+from streams.workers.fetched_batches import MAX_DECOMPRESSED_BYTES
 from tests.integration.events import EMBEDDER, rejected, unit
 from tests.integration.running import KEY, Running, running
 
@@ -99,10 +99,10 @@ def test_a_batch_that_swells_is_rejected_record_by_record_and_the_next_is_taken(
         time=now_us(),
         image_id="swollen",
         label="swollen",
-        payload=ImagePayload(bytes(MAX_BATCH_BYTES + 1)),
+        payload=ImagePayload(bytes(MAX_DECOMPRESSED_BYTES + 1)),
     )
     before = len(rejected(memory))
-    write(memory, [swollen], compression_type=codec, max_request_size=4 * MAX_BATCH_BYTES)
+    write(memory, [swollen], compression_type=codec, max_request_size=4 * MAX_DECOMPRESSED_BYTES)
     write(memory, [event(f"after{codec}-0", 1)])
     memory.wait_until_merged()
     (why,) = rejected(memory)[before:]

@@ -250,6 +250,9 @@ class Remembering:
             [Ingest(make_stamp(1, "a"), image_id, "cat", "camera", payload, "digest")]
         )
 
+    def knows(self, position: Position) -> bool:
+        return position.topic_id != "unknown"
+
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         self.together.append(len(queries))
         return self._memory.recall(queries)
@@ -264,7 +267,7 @@ def question(
     within: int = 60_000_000,
     after: tuple[Position, ...] = (),
 ) -> QueryEvent:
-    return QueryEvent(Query(payload), "q1", 5, after, time.time_ns() // 1000 + within)
+    return QueryEvent("asker", Query(payload), "q1", 5, after, time.time_ns() // 1000 + within)
 
 
 async def in_thread(function: Callable[..., Any], *arguments: object) -> Any:
@@ -337,6 +340,15 @@ def test_a_question_is_answered_once_the_memory_has_come_so_far(remembering: Rem
     seen = iter([{}, {LogPartition("t", 0): 7}, {LogPartition("t", 0): 8}])
     (answer,) = asking(remembering, question(after=(AT,)), merged=lambda: next(seen))
     assert said(answer)["status"] == "answered"
+
+
+def test_a_position_in_a_log_that_is_not_read_is_told_at_once(remembering: Remembering) -> None:
+    elsewhere = Position("image-ingest", "unknown", 0, 7)
+    started = time.monotonic()
+    (answer,) = asking(remembering, question(after=(AT, elsewhere)))
+    assert said(answer)["status"] == "stale"
+    assert "does not read" in said(answer)["detail"]
+    assert time.monotonic() - started < 30
 
 
 def test_positions_of_another_topic_of_that_name_do_not_count(remembering: Remembering) -> None:

@@ -33,6 +33,7 @@ from streams.kafka.cluster import KafkaCluster
 from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
+from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import observe_stage
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -473,6 +474,7 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     ):
         assert isinstance(decode, partial)
         assert (decode.func, decode.keywords) == (function, {"partitions": 3})
+    assert agent._place_free is worker.carrier.place_free
     in_thread = worker.carrier.in_thread
     in_thread.return_value = {("id", 0): 5}
     positions: Any = agent._watch._positions()
@@ -509,7 +511,7 @@ def test_probes_listen_where_the_settings_say_and_watch_the_workers_lag() -> Non
     with patch.object(probes, "serve", autospec=True) as serve:
         asyncio.run(serve_probes())
     readiness = worker.readiness.return_value
-    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness, worker.carrier.held_partitions)
+    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness, held_partitions)
     readiness.watch.assert_awaited_once_with()
 
 

@@ -437,6 +437,7 @@ def test_a_forget_request_with_a_fault_is_rejected_for_it(value: object, reason:
 
 def test_a_question_is_read_with_its_defaults() -> None:
     assert query(asked()) == QueryEvent(
+        source="app",
         query=Query(ImagePayload(b"png"), k=10, rule=Rule.RANK),
         query_id="q-1",
         reply_partition=2,
@@ -457,6 +458,7 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ce_timeout="0.5",
     )
     assert query(record) == QueryEvent(
+        source="app",
         query=Query(ItemRef("img, 1"), k=100, rule=Rule.SOFTMAX),
         query_id="q-1",
         reply_partition=2,
@@ -726,7 +728,7 @@ def test_a_question_survives_its_record(
         timeout=timeout / 1_000_000,
     )
     assert query(received(outgoing)) == QueryEvent(
-        Query(payload, k=k, rule=rule), "q", 7, tuple(after), NOW + timeout
+        "app", Query(payload, k=k, rule=rule), "q", 7, tuple(after), NOW + timeout
     )
 
 

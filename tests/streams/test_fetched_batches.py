@@ -29,7 +29,7 @@ TP = TopicPartition("topic", 3)
 
 @pytest.fixture(autouse=True)
 def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetched_batches, "MAX_BATCH_BYTES", 10_000)
+    monkeypatch.setattr(fetched_batches, "MAX_DECOMPRESSED_BYTES", 10_000)
     unreadable.clear()
 
 

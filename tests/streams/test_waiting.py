@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from memory.errors import Unavailable
 from memory.model.answers import Position
 from memory.model.events import LogPartition
 from streams.workers.offsets import Offsets
-from streams.workers.waiting import Batcher, Watch
+from streams.workers.waiting import Batcher, WaitingRoom, Watch
 
 AT = Position("image-ingest", "t", 0, 7)
 
@@ -121,3 +122,18 @@ def test_a_position_never_passes_an_offset_that_is_not_finished(
         assert all(noted <= other for other in unfinished)
     assert noted == max(finishing) + 1
     assert offsets.take_advances() == {}
+
+
+def test_nobody_waits_beyond_the_room_and_an_asker_has_a_quarter_of_it() -> None:
+    room = WaitingRoom(seats=8, size=100)
+    with ExitStack() as waiting:
+
+        def enters(asker: str, size: int = 0) -> bool:
+            return waiting.enter_context(room.seat(asker, size))
+
+        assert [enters("one") for _ in range(3)] == [True, True, False]
+        assert [enters("two", 20), enters("two", 10), enters("two", 5)] == [True, False, True]
+        assert [enters(name) for name in "abcdef"] == [True] * 4 + [False] * 2
+    with room.seat("one", 25) as has_room:
+        assert has_room
+    assert room._taken == {}
