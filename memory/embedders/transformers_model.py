@@ -126,10 +126,10 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, set[str]]:
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
         with warnings.catch_warnings():
-            # What a model's files make the library warn of is no news to the operator.
+            # An operator cannot act on what the library warns of at load.
             warnings.simplefilter("ignore")
             folder = str(Path(name).expanduser()) if name.startswith("~") else name
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # theirs
+            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # untyped there
                 folder, **options
             )
             model, seen = AutoModel.from_pretrained(

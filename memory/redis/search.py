@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import redis
+from redis.commands.search.field import TagField, VectorField
+from redis.commands.search.index_definition import IndexDefinition, IndexType
 
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.answers import Hit, Probe, SearchResult
@@ -22,9 +24,13 @@ from memory.vectors import cosine_distances
 
 MAX_CANDIDATES = 4096
 MARGIN = 8
+"""Candidates beyond k, so that one round settles nearly all questions."""
 TIMEOUT_MS = 10_000
 BUILD_SECONDS = 10.0
 SLACK_FLOOR = 1e-6
+"""What float32 distances may be off by, where no candidate shows it."""
+SLACK_FACTOR = 4
+"""How many times the error seen among the candidates one outside may have."""
 HNSW = {"M": "16", "EF_CONSTRUCTION": "200", "EF_RUNTIME": "200"}
 ROWS_A_PAGE = 10_000
 
@@ -79,7 +85,7 @@ class VectorSearch:
         the server; searches refuse as long as it takes.
         """
         try:
-            # A user of few rights may look; then another one has set it.
+            # Workers may lack the right to set it; `provision` has done so then.
             ((_, policy),) = self._client.execute_command("FT.CONFIG", "GET", "ON_TIMEOUT")
             if policy.upper() != b"FAIL":
                 self._client.execute_command("FT.CONFIG", "SET", "ON_TIMEOUT", "FAIL")
@@ -107,15 +113,13 @@ class VectorSearch:
             "DISTANCE_METRIC": "COSINE",
             **(HNSW if self._schema.algorithm == "HNSW" else {}),
         }
-        arguments = [part for option in options.items() for part in option]
+        # A separator that no label or id can contain: one tag each.
+        tags = [TagField(name, separator="\x1f", case_sensitive=True) for name in ("label", "id")]
+        fields = [*tags, VectorField("vector", self._schema.algorithm, options)]
+        kind = IndexType.HASH
+        definition = IndexDefinition(prefix=[self._items], index_type=kind)  # type: ignore[no-untyped-call]  # redis-py
         try:
-            self._client.execute_command(
-                *("FT.CREATE", self._index, "ON", "HASH", "PREFIX", "1", self._items, "SCHEMA"),
-                # Labels hold no control character, so this separates nothing.
-                *("label", "TAG", "SEPARATOR", "\x1f", "CASESENSITIVE"),
-                *("id", "TAG", "SEPARATOR", "\x1f", "CASESENSITIVE"),
-                *("vector", "VECTOR", self._schema.algorithm, str(len(arguments)), *arguments),
-            )
+            self._client.ft(self._index).create_index(fields, definition=definition)
         except redis.ResponseError as error:
             if "already exists" not in str(error):
                 raise
@@ -269,7 +273,7 @@ def _settled(found: _Candidates, k: int) -> tuple[Hit, ...] | None:
         return tuple(ordered[:k])
     if len(ordered) < k:
         return None
-    slack = SLACK_FLOOR + 4 * float(np.abs(found.approximate - found.distances).max())
+    slack = SLACK_FLOOR + SLACK_FACTOR * float(np.abs(found.approximate - found.distances).max())
     if ordered[k - 1].distance + slack < float(found.approximate.max()):
         return tuple(ordered[:k])
     return None

@@ -1,4 +1,4 @@
-"""Follow one's own events: what was accepted, what was rejected, what is in the answers."""
+"""Send many images, then report which were merged, which rejected, and which are in the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the memory says, read by an asker: answers in the background, all else on demand."""
+"""The reply topic: hands answers to the futures that wait for them. Rejections, on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wires to Kafka and Redis: from the settings to the libraries' TLS and login arguments.
+"""Connections to Kafka and Redis: TLS and login arguments, and clients, from the settings.
 
 Host names are always verified. What is inconsistent or cannot be read is `Misconfigured`, which
 names the setting and never its value.

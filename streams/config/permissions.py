@@ -162,7 +162,7 @@ REDIS: Mapping[Principal, RedisRights] = {
         (*_own(Principal.FORGET), *MEMORY, *FORGETTING),
     ),
     Principal.QUERY: RedisRights(
-        # It looks whether what is to be forgotten is, and leaves the writing of it to others.
+        # Query workers only read fences; forget workers write them.
         (*WORKER_COMMANDS, "ft.search", "get", "sismember"),
         ("meta", *READ_KEYS),
         _own(Principal.QUERY),

@@ -137,7 +137,7 @@ def read(record: Record, topic: Topic) -> Envelope | Marker:
 
 
 def _texts(record: Record) -> dict[str, str]:
-    """The headers that are the contract's or attributes; all others are somebody else's."""
+    """The headers that are the contract's or attributes; others are ignored."""
     texts: dict[str, str] = {}
     for name, value in record.headers:
         if not name.startswith(PREFIX) and name != Header.CONTENT_TYPE:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from streams.local.downloads import install_redis
 from streams.local.process import write_atomically
-from streams.local.server import HOST, Server
+from streams.local.server import HOST, PROBE_TIMEOUT, Server
 
 
 class RedisServer(Server):
@@ -54,7 +58,7 @@ class RedisServer(Server):
             "save": '""',
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "no",
-            # It keeps the first bytes of arguments, so it would remember the forgotten.
+            # The slow log keeps the first bytes of arguments: personal data.
             "slowlog-max-len": "16",
             "daemonize": "no",
             "logfile": '""',
@@ -71,26 +75,17 @@ class RedisServer(Server):
         pid = self.pid
         if pid is None:
             return False
-        try:
-            with self._probe() as connection:
-                if self._password:
-                    _redis(connection, "AUTH", self._password)
-                if _redis(connection, "PING") != b"PONG":
-                    return False
-                return b"process_id:%d\r\n" % pid in _redis(connection, "INFO", "server")
-        except OSError:
-            return False
-
-
-def _redis(connection: socket.socket, *arguments: str) -> bytes:
-    """The answer to one command: a status, an error's text or a bulk string."""
-    words = [word.encode() for word in arguments]
-    connection.sendall(
-        b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
-    )
-    with connection.makefile("rb") as reply:
-        line = reply.readline().rstrip()
-        return reply.read(int(line[1:])) if line.startswith(b"$") else line[1:]
+        client = redis.Redis(
+            HOST,
+            self.port,
+            password=self._password,
+            socket_timeout=PROBE_TIMEOUT,
+            socket_connect_timeout=PROBE_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        with client, contextlib.suppress(redis.RedisError):
+            return bool(client.ping()) and client.info("server")["process_id"] == pid
+        return False
 
 
 def _quote(value: str) -> str:

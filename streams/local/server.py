@@ -10,7 +10,7 @@ from pathlib import Path
 from streams.local.process import ChildSpec, LocalServerError, Process
 
 HOST = "127.0.0.1"
-_PROBE_TIMEOUT = 1.0
+PROBE_TIMEOUT = 1.0
 _PORT_TRIES = 5
 
 
@@ -104,4 +104,4 @@ class Server(Process):
                 return
 
     def _probe(self) -> socket.socket:
-        return socket.create_connection((HOST, self.port), _PROBE_TIMEOUT)
+        return socket.create_connection((HOST, self.port), PROBE_TIMEOUT)

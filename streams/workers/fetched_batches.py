@@ -35,7 +35,7 @@ RETRY_SECONDS = 10.0
 """After this long a batch that could not be read is fetched again: the network may have broken it."""
 HEADER = struct.Struct(">qiibIhiqqqhii")
 """Of a batch of version 2; the attributes' last three bits name the codec."""
-ATTRIBUTES = slice(21, 23)
+VERSION, ATTRIBUTES = 16, slice(21, 23)
 
 unreadable: dict[TopicPartition, str] = {}
 """The partitions that this process holds up, and why: the offset and the kind of fault."""
@@ -135,7 +135,7 @@ class _Batch:
             yield from lenient
 
     def _decompressed(self) -> Any:
-        if self._batch.magic < 2 or not self._batch.compression_type:
+        if self._raw[VERSION] < 2 or not self._batch.compression_type:
             return self._raw
         codec = CODECS.get(self._batch.compression_type)
         if codec is None:

@@ -1,4 +1,4 @@
-"""What no single worker knows: the memory's sizes, and how far each role is behind its log."""
+"""The monitor: gauges of the memory's sizes, and of how far each role is behind its log."""
 
 from __future__ import annotations
 

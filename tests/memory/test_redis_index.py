@@ -341,10 +341,10 @@ def test_a_labels_images_are_read_to_the_last_page(
     index: RedisIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.put([seen(index, f"i{n}", n, ("cat", "dog")[n % 2]) for n in range(50)])
-    monkeypatch.setattr(search, "PAGE", 7)
+    monkeypatch.setattr(search, "ROWS_A_PAGE", 7)
     found = [image for page in index.images_with_label("cat") for image in page]
     assert sorted(found) == sorted(index.image_key(f"i{n}") for n in range(0, 50, 2))
-    monkeypatch.setattr(search, "PAGE", 1)
+    monkeypatch.setattr(search, "ROWS_A_PAGE", 1)
     assert index.label_counts() == {"cat": 25, "dog": 25}
 
 

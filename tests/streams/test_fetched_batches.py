@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
@@ -135,3 +136,13 @@ def test_the_offset_behind_the_last_record_is_told_when_it_is_passed_over() -> N
         (0, b"value", "name"),
         (2, b"next", "name"),
     ]
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy"])
+@pytest.mark.parametrize("version", [0, 1])
+def test_batches_of_the_old_versions_are_read(version: int, codec: str) -> None:
+    builder = LegacyRecordBatchBuilder(version, CODECS[codec], 1 << 16)
+    builder.append(0, 5, b"key", b"value")
+    records = fetched_batches._Records(bytes(builder.build()))
+    partition = fetched_batches._PartitionRecords(TP, records, [], 0, None, None, True, 1)
+    assert [(r.offset, r.value) for r in partition] == [(0, b"value")]
