@@ -44,7 +44,7 @@ class _Arrival:
     def put(self, embedder: str) -> Put:
         """What to merge. Also of what is refused or rejected: the image bore these selectors.
 
-        Of what is rejected too, since a forget that comes first never looks at the payload.
+        A forget that comes first never looks at the payload.
         """
         event, write = self.event, None
         if self.vector is not None and not isinstance(self.vector, Rejected):

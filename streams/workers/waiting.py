@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -120,28 +120,32 @@ class WaitingRoom:
     """
 
     def __init__(self, seats: int = MAX_WAITING, size: int = MAX_WAITING_BYTES) -> None:
-        self._limits = (seats, size)
-        self._taken: dict[str, tuple[int, int]] = {}
+        self._max_seats, self._max_bytes = seats, size
+        self._seats, self._bytes = Counter[str](), Counter[str]()
+        self._all_seats = self._all_bytes = 0
 
     @contextmanager
     def seat(self, asker: str, size: int) -> Iterator[bool]:
         """Whether there is room for a question of so many bytes, as long as this lasts."""
-        own = self._with(asker, 1, size)
-        everybody = [sum(taken) for taken in zip((1, size), *self._taken.values(), strict=True)]
-        has_room = all(4 * mine <= limit for mine, limit in zip(own, self._limits, strict=True))
-        if not has_room or any(a > b for a, b in zip(everybody, self._limits, strict=True)):
+        has_room = (
+            4 * (self._seats[asker] + 1) <= self._max_seats
+            and 4 * (self._bytes[asker] + size) <= self._max_bytes
+            and self._all_seats < self._max_seats
+            and self._all_bytes + size <= self._max_bytes
+        )
+        if not has_room:
             yield False
             return
-        self._taken[asker] = own
+        self._take(asker, 1, size)
         try:
             yield True
         finally:
-            left = self._with(asker, -1, -size)
-            if left[0]:
-                self._taken[asker] = left
-            else:
-                del self._taken[asker]
+            self._take(asker, -1, -size)
 
-    def _with(self, asker: str, seats: int, size: int) -> tuple[int, int]:
-        taken = self._taken.get(asker, (0, 0))
-        return taken[0] + seats, taken[1] + size
+    def _take(self, asker: str, seats: int, size: int) -> None:
+        self._seats[asker] += seats
+        self._bytes[asker] += size
+        self._all_seats += seats
+        self._all_bytes += size
+        if not self._seats[asker]:
+            del self._seats[asker], self._bytes[asker]

@@ -136,4 +136,4 @@ def test_nobody_waits_beyond_the_room_and_an_asker_has_a_quarter_of_it() -> None
         assert [enters(name) for name in "abcdef"] == [True] * 4 + [False] * 2
     with room.seat("one", 25) as has_room:
         assert has_room
-    assert room._taken == {}
+    assert (room._seats, room._bytes, room._all_seats, room._all_bytes) == ({}, {}, 0, 0)
