@@ -36,6 +36,7 @@ class Reason(StrEnum):
     INVALID_ID = "invalid-id"
     INVALID_LABEL = "invalid-label"
     INVALID_SUBJECT = "invalid-subject"
+    TOO_MANY_SUBJECTS = "too-many-subjects"
     INVALID_SOURCE = "invalid-source"
     INVALID_TIME = "invalid-time"
     TIME_AHEAD = "time-ahead"

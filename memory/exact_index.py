@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from memory.errors import Rejected
 from memory.model import merge
 from memory.model.answers import Hit, Probe, SearchResult
 from memory.model.events import LogPartition
+from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
@@ -33,6 +35,7 @@ class ExactIndex(KeyedDigests):
         self.state = merge.State()
         self._requests: dict[RequestKey, tuple[int, bool]] = {}
         self._expansions: dict[RequestKey, set[ImageKey]] = {}
+        self._told: set[Barrier | Posting] = set()
         self._positions: dict[LogPartition, int] = {}
 
     @property
@@ -49,16 +52,22 @@ class ExactIndex(KeyedDigests):
     def follow(self) -> None:
         """There is no other."""
 
-    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
+    def enlist(
+        self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+    ) -> list[int | Rejected]:
+        rooms: dict[ImageKey, merge.Room] = {}
+        for selectors, image in listings:
+            borne = self.state.items.get(image, merge.EMPTY).selectors
+            room = rooms.setdefault(image, merge.Room(len(borne), set()))
+            room.new.update(set(selectors) - borne)
         return [
-            max(
-                (
-                    self.state.items.get(image, merge.EMPTY).barrier,
-                    *(merge.enlist(self.state, selector, image) for selector in selectors),
-                )
-            )
+            self._enlist(selectors, image) if rooms[image].take(selectors) else merge.NO_ROOM
             for selectors, image in listings
         ]
+
+    def _enlist(self, selectors: Sequence[SelectorKey], image: ImageKey) -> int:
+        barrier = self.state.items.get(image, merge.EMPTY).barrier
+        return max([barrier, *(merge.enlist(self.state, one, image) for one in selectors)])
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
         return [merge.put(self.state, self._stored(put)) for put in puts]
@@ -79,6 +88,18 @@ class ExactIndex(KeyedDigests):
     def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         if images := sorted(self.state.postings.get(selector, ())):
             yield images
+
+    def untold(self, images: Sequence[ImageKey]) -> list[Barrier | Posting]:
+        facts: list[Barrier | Posting] = []
+        for image in images:
+            item = self.state.items.get(image, merge.EMPTY)
+            if item.barrier != NEVER:
+                facts.append(Barrier(image, item.barrier))
+            facts += [Posting(selector, image) for selector in sorted(item.selectors)]
+        return [fact for fact in facts if fact not in self._told]
+
+    def note_told(self, facts: Sequence[Barrier | Posting]) -> None:
+        self._told.update(facts)
 
     def relist(self, selector: SelectorKey, image: ImageKey) -> None:
         merge.enlist(self.state, selector, image)

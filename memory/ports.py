@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from memory.errors import Rejected
 from memory.model.answers import Probe, SearchResult
 from memory.model.events import ClaimPayload, LogPartition, Selector
-from memory.model.forgetting import FenceFact
+from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.vectors import Vector
@@ -83,11 +83,14 @@ class StateStore(Protocol):
 
     def request_key(self, request_id: str) -> RequestKey: ...
 
-    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
+    def enlist(
+        self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+    ) -> list[int | Rejected]:
         """List each image under each of its selectors.
 
         Returns, one for each listing, the greatest of those selectors' fences and the item's
-        own barrier (-1: none). One round trip.
+        own barrier, µs (-1: none). An image that would bear too many selectors is not listed
+        under these: `merge.NO_ROOM`. Who enlists and puts beside this one may pass the limit.
         """
         ...
 
@@ -101,6 +104,14 @@ class StateStore(Protocol):
 
     def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
         """Images ever listed under a selector, in pages. Call after `fence`."""
+        ...
+
+    def untold(self, images: Sequence[ImageKey]) -> list[Barrier | Posting]:
+        """Of each image the barrier, and the selectors it ever bore, that `note_told` was not told."""
+        ...
+
+    def note_told(self, facts: Sequence[Barrier | Posting]) -> None:
+        """The log has these facts: all that `untold` said of their images, or more."""
         ...
 
     def relist(self, selector: SelectorKey, image: ImageKey) -> None:

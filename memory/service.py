@@ -6,7 +6,7 @@ Everything here is safe to repeat and to interleave with other workers; see memo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memory.embedders import VectorsOnly
@@ -71,12 +71,6 @@ def _outcome(event: Ingest | Correction, result: PutResult) -> Merged | Refused:
     return Refused(result.barrier) if event.time <= result.barrier else Merged(result.won)
 
 
-def _facts(image: ImageKey, result: PutResult) -> list[FenceFact]:
-    """What a rebuilt memory must know of an image of which something was erased."""
-    barriers = [] if result.barrier == NEVER else [Barrier(image, result.barrier)]
-    return [*barriers, *(Posting(selector, image) for selector in sorted(result.selectors))]
-
-
 def _image_asked_with(query: Query) -> str | None:
     """The id of the remembered image that a question is asked with."""
     return query.payload.image_id if isinstance(query.payload, ItemRef) else None
@@ -129,8 +123,11 @@ class VisualMemory:
         ]
         barriers = index.enlist([(one.selectors, one.image) for one in arrivals])
         for one, barrier in zip(arrivals, barriers, strict=True):
-            one.barrier = barrier
-        admitted = [one for one in arrivals if one.event.time > one.barrier]
+            if isinstance(barrier, Rejected):
+                one.vector, one.selectors = barrier, ()
+            else:
+                one.barrier = barrier
+        admitted = [one for one in arrivals if one.vector is None and one.event.time > one.barrier]
         vectors = self._payloads.embed([one.event.payload for one in admitted])
         for one, vector in zip(admitted, vectors, strict=True):
             one.vector = vector
@@ -139,15 +136,22 @@ class VisualMemory:
         # A rebuilt memory sees neither the refused event nor what its barrier erased of the same
         # image, but must list the image as this one does: a later forget by another of its
         # selectors would miss it otherwise.
-        self._fence_log.append(
+        self._tell(
             [
-                fact
+                one.image
                 for one, result, outcome in zip(arrivals, results, outcomes, strict=True)
                 if result.outbox or not isinstance(outcome, Merged)
-                for fact in _facts(one.image, result)
             ]
         )
         return outcomes
+
+    def _tell(
+        self, images: Iterable[ImageKey], told: Collection[Barrier | Posting] = frozenset()
+    ) -> None:
+        """Tell the log what a rebuilt memory must know of images of which something was erased."""
+        facts = self.index.untold(list(dict.fromkeys(images)))
+        self._fence_log.append([fact for fact in facts if fact not in told])
+        self.index.note_told(facts)
 
     def correct(self, events: Sequence[Correction]) -> list[Outcome]:
         """Merge people's labels; a correction may come before its image."""
@@ -205,15 +209,10 @@ class VisualMemory:
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> int:
         """Raise the barrier of each image; returns how many showed something until now."""
-        self._fence_log.append([Barrier(image, until) for image in images])
+        barriers = [Barrier(image, until) for image in images]
+        self._fence_log.append(barriers)
         results = self.index.put([Put(image, barrier=until) for image in images])
-        self._fence_log.append(
-            [
-                Posting(selector, image)
-                for image, result in zip(images, results, strict=True)
-                for selector in sorted(result.selectors)
-            ]
-        )
+        self._tell(images, told=set(barriers))
         return sum(result.erased for result in results)
 
     def apply(self, facts: Iterable[FenceFact]) -> None:

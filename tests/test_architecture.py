@@ -105,7 +105,7 @@ ARROWS = {
     "memory.images": {"memory.errors"},
     "memory.claims": {"memory.errors", "memory.model", "memory.ports"},
     "memory.facts": {"memory.model", "memory.ports"},
-    "memory.exact_index": {"memory.model", "memory.vectors"},
+    "memory.exact_index": {"memory.errors", "memory.model", "memory.vectors"},
     "memory.embedders": {
         *("memory.claims", "memory.errors", "memory.images", "memory.model", "memory.ports"),
         "memory.vectors",

@@ -15,6 +15,8 @@ from memory.vectors import Vector
 MAX_ID = 512
 MAX_LABEL = 256
 MAX_SUBJECTS = 64
+MAX_SELECTORS = 1000
+"""Subjects and sources that one image's events may bear: each event about it has to look at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,21 @@ law as Redis functions; tests hold the two together, event by event.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from memory.errors import Reason, Rejected
+from memory.model.events import MAX_SELECTORS
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import CorrectionWrite, Digests, Item, Put, PutResult, TraceWrite
 from memory.model.text import canonical_json
 from memory.model.times import NEVER, Stamp, stamp_time
+
+NO_ROOM = Rejected(
+    Reason.TOO_MANY_SUBJECTS,
+    f"events about one image may bear {MAX_SELECTORS} subjects and sources in all; "
+    "give other images ids of their own",
+)
 
 EMPTY = Item(
     barrier=NEVER,
@@ -41,6 +49,23 @@ def enlist(state: State, selector: SelectorKey, image: ImageKey) -> int:
     """List an image under a selector; returns the selector's fence, µs (-1: none)."""
     state.postings.setdefault(selector, set()).add(image)
     return state.fences.get(selector, NEVER)
+
+
+@dataclass(slots=True)
+class Room:
+    """How many selectors an image bears, and which of those asked for are new to it."""
+
+    bears: int
+    new: set[SelectorKey]
+
+    def take(self, selectors: Collection[SelectorKey]) -> bool:
+        """Let the image bear these too, if there is room for all of them."""
+        more = self.new.intersection(selectors)
+        if more and self.bears + len(more) > MAX_SELECTORS:
+            return False
+        self.bears += len(more)
+        self.new -= more
+        return True
 
 
 def fence(state: State, selector: SelectorKey, until: int) -> None:
@@ -82,7 +107,6 @@ def put(state: State, change: Put) -> PutResult:
             or (before.corrected_stamp and not after.corrected_stamp)
         ),
         visible=after.trace is not None,
-        selectors=after.selectors,
         outbox=len(after.outbox),
     )
 

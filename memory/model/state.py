@@ -82,14 +82,13 @@ class PutResult:
 
     `barrier`: the item's barrier after it, µs. `won`: the given register's value stands now
     because of this or an earlier equal put. `erased`: a live register was erased by it.
-    `selectors`: keyed selectors the image ever bore. `outbox`: addresses awaiting a tombstone.
+    `outbox`: addresses awaiting a tombstone.
     """
 
     barrier: int
     won: bool
     erased: bool
     visible: bool
-    selectors: frozenset[SelectorKey]
     outbox: int
 
 

@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import redis
 
+from memory.errors import Rejected
 from memory.model.answers import Probe, SearchResult
 from memory.model.events import LogPartition
-from memory.model.forgetting import FenceFact
+from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.ports import Embedder
@@ -23,6 +24,7 @@ from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
+from memory.redis.listings import enlist_images, note_told, untold_facts
 from memory.redis.names import KeyNames
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
@@ -129,19 +131,10 @@ class RedisIndex(KeyedDigests):
         """Those facts of forgetting that are not in the memory yet; only reads."""
         return missing_facts(self._client, self.names, facts)
 
-    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
-        pipeline = self._client.pipeline(transaction=False)
-        for selectors, image in listings:
-            item, wait, _ = self.names.item(image)
-            pipeline.fcall_ro("vm1_barrier", 2, item, wait)
-            for selector in selectors:
-                pipeline.fcall("vm1_enlist", 2, *self.names.bucket(selector, image), image)
-        with map_redis_errors():
-            replies = iter(pipeline.execute())
-        return [
-            max(decode_time(next(replies)) for _ in range(1 + len(selectors)))
-            for selectors, _ in listings
-        ]
+    def enlist(
+        self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+    ) -> list[int | Rejected]:
+        return enlist_images(self._client, self.names, listings)
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
         pipeline = self._client.pipeline(transaction=False)
@@ -160,10 +153,9 @@ class RedisIndex(KeyedDigests):
                 won=bool(won),
                 erased=bool(erased),
                 visible=bool(visible),
-                selectors=frozenset(map(SelectorKey, selectors.decode().split())),
                 outbox=outbox,
             )
-            for barrier, won, erased, visible, selectors, outbox in replies
+            for barrier, won, erased, visible, _, outbox in replies
         ]
 
     def fence(self, selector: SelectorKey, until: int) -> None:
@@ -183,6 +175,12 @@ class RedisIndex(KeyedDigests):
                     yield [ImageKey(member.decode()) for member in members]
                 if cursor == 0:
                     break
+
+    def untold(self, images: Sequence[ImageKey]) -> list[Barrier | Posting]:
+        return untold_facts(self._client, self.names, images)
+
+    def note_told(self, facts: Sequence[Barrier | Posting]) -> None:
+        note_told(self._client, self.names, facts)
 
     def relist(self, selector: SelectorKey, image: ImageKey) -> None:
         with map_redis_errors():

@@ -8,6 +8,7 @@
 -- `wait` while it has none, never both: a document without a vector would still be counted.
 --   b barrier   ts cs stamps of trace and correction   corrected ('' withdrawn)
 --   sel selectors, space-separated   label the one that counts
+--   told how many of the selectors, and which barrier, the log of forgetting has been told
 --   id image label asserted source subjects attributes embedder vector: the trace
 --   >address    an event's place in the log
 --
@@ -15,7 +16,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 2
+local VERSION = 3
 local AT_ONCE = 4000
 
 -- An image can have more events than Lua can pass as arguments (8,000).
@@ -44,17 +45,24 @@ local function dead_addresses(key, barrier)
   return dead
 end
 
-local function union(held, given)
-  local all, changed = {}, false
-  for selector in string.gmatch(held, '%S+') do all[selector] = true end
-  for selector in string.gmatch(given, '%S+') do
-    if not all[selector] then all[selector] = true; changed = true end
+local function words(text)
+  local list, known = {}, {}
+  for word in string.gmatch(text, '%S+') do
+    list[#list + 1] = word
+    known[word] = #list
   end
-  if not changed then return held, false end
-  local sorted = {}
-  for selector in pairs(all) do sorted[#sorted + 1] = selector end
-  table.sort(sorted)
-  return table.concat(sorted, ' '), true
+  return list, known
+end
+
+-- What is new comes last: 'told' counts from the front.
+local function union(held, given)
+  local all, known = words(held)
+  local before = #all
+  for selector in string.gmatch(given, '%S+') do
+    if not known[selector] then all[#all + 1] = selector; known[selector] = #all end
+  end
+  if #all == before then return held, false end
+  return table.concat(all, ' '), true
 end
 
 -- Overwritten before they go: DEL alone leaves the bytes in the process's memory.
@@ -80,7 +88,7 @@ local function put(keys, args)
   local address, given, register, stamp = args[2], args[3], args[4], args[5]
   local was_visible = redis.call('EXISTS', item) == 1
   local key = was_visible and item or wait
-  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected')
+  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected', 'told')
   local old_barrier = held[1] or ''
   local barrier = greater(args[1], old_barrier)
   local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6] or ''
@@ -147,6 +155,7 @@ local function put(keys, args)
     redis.call('DEL', wait)
   else
     local kept = {'b', barrier, 'sel', selectors}
+    if held[7] then kept[#kept + 1] = 'told'; kept[#kept + 1] = held[7] end
     if cs ~= '' then
       for _, part in ipairs({'cs', cs, 'corrected', corrected}) do kept[#kept + 1] = part end
     end
@@ -176,6 +185,46 @@ end
 -- KEYS: item, wait. Returns the item's barrier.
 local function barrier(keys, args)
   return redis.call('HGET', keys[1], 'b') or redis.call('HGET', keys[2], 'b') or ''
+end
+
+-- KEYS: item, wait. ARGS: how many selectors an image may bear, selectors. Returns its barrier, how
+-- many it bears, and, unless there is room for all of these, those that it does not bear.
+local function look(keys, args)
+  local held = redis.call('HGET', keys[1], 'sel') or redis.call('HGET', keys[2], 'sel') or ''
+  local all, known = words(held)
+  local new = {}
+  for selector in string.gmatch(args[2], '%S+') do
+    if not known[selector] then new[#new + 1] = selector end
+  end
+  local has_room = #all + #new <= tonumber(args[1])
+  return {barrier(keys), #all, has_room and '' or table.concat(new, ' ')}
+end
+
+-- Of an image: its key, its barrier, its selectors, and of both what was told.
+local function telling(keys)
+  local key = redis.call('EXISTS', keys[1]) == 1 and keys[1] or keys[2]
+  local held = redis.call('HMGET', key, 'b', 'sel', 'told')
+  local until_, count = string.match(held[3] or '', '^(%d*):(%d+)$')
+  return key, held[1] or '', held[2] or '', until_ or '', tonumber(count or '0')
+end
+
+-- KEYS: item, wait. Returns the barrier ('' where it is told) and the selectors that are not told.
+local function untold(keys)
+  local _, held, selectors, until_, count = telling(keys)
+  local all = words(selectors)
+  return {held > until_ and held or '', table.concat(all, ' ', math.min(count, #all) + 1)}
+end
+
+-- KEYS: item, wait. ARGS: barrier, selectors: what `untold` returned. Who was told more meanwhile
+-- is not set back.
+local function told(keys, args)
+  local key, _, selectors, until_, count = telling(keys)
+  local _, known = words(selectors)
+  for selector in string.gmatch(args[2], '%S+') do count = math.max(count, known[selector] or 0) end
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('HSET', key, 'told', greater(args[1], until_) .. ':' .. count)
+  end
+  return 'OK'
 end
 
 -- KEYS: until. ARGS: until.
@@ -408,6 +457,9 @@ register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
 register('vm1_enlist', guarded(enlist), {})
 register('vm1_relist', guarded(enlist), IN_A_FULL_REDIS)
 register('vm1_barrier', barrier, READING)
+register('vm1_look', look, READING)
+register('vm1_untold', untold, READING)
+register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)

@@ -20,6 +20,7 @@ from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import partitions_of, read_ranges
 
 FACTS_A_POLL = 2000
+FACTS_A_STEP = 1000
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 
 
@@ -36,10 +37,13 @@ class KafkaFenceLog:
     def append(self, facts: Sequence[FenceFact]) -> None:
         """Return once all in-sync replicas have every fact, `Unavailable` after the timeout.
 
+        The timeout is a step's, so that no number of facts is too many.
         Safe to repeat: a fact that arrived all the same is the same fact.
         """
-        if not facts:
-            return
+        for start in range(0, len(facts), FACTS_A_STEP):
+            self._append(facts[start : start + FACTS_A_STEP])
+
+    def _append(self, facts: Sequence[FenceFact]) -> None:
         producer = self._connected()
         deadline = time.monotonic() + self._timeout
         with map_kafka_errors():

@@ -20,11 +20,20 @@ from PIL import Image
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Query
-from memory.model.events import ImagePayload, Selector, SelectorKind, VectorPayload
+from memory.model.events import (
+    MAX_SELECTORS,
+    MAX_SUBJECTS,
+    ImagePayload,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+)
+from memory.model.forgetting import FenceFact, Posting
 from streams.config.connections import kafka_cluster
 from streams.contract import encoding
 from streams.contract.records import HEARTBEAT, OutgoingRecord, record_key
 from streams.contract.topics import Topic
+from streams.workers.fence_log import replay
 from tests.integration.events import DIM, EMBEDDER, rejected, unit
 from tests.integration.running import Running, running
 
@@ -299,6 +308,37 @@ def test_an_event_over_the_size_limit_fails_in_the_client(memory: Running) -> No
     with pytest.raises(Rejected, match="limit") as caught:
         client.ingest(bytes((1 << 20) + 1), id="large", label="large")
     assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+
+
+def test_an_image_with_ever_more_subjects_holds_nobody_up_and_is_told_once(
+    memory: Running,
+) -> None:
+    client = memory.client()
+
+    def everyone(part: int) -> None:
+        subjects = [f"{part}-{n}" for n in range(MAX_SUBJECTS)]
+        client.ingest(unit(1), id="crowd", label="good", embedder="test", subjects=subjects)
+
+    before = len(rejected(memory))
+    taken = MAX_SELECTORS // MAX_SUBJECTS
+    for parts in (range(taken), range(taken, taken + 4)):
+        for part in parts:
+            everyone(part)
+        client.flush()
+        memory.wait_until_merged()
+    client.receipt(client.forget(subject="3-0"))
+    for part in range(12):
+        everyone(part)
+    client.flush()
+    memory.wait_until_merged()
+    reasons = [rejection["reason"] for rejection in rejected(memory)[before:]]
+    assert reasons == ["too-many-subjects"] * 4 + ["forgotten"] * 12
+    facts: list[FenceFact] = []
+    replay(kafka_cluster(memory.settings), facts.extend)
+    image = memory.index().image_key("crowd")
+    told = [fact for fact in facts if isinstance(fact, Posting) and fact.image == image]
+    assert len(told) == len(set(told)) == taken * MAX_SUBJECTS + 1, "the source is one"
+    assert memory.restarts("ingest") == 0
 
 
 def test_an_empty_memory_answers_that_it_is_empty(

@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from memory.errors import Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
 from memory.model.events import (
@@ -165,6 +166,7 @@ class Steps:
         image = index.image_key(event.image_id)
         selectors = tuple(map(index.selector_key, event.selectors))
         (barrier,) = index.enlist([(selectors, image)])
+        assert not isinstance(barrier, Rejected)
         yield
         yield from self.merge(index, event, barrier)
 

@@ -12,8 +12,10 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
+from memory.model import merge
 from memory.model.answers import Probe
-from memory.model.events import LogAddress, LogPartition, Selector, SelectorKind
+from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
+from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
@@ -249,6 +251,49 @@ def test_fences_are_told_to_those_who_enlist(index: MemoryIndex) -> None:
     assert [list(page) for page in index.images_with_selector(subject)] == [[image]]
     index.put([Put(image, barrier=9)])
     assert index.enlist([((subject,), image)]) == [9]
+
+
+def test_an_image_bears_no_more_selectors_than_it_may(index: MemoryIndex) -> None:
+    image = index.image_key("i")
+    first, second, third, fourth = (
+        [index.selector_key(Selector(SelectorKind.SUBJECT, f"{part}-{n}")) for n in range(size)]
+        for part, size in enumerate([MAX_SELECTORS - 10, 5, 5, 1])
+    )
+    assert index.enlist([(first, image)]) == [NEVER]
+    index.put([Put(image, selectors=tuple(first))])
+    together = [(part, image) for part in (second, second, third, fourth, first)]
+    assert index.enlist(together) == [NEVER, NEVER, NEVER, merge.NO_ROOM, NEVER]
+    index.put([Put(image, selectors=(*second, *third))])
+    assert index.enlist([(fourth, image), ((), image)]) == [merge.NO_ROOM, NEVER]
+    assert list(index.images_with_selector(fourth[0])) == []
+    assert index.enlist([((*first, *second, *third), image)]) == [NEVER]
+    index.put([Put(image, barrier=7)])
+    assert index.enlist([(third, image), (fourth, index.image_key("other"))]) == [7, NEVER]
+
+
+def test_facts_of_an_image_are_untold_until_they_are_told(index: MemoryIndex) -> None:
+    image = index.image_key("i")
+    ada, bob, eve = (
+        index.selector_key(Selector(SelectorKind.SUBJECT, name)) for name in ("ada", "bob", "eve")
+    )
+    assert index.untold([image]) == []
+    remember(index, "i", time=5, selectors=(eve, bob))
+    assert index.untold([image]) == [Posting(s, image) for s in sorted((bob, eve))]
+    index.put([Put(image, barrier=7, selectors=(eve,))])
+    before = index.untold([image])
+    assert before == [Barrier(image, 7), *(Posting(s, image) for s in sorted((bob, eve)))]
+    index.put([Put(image, barrier=9, selectors=(ada, eve))])
+    index.note_told(before)
+    remember(index, "i", time=10)  # it is seen again
+    assert index.untold([image]) == [Barrier(image, 9), Posting(ada, image)]
+    now = index.untold([image])
+    index.note_told(now)
+    index.note_told(before)  # who comes late sets nothing back
+    index.put([Put(image, barrier=9)])
+    assert index.untold([image]) == []
+    index.put([Put(image, barrier=20)])  # hidden again
+    assert index.untold([image]) == [Barrier(image, 20)]
+    assert index.untold([index.image_key("never seen")]) == []
 
 
 def test_a_large_source_lists_all_its_images(index: MemoryIndex) -> None:

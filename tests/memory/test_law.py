@@ -126,7 +126,6 @@ def test_a_put_says_what_it_did() -> None:
     assert merge.put(state, seen(5)).won, "a repeat of what stands"
     erased = merge.put(state, Put(IMAGE, 7))
     assert (erased.barrier, erased.erased, erased.visible) == (7, True, False)
-    assert erased.selectors == {"subject:ada"}
     assert not merge.put(state, Put(IMAGE, 7)).erased
 
 

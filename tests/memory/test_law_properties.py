@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from memory import exact_index
 from memory.embedders import VectorsOnly
+from memory.errors import Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
 from memory.model.events import Forget, Ingest, Selector, SelectorKind
@@ -103,7 +104,9 @@ class Both(ExactIndex):
         for image in map(KEYS.image, IMAGES):
             assert described(self.other.item(image)) == described(self.item(image))
 
-    def enlist(self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]) -> list[int]:
+    def enlist(
+        self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+    ) -> list[int | Rejected]:
         barriers = super().enlist(listings)
         assert self.other.enlist(listings) == barriers
         return barriers
@@ -112,6 +115,12 @@ class Both(ExactIndex):
         results = super().put(puts)
         assert self.other.put(puts) == results
         self._same_items()
+        touched = [put.image for put in puts]
+        facts = self.untold(touched)
+        assert self.other.untold(touched) == facts
+        if len(facts) % 2:
+            self.note_told(facts)
+            self.other.note_told(facts)
         return results
 
     def fence(self, selector: SelectorKey, until: int) -> None:

@@ -18,6 +18,8 @@ from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
 from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
 from memory.model.events import (
+    MAX_SELECTORS,
+    MAX_SUBJECTS,
     Correction,
     Forget,
     ImagePayload,
@@ -475,6 +477,48 @@ def test_a_refused_event_leaves_its_postings_and_its_barrier_as_facts(
         Barrier(image, UNTIL),
         *(Posting(s, image) for s in sorted(selectors)),
     ]
+
+
+def test_facts_are_told_once_however_often_a_forgotten_image_comes(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    memory.remember([ingest("i0", subjects=("ada", "bob"))])
+    memory.forget(forget("image", "i0"))
+    facts.all.clear()
+    memory.remember([ingest("i0", subjects=("ada", "bob"), time=n) for n in range(50, 60)])
+    assert facts.all == []
+    memory.remember([ingest("i0", subjects=("eve",)), ingest("i0", subjects=("eve", "ada"))])
+    eve = memory.index.selector_key(Selector(SelectorKind.SUBJECT, "eve"))
+    assert facts.all == [Posting(eve, memory.index.image_key("i0"))]
+
+
+def test_facts_that_no_log_took_are_told_by_the_repeat(memory: VisualMemory, facts: Facts) -> None:
+    memory.forget(forget("subject", "ada"))
+    facts.all.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts, "append", lambda _: _crash())
+        with pytest.raises(Crash):
+            memory.remember([ingest("i0", subjects=("ada",))])
+    memory.remember([ingest("i0", subjects=("ada",))])
+    assert [type(fact) for fact in facts.all] == [Barrier, Posting, Posting]
+
+
+def test_an_image_of_too_many_subjects_is_rejected_and_the_rest_is_as_if_it_never_came(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    def of(part: int) -> Ingest:
+        return ingest("i0", time=part, subjects=tuple(f"{part}-{n}" for n in range(MAX_SUBJECTS)))
+
+    outcomes = [memory.remember([of(part)])[0] for part in range(20)]
+    taken = MAX_SELECTORS // MAX_SUBJECTS
+    assert [isinstance(outcome, Merged) for outcome in outcomes] == [n < taken for n in range(20)]
+    assert {str(o.reason) for o in outcomes[taken:] if isinstance(o, Rejected)} == {
+        "too-many-subjects"
+    }
+    assert memory.forget(forget("subject", f"{taken}-0")).images == 0
+    assert memory.forget(forget("subject", "3-0")).images == 1
+    told = [fact for fact in facts.all if isinstance(fact, Posting)]
+    assert len(told) == len(set(told)) == taken * MAX_SUBJECTS + 1, "the source is one"
 
 
 def test_a_merged_event_leaves_no_fact(memory: VisualMemory, facts: Facts) -> None:

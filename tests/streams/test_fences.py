@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -134,6 +135,16 @@ def test_what_is_appended_is_replayed(
     fence_log.append(SOME[:2])
     fence_log.append(SOME[2:])
     assert all_facts(kafka_bootstrap, prefix) == SOME
+
+
+def test_no_number_of_facts_is_too_many_for_the_time_an_append_may_take(
+    kafka_bootstrap: str, prefix: str
+) -> None:
+    log = KafkaFenceLog(KafkaCluster(kafka_bootstrap, prefix), timeout=2)
+    many = [Posting(SelectorKey(f"subject:{n}"), ImageKey("cd")) for n in range(60_000)]
+    with closing(log):
+        log.append(many)
+    assert len(all_facts(kafka_bootstrap, prefix)) == len(many)
 
 
 def test_an_append_is_durable_when_it_returns(

@@ -1,0 +1,94 @@
+"""What each image bears, and what of it the log of forgetting has been told (see `memory.ports`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memory.errors import Rejected
+from memory.model import merge
+from memory.model.events import MAX_SELECTORS
+from memory.model.forgetting import Barrier, Posting
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.times import NEVER
+from memory.redis.errors import map_redis_errors
+from memory.redis.hashes import decode_time, encode_time
+from memory.redis.names import KeyNames
+
+
+def enlist_images(
+    client: Any, names: KeyNames, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+) -> list[int | Rejected]:
+    barriers, rooms = _look(client, names, listings)
+    taken = [rooms[image].take(selectors) for selectors, image in listings]
+    pipeline = client.pipeline(transaction=False)
+    for (selectors, image), has_room in zip(listings, taken, strict=True):
+        for selector in selectors if has_room else ():
+            pipeline.fcall("vm1_enlist", 2, *names.bucket(selector, image), image)
+    with map_redis_errors():
+        fences = iter(pipeline.execute())
+    return [
+        max([barriers[image], *(decode_time(next(fences)) for _ in selectors)])
+        if has_room
+        else merge.NO_ROOM
+        for (selectors, image), has_room in zip(listings, taken, strict=True)
+    ]
+
+
+def _look(
+    client: Any, names: KeyNames, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
+) -> tuple[dict[ImageKey, int], dict[ImageKey, merge.Room]]:
+    """The barriers of these images, and what each may bear."""
+    asked: dict[ImageKey, dict[SelectorKey, None]] = {}
+    for selectors, image in listings:
+        asked.setdefault(image, {}).update(dict.fromkeys(selectors))
+    pipeline = client.pipeline(transaction=False)
+    for image, wanted in asked.items():
+        keys = names.item(image)[:2]
+        pipeline.fcall_ro("vm1_look", 2, *keys, MAX_SELECTORS, " ".join(wanted))
+    with map_redis_errors():
+        replies = dict(zip(asked, pipeline.execute(), strict=True))
+    barriers = {image: decode_time(barrier) for image, (barrier, _, _) in replies.items()}
+    rooms = {
+        image: merge.Room(bears, set(map(SelectorKey, new.decode().split())))
+        for image, (_, bears, new) in replies.items()
+    }
+    return barriers, rooms
+
+
+def untold_facts(
+    client: Any, names: KeyNames, images: Sequence[ImageKey]
+) -> list[Barrier | Posting]:
+    pipeline = client.pipeline(transaction=False)
+    for image in images:
+        pipeline.fcall_ro("vm1_untold", 2, *names.item(image)[:2])
+    with map_redis_errors():
+        replies = pipeline.execute()
+    facts: list[Barrier | Posting] = []
+    for image, (barrier, selectors) in zip(images, replies, strict=True):
+        if barrier:
+            facts.append(Barrier(image, decode_time(barrier)))
+        untold = map(SelectorKey, sorted(selectors.decode().split()))
+        facts += [Posting(selector, image) for selector in untold]
+    return facts
+
+
+def note_told(client: Any, names: KeyNames, facts: Sequence[Barrier | Posting]) -> None:
+    barriers: dict[ImageKey, int] = {}
+    selectors: dict[ImageKey, list[SelectorKey]] = {}
+    for fact in facts:
+        if isinstance(fact, Barrier):
+            barriers[fact.image] = fact.until
+        else:
+            selectors.setdefault(fact.image, []).append(fact.selector)
+    pipeline = client.pipeline(transaction=False)
+    for image in barriers.keys() | selectors.keys():
+        pipeline.fcall(
+            "vm1_told",
+            2,
+            *names.item(image)[:2],
+            encode_time(barriers.get(image, NEVER)),
+            " ".join(selectors.get(image, ())),
+        )
+    with map_redis_errors():
+        pipeline.execute()
