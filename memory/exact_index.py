@@ -17,6 +17,7 @@ from memory.model.answers import Hit, Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
+from memory.model.logs import Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
 from memory.vectors import Vector, cosine_distances, stored_vector
@@ -37,6 +38,9 @@ class ExactIndex(KeyedDigests):
         self._expansions: dict[RequestKey, set[ImageKey]] = {}
         self._told: set[Barrier | Posting] = set()
         self._positions: dict[LogPartition, int] = {}
+        self._times: dict[LogPartition, int] = {}
+        self._witnesses: dict[LogPartition, Witness] = {}
+        self._cuts: dict[LogPartition, list[Cut]] = {}
 
     @property
     def embedder(self) -> str:
@@ -165,6 +169,32 @@ class ExactIndex(KeyedDigests):
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
         for place, offset in positions.items():
             self._positions[place] = max(self._positions.get(place, -1), offset)
+
+    def note_times(self, times: Mapping[LogPartition, int]) -> None:
+        for place, time in times.items():
+            self._times[place] = max(self._times.get(place, NEVER), time)
+
+    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+        found = {place: [witness] for place, witness in self._witnesses.items()}
+        for place in self._positions.keys() & self._times.keys():
+            here = Witness(self._positions[place], self._times[place])
+            found[place] = [here, *found.get(place, [])]
+        return found
+
+    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
+        for place, new in witnesses.items():
+            held = self._witnesses.get(place, new)
+            offset, time = max(held.offset, new.offset), max(held.time, new.time)
+            self._witnesses[place] = Witness(offset, time)
+
+    def rewind(self, partition: LogPartition, cut: Cut) -> None:
+        self._positions[partition] = min(self._positions.get(partition, 0), cut.offset)
+        self._witnesses.pop(partition, None)
+        self.note_times({partition: cut.time + 1})
+        self._cuts.setdefault(partition, []).append(cut)
+
+    def cuts(self) -> Mapping[LogPartition, Sequence[Cut]]:
+        return self._cuts
 
     def digests(self) -> Digests:
         return merge.digests(self.state.items, self.state.fences)

@@ -10,6 +10,7 @@ from memory.model.answers import Probe, SearchResult
 from memory.model.events import ClaimPayload, LogPartition, Selector
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
+from memory.model.logs import Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.vectors import Vector
 
@@ -71,6 +72,30 @@ class Positions(Protocol):
 
         `Misconfigured` when it was made with another embedder than this process has.
         """
+        ...
+
+
+class LogMarks(Protocol):
+    """What the positions rest on: marks by which a log is known again (design, "Positions")."""
+
+    def note_times(self, times: Mapping[LogPartition, int]) -> None:
+        """No record that was read was appended later, µs. Noted before the position moves."""
+        ...
+
+    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+        """One at the position, where times were noted, and the one that was noted last."""
+        ...
+
+    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
+        """These were so in the log just now; of each partition the furthest is kept."""
+        ...
+
+    def rewind(self, partition: LogPartition, cut: Cut) -> None:
+        """Set the position back to where the log was cut, and keep the cut for ever."""
+        ...
+
+    def cuts(self) -> Mapping[LogPartition, Sequence[Cut]]:
+        """Where logs were cut."""
         ...
 
 
@@ -188,11 +213,11 @@ class Inspection(Protocol):
         ...
 
 
-class MonitoredIndex(Positions, Inspection, Protocol):
+class MonitoredIndex(Positions, LogMarks, Inspection, Protocol):
     """What a monitor needs of an index."""
 
 
-class MemoryIndex(Positions, StateStore, Search, Inspection, Protocol):
+class MemoryIndex(Positions, LogMarks, StateStore, Search, Inspection, Protocol):
     """A memory's state and its search.
 
     All methods raise `Unavailable` when the store is away, `Moved` where another generation of

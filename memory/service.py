@@ -223,6 +223,15 @@ class VisualMemory:
         """Whether a position is in one of the logs that this memory is made from."""
         return position.topic_id in self._logs
 
+    def has_lost(self, positions: Iterable[Position]) -> bool:
+        """Whether one of these is, or may be, in a part of its log that was cut off."""
+        cuts = self.index.cuts()
+        return any(
+            position.offset >= cut.offset and (position.time is None or position.time <= cut.time)
+            for position in positions
+            for cut in cuts.get(position.log_partition, ())
+        )
+
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """Answer questions together; positions are read before the search: "at least"."""
         as_of = tuple(

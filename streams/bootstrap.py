@@ -15,7 +15,6 @@ from memory.embedders import load_embedder
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.facts import EveryGeneration, Take
 from memory.images import ImageLimits
-from memory.model.events import LogPartition
 from memory.model.forgetting import FenceFact
 from memory.model.times import microseconds
 from memory.ports import Embedder, FenceLog, MemoryIndex
@@ -30,12 +29,13 @@ from streams.contract import decoding
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
+from streams.kafka.log_witness import LogWitness
 from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
 from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery, HandleBatch
-from streams.workers.delivery import Delivery, Source
-from streams.workers.fence_log import KafkaFenceLog, replay
+from streams.workers.delivery import Source
+from streams.workers.fence_log import KafkaFenceLog, read_facts
 from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import Counted, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
@@ -112,7 +112,8 @@ def open_memory(
     cluster = connections.kafka_cluster(settings)
     names = [cluster.full_name(role.topic) for role in ROLES.values() if role.writes]
     logs = {topic_ids[name]: name for name in names}
-    fence_log = EveryGeneration(KafkaFenceLog(cluster), others)
+    fences = KafkaFenceLog(cluster, topic_ids[cluster.full_name(Topic.FENCES)], index)
+    fence_log = EveryGeneration(fences, others)
     return memory_of(settings, index, made_for, fence_log, logs)
 
 
@@ -150,7 +151,6 @@ def catch_up_on_fences(
     """
     cluster = connections.kafka_cluster(settings)
     topic_id = topic_ids[cluster.full_name(Topic.FENCES)]
-    positions = {p: o for (t, p), o in memory.index.positions().items() if t == topic_id}
 
     def apply(facts: Sequence[FenceFact]) -> None:
         missing = facts if missing_of is None else missing_of(facts)
@@ -164,8 +164,7 @@ def catch_up_on_fences(
                 f"them there ({error}); start a forget worker first"
             ) from None
 
-    ends = replay(cluster, apply, positions)
-    memory.index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
+    read_facts(cluster, topic_id, memory.index, apply)
 
 
 def worker(
@@ -217,11 +216,12 @@ def wire(
     source = Source(role, topic, topic_id, batch, patience)
     parts: dict[str, Any] = {
         "positions": memory.index,
+        "known_log": LogWitness(cluster, topic, topic_id, memory.index),
         "attempts": RecordAttempts(store, settings.namespace, role),
         "full_name": cluster.full_name,
         "reject": partial(_given_up, role, settings.partitions),
     }
-    carrier: Delivery
+    carrier: BatchDelivery | TaskDelivery
     if role == "query":
         carrier = tasks = TaskDelivery(app, source, **parts)
         tasks.start(_query_agent(settings, memory, tasks), settings.questions_in_flight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from memory.errors import Reason, Rejected
@@ -16,24 +16,30 @@ MAX_K = 100
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in the log: a record's offset, or the offset below which all is merged."""
+    """A place in the log: a record's offset, or the offset below which all is merged.
+
+    `time`, where it is known, is when the log took that record, µs. It tells a record that a log
+    lost from the one that has its offset now.
+    """
 
     topic: str
     topic_id: str
     partition: int
     offset: int
+    time: int | None = field(default=None, compare=False)
 
     @property
     def log_partition(self) -> LogPartition:
         return LogPartition(self.topic_id, self.partition)
 
     def to_json(self) -> dict[str, str | int]:
-        return {
+        place: dict[str, str | int] = {
             "topic": self.topic,
             "topic_id": self.topic_id,
             "partition": self.partition,
             "offset": self.offset,
         }
+        return place if self.time is None else {**place, "time": self.time}
 
 
 class Rule(StrEnum):

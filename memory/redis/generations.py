@@ -26,13 +26,14 @@ from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import decode_time
 from memory.redis.index import RedisIndex
 from memory.redis.lease import RebuildLease
+from memory.redis.names import KeyNames
 from memory.redis.schema import Schema, made_with, read_meta, schema_of
 
 SEAL_SECONDS = 5.0
 KEYS_A_STEP = 1000
 KEY_KINDS = (
     *("item", "wait", "outbox", "posting", "until", "request", "expansion"),
-    *("open_requests", "pos", "unembeddable"),
+    *("open_requests", "pos", "marks", "unembeddable"),
 )
 """What the keys of a generation hold."""
 
@@ -142,10 +143,11 @@ class Generations:
         `anew` are the ids of the topics it has read, `fences` that of the facts of forgetting.
         Returns the places ("topic id:partition") in which it is behind; none: it answers now.
         """
-        keys = [self._meta, f"{self._namespace}:{self.current().generation}:pos"]
-        keys.append(following.names.positions)
+        held = KeyNames(f"{self._namespace}:{self.current().generation}")
+        keys = [self._meta, held.positions, following.names.positions]
+        keys += [held.marks, following.names.marks]
         with map_redis_errors():
-            reply = self._client.fcall("vm1_switch", 3, *keys, self._token, fences, *anew)
+            reply = self._client.fcall("vm1_switch", 5, *keys, self._token, fences, *anew)
         behind: list[bytes] = reply
         return [place.decode() for place in behind]
 

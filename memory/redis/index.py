@@ -17,9 +17,10 @@ from memory.model.answers import Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
+from memory.model.logs import Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.ports import Embedder
-from memory.redis import scan
+from memory.redis import marks, scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
@@ -261,6 +262,21 @@ class RedisIndex(KeyedDigests):
             arguments += [f"{topic_id}:{partition}", str(offset)]
         with map_redis_errors():
             self._client.fcall("vm1_advance", 1, self.names.positions, *arguments)
+
+    def note_times(self, times: Mapping[LogPartition, int]) -> None:
+        marks.note_times(self._client, self.names, times)
+
+    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+        return marks.witnesses_of(self._client, self.names)
+
+    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
+        marks.note_witnesses(self._client, self.names, witnesses)
+
+    def rewind(self, partition: LogPartition, cut: Cut) -> None:
+        marks.rewind(self._client, self.names, partition, cut)
+
+    def cuts(self) -> Mapping[LogPartition, Sequence[Cut]]:
+        return marks.cuts_of(self._client, self.names)
 
     def digests(self) -> Digests:
         found = scan.scan_digests(self._client, self.names.prefix, self._schema)

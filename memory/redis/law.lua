@@ -261,17 +261,36 @@ local function is_sealed(key, places)
   return false
 end
 
+local function raise_to(key, fields)
+  for i = 1, #fields, 2 do
+    local held = tonumber(redis.call('HGET', key, fields[i]) or '-1')
+    if tonumber(fields[i + 1]) > held then
+      redis.call('HSET', key, fields[i], fields[i + 1])
+    end
+  end
+end
+
 -- KEYS: hash. ARGS: field, number, ... Each field keeps its greatest number.
 local function advance(keys, args)
   if is_sealed(keys[1], args) then
     return redis.error_reply('SEALED the memory is about to be replaced by a rebuilt one')
   end
-  for i = 1, #args, 2 do
-    local held = tonumber(redis.call('HGET', keys[1], args[i]) or '-1')
-    if tonumber(args[i + 1]) > held then
-      redis.call('HSET', keys[1], args[i], args[i + 1])
-    end
+  raise_to(keys[1], args)
+  return 'OK'
+end
+
+-- KEYS: positions, marks. ARGS: place, offset, time. The log was cut at the offset: what it held
+-- from there on was appended up to the time.
+local function rewind(keys, args)
+  local positions, marks, place, offset = keys[1], keys[2], args[1], args[2]
+  local held = redis.call('HGET', positions, place)
+  if held and tonumber(held) > tonumber(offset) then
+    redis.call('HSET', positions, place, offset)
   end
+  redis.call('HDEL', marks, 'below:' .. place, 'until:' .. place)
+  -- The first record behind the cut is younger than any that was read: it is known now.
+  raise_to(marks, {'time:' .. place, string.format('%.0f', args[3] + 1),
+                   'cut:' .. place .. ':' .. offset, args[3]})
   return 'OK'
 end
 
@@ -368,7 +387,7 @@ local function forget_next(meta)
   redis.call('HDEL', meta, 'sealed')
 end
 
--- KEYS: meta, positions, the next generation's positions. ARGS: token, id of the fences topic,
+-- KEYS: meta, positions, the next generation's positions, marks of both. ARGS: token, id of the fences topic,
 -- ids of the topics that were read anew. Returns the places in which the next one is behind, and
 -- where there are none puts it in place. What a client was told stays visible so.
 local function switch(keys, args)
@@ -393,6 +412,7 @@ local function switch(keys, args)
   end
   if #behind > 0 then return behind end
   call_with_all('HSET', following, carried)
+  if keys[5] then raise_to(keys[5], redis.call('HGETALL', keys[4])) end
   redis.call('HSET', meta, 'dropping', get(meta, 'generation'))
   for _, name in ipairs(MADE_WITH) do
     redis.call('HSET', meta, name, get(meta, 'next_' .. name))
@@ -462,6 +482,7 @@ register('vm1_untold', untold, READING)
 register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
+register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
 register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)
 register('vm1_grow', guarded(grow), IN_A_FULL_REDIS)

@@ -16,6 +16,7 @@ class KeyNames:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.positions = f"{prefix}:pos"
+        self.marks = f"{prefix}:marks"
         self.open_requests = f"{prefix}:open_requests"
         self.unembeddable = f"{prefix}:unembeddable"
 

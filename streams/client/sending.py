@@ -37,7 +37,8 @@ class Pending:
         """
         with map_kafka_errors():
             said = self._sent.get(timeout)
-        return Position(said.topic, self._topic_id, said.partition, said.offset)
+        time = said.timestamp * 1000 if said.timestamp >= 0 else None
+        return Position(said.topic, self._topic_id, said.partition, said.offset, time)
 
 
 class ForgetRequest(Pending):

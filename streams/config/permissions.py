@@ -146,7 +146,13 @@ READ_KEYS = (
 
 
 def _own(role: Principal) -> tuple[str, ...]:
-    return (INDEX, f"{GENERATIONS}:pos", f"starts:{role}", f"attempts:{role}")
+    return (
+        INDEX,
+        f"{GENERATIONS}:pos",
+        f"{GENERATIONS}:marks",
+        f"starts:{role}",
+        f"attempts:{role}",
+    )
 
 
 REDIS: Mapping[Principal, RedisRights] = {
@@ -179,6 +185,7 @@ REDIS: Mapping[Principal, RedisRights] = {
             f"{GENERATIONS}:wait:*",
             f"{GENERATIONS}:until:*",
             f"{GENERATIONS}:pos",
+            f"{GENERATIONS}:marks",
             f"{GENERATIONS}:open_requests",
             f"{GENERATIONS}:request:*",
         ),

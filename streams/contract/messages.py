@@ -201,9 +201,9 @@ class Rejection:
 def position_from_json(value: Any) -> Position:
     """Raises KeyError, TypeError or ValueError if the value is not a position."""
     texts = (value["topic"], value["topic_id"])
-    numbers = (value["partition"], value["offset"])
+    numbers = (value["partition"], value["offset"], value.get("time", 0))
     if not all(isinstance(text, str) for text in texts) or not all(
         type(number) is int and 0 <= number < 1 << 63 for number in numbers
     ):
         raise ValueError("not a position")
-    return Position(*texts, *numbers)
+    return Position(*texts, *numbers[:2], time=value.get("time"))

@@ -24,14 +24,14 @@ def written_at(
     found: dict[TopicPartition, int] = {}
     spans: dict[TopicPartition, tuple[int, int]] = {}
     now = round(time.time() * 1000)
-    for place, first in _since(consumer, dict.fromkeys(offsets, 0)).items():
+    for place, first in first_since(consumer, dict.fromkeys(offsets, 0)).items():
         if first.offset >= offsets[place]:
             found[place] = first.timestamp
         else:
             spans[place] = (first.timestamp, max(now, first.timestamp) + 1)
     while spans:
         middles = {place: (low + high) // 2 for place, (low, high) in spans.items()}
-        told = _since(consumer, middles)
+        told = first_since(consumer, middles)
         for place, middle in middles.items():
             low, high = spans.pop(place)
             first = told.get(place)
@@ -47,7 +47,7 @@ def written_at(
     return found
 
 
-def _since(consumer: KafkaConsumer, times: Mapping[TopicPartition, int]) -> dict[Any, Any]:
-    """The first record (offset, timestamp) since each time, of partitions that have one."""
+def first_since(consumer: KafkaConsumer, times: Mapping[TopicPartition, int]) -> dict[Any, Any]:
+    """The first record (offset, timestamp) since each time, ms, of partitions that have one."""
     told = consumer.offsets_for_times(dict(times)) if times else {}
     return {place: first for place, first in told.items() if first is not None}

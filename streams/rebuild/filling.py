@@ -21,7 +21,7 @@ from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import partitions_of, read_ranges
-from streams.workers.fence_log import replay
+from streams.workers.fence_log import read_facts
 
 SAY_SECONDS = 1.0
 AHEAD = 1000
@@ -185,10 +185,7 @@ class Filling:
         return events
 
     def _read_fences(self) -> None:
-        held = self._following.positions()
-        positions = {p: offset for (t, p), offset in held.items() if t == self._fences_id}
-        ends = replay(self._cluster, self._memory.apply, positions)
-        self._following.advance({LogPartition(self._fences_id, p): e for p, e in ends.items()})
+        read_facts(self._cluster, self._fences_id, self._following, self._memory.apply)
 
     def _targets(self) -> dict[TopicPartition, int]:
         """Up to where the present generation has read each partition."""

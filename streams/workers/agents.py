@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Prediction, Query
@@ -29,6 +29,9 @@ from streams.workers.waiting import Batcher, WaitingRoom, Watch
 
 _T = TypeVar("_T")
 E = TypeVar("E", Ingest, Correction)
+
+
+LOST = "the log was cut off before a position asked for; send again what was written there"
 
 
 def rejection(
@@ -161,7 +164,7 @@ class QueryAgent:
         memory: VisualMemory,
         decode: Callable[[Record], QueryEvent | Marker],
         reply_address: Callable[[Record], tuple[str, int] | None],
-        in_thread: Callable[..., Awaitable[list[Prediction | Rejected]]],
+        in_thread: Callable[..., Awaitable[Any]],
         positions: Callable[[], Awaitable[Mapping[LogPartition, int]]],
         place_free: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
@@ -172,7 +175,7 @@ class QueryAgent:
             lambda queries: in_thread(memory.recall, queries), at_most=32
         )
         self._watch = Watch(positions)
-        self._knows = memory.knows
+        self._memory, self._in_thread = memory, in_thread
         self._room = WaitingRoom()
         self._place_free = place_free
 
@@ -210,11 +213,19 @@ class QueryAgent:
 
     async def _wait(self, event: QueryEvent, size: int, remaining: float) -> str:
         """Why the memory has not come to what the question must have seen; nothing if it has."""
-        if not all(map(self._knows, event.after)):
+        if not all(map(self._memory.knows, event.after)):
             return "a position asked for is in a log that this memory does not read"
+        if await self._has_lost(event):
+            return LOST
         with self._room.seat(event.source, size) as has_room:
             if not has_room:
                 return "too many questions of this asker, or of all, wait already; ask again later"
             async with self._place_free():
                 came = await self._watch.wait_for(event.after, remaining)
-        return "" if came else "the memory has not come to the positions asked for; ask again"
+        if not came:
+            return "the memory has not come to the positions asked for; ask again"
+        return LOST if await self._has_lost(event) else ""
+
+    async def _has_lost(self, event: QueryEvent) -> bool:
+        lost: bool = await self._in_thread(self._memory.has_lost, event.after)
+        return lost

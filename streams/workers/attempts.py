@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
 from memory.errors import Unavailable
 from memory.redis.errors import map_redis_errors
+
+
+class Attempts(Protocol):
+    """Counts that survive every worker: they tell a record that ends workers from one met by chance."""
+
+    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
+        """Count this start of reading; returns the starts in a row at this same offset."""
+        ...
+
+    def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
+        """Count an attempt to process this record alone; returns the attempts so far."""
+        ...
+
+    def clear(self, topic_id: str, partition: int, offset: int) -> None:
+        """Forget the attempts at a record that was processed."""
+        ...
 
 
 class RecordAttempts:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import faust
 from aiokafka.errors import KafkaError
@@ -31,7 +31,9 @@ from memory.model.events import LogPartition
 from memory.ports import Positions
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
-from streams.workers.faust_app import Transport, exit_now, group_trouble
+from streams.kafka.log_witness import LogWitness
+from streams.workers.attempts import Attempts
+from streams.workers.faust_app import Transport, exit_now, group_trouble, log_time
 from streams.workers.fetched_batches import unreadable
 from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
 
@@ -53,20 +55,8 @@ class PositionsWentBack(Exception):
     """Redis has forgotten what it held: an older copy of it is there now."""
 
 
-class Attempts(Protocol):
-    """Counts that survive every worker: they tell a record that ends workers from one met by chance."""
-
-    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
-        """Count this start of reading; returns the starts in a row at this same offset."""
-        ...
-
-    def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
-        """Count an attempt to process this record alone; returns the attempts so far."""
-        ...
-
-    def clear(self, topic_id: str, partition: int, offset: int) -> None:
-        """Forget the attempts at a record that was processed."""
-        ...
+class LogReplaced(Exception):
+    """The log was cut while this worker read it; the positions are set back to there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +77,7 @@ class Source:
 class Delivery:
     """Carries records of one topic to a handler, at least once, and notes how far it came.
 
-    `positions` holds how far, `attempts` which records ended workers; after too many of them
+    `positions` holds how far, `known_log` in which log, `attempts` which records ended workers; after too many of them
     `reject` says what is told in place of the handler. `full_name` names a topic with its prefix.
     """
 
@@ -100,6 +90,7 @@ class Delivery:
         source: Source,
         *,
         positions: Positions,
+        known_log: LogWitness,
         attempts: Attempts,
         full_name: Callable[[Topic], str],
         reject: Callable[[Record], Sequence[OutgoingRecord]],
@@ -107,6 +98,7 @@ class Delivery:
         self._app = app
         self._source = source
         self._positions = positions
+        self._known_log = known_log
         self._attempts = attempts
         self._full_name = full_name
         self._reject = reject
@@ -126,6 +118,7 @@ class Delivery:
         self._app.task(self._exit_on_error(pump))
         self.watch(WATCH_SECONDS, self._check_group)
         self.watch(WATCH_SECONDS, self._check_positions)
+        self.watch(WATCH_SECONDS, self._check_log)
 
     def watch(self, seconds: float, check: Callable[[], None]) -> None:
         """Run `check` in a thread now and then; what it raises, but `Unavailable`, ends this."""
@@ -178,6 +171,7 @@ class Delivery:
 
     async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
+            self._known_log.saw(event.message.partition, log_time(event.message))
             await self._queue.put(event)
 
     def _exit_on_error(
@@ -223,6 +217,7 @@ class Delivery:
         def advance() -> None:
             # Redis keeps the greatest, so a gap would be passed for ever.
             self._check_positions()
+            self._known_log.keep(place.partition for place in ends)
             self._positions.advance(ends)
 
         await self._retry(lambda: self.in_thread(advance))
@@ -237,6 +232,10 @@ class Delivery:
         held = self._positions.positions()
         if any(held.get(partition, 0) < offset for partition, offset in noted.items()):
             raise PositionsWentBack
+
+    def _check_log(self) -> None:
+        if not self._known_log.check([place.partition for place in dict(self._noted)]):
+            raise LogReplaced
 
     def _check_group(self) -> None:
         if (trouble := group_trouble(self._app)) is not None:
@@ -279,6 +278,7 @@ class Delivery:
         self._assigned_at = time.time()
 
         def read() -> dict[TP, int]:
+            self._known_log.check([tp.partition for tp in assigned])
             stored = self._positions.positions()
             offsets = {}
             for tp in assigned:

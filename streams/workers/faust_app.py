@@ -188,9 +188,15 @@ def to_record(event: EventT[Any]) -> Record:
         key=message.key,
         value=message.value,
         headers=tuple(message.headers or ()),
-        # The log's own unit: beyond the year 2242 a float of seconds holds no microseconds.
-        timestamp=round(message.timestamp * 1000) * 1000,
+        timestamp=log_time(message),
     )
+
+
+def log_time(message: Any) -> int:
+    """When the log took a message of Faust's, µs."""
+    # The log's own unit: beyond the year 2242 a float of seconds holds no microseconds.
+    milliseconds: int = round(message.timestamp * 1000)
+    return milliseconds * 1000
 
 
 async def log_ends(app: faust.App) -> dict[int, int]:

@@ -7,28 +7,50 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from types import MappingProxyType
+from typing import Protocol
 
 from kafka import KafkaProducer, TopicPartition
 
 from memory.errors import Misconfigured
+from memory.model.events import LogPartition
 from memory.model.forgetting import FenceFact
+from memory.model.logs import Witness
+from memory.ports import LogMarks, Positions
 from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
 from streams.kafka.errors import map_kafka_errors
+from streams.kafka.log_witness import LogWitness, find_cuts
 from streams.kafka.reading import partitions_of, read_ranges
 
 FACTS_A_POLL = 2000
 FACTS_A_STEP = 1000
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
+NO_WITNESSES: Mapping[int, Sequence[Witness]] = MappingProxyType({})
+
+
+class ReadLog(Positions, LogMarks, Protocol):
+    """How far a log was read, and what it is known by."""
 
 
 class KafkaFenceLog:
-    """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads."""
+    """Keeps facts in the `fences` topic. Connects at the first append; safe for many threads.
 
-    def __init__(self, cluster: KafkaCluster, timeout: float = BLOCK_SECONDS) -> None:
+    By `marks`, if given, the log is known again when it has come to what was appended here.
+    """
+
+    def __init__(
+        self,
+        cluster: KafkaCluster,
+        topic_id: str = "",
+        marks: LogMarks | None = None,
+        *,
+        timeout: float = BLOCK_SECONDS,
+    ) -> None:
         self._cluster = cluster
+        self._topic_id = topic_id
+        self._marks = marks
         self._topic = cluster.full_name(Topic.FENCES)
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -53,8 +75,12 @@ class KafkaFenceLog:
                 )
                 for record in map(encode_fact, facts)
             ]
-            for acknowledgement in sent:
-                acknowledgement.get(max(0.0, deadline - time.monotonic()))
+            told = [each.get(max(0.0, deadline - time.monotonic())) for each in sent]
+        if self._marks is not None:
+            ends = {LogPartition(self._topic_id, place.partition): place for place in told}
+            self._marks.note_witnesses(
+                {p: Witness(place.offset + 1, place.timestamp * 1000) for p, place in ends.items()}
+            )
 
     def close(self) -> None:
         with self._lock, map_kafka_errors():
@@ -69,14 +95,37 @@ class KafkaFenceLog:
             return self._producer
 
 
+def read_facts(
+    cluster: KafkaCluster,
+    topic_id: str,
+    index: ReadLog,
+    apply: Callable[[Sequence[FenceFact]], None],
+) -> None:
+    """Apply the facts that an index has not seen, up to the log's present end, and note that.
+
+    Raises `Misconfigured` as `replay`.
+    """
+    positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
+    witnesses = {p: held for (t, p), held in index.witnesses().items() if t == topic_id}
+    known = LogWitness(cluster, cluster.full_name(Topic.FENCES), topic_id, index)
+    ends = replay(
+        cluster, apply, positions, witnesses, lambda read: known.saw(read.partition, read.timestamp)
+    )
+    known.keep(ends)
+    index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
+
+
 def replay(
     cluster: KafkaCluster,
     apply: Callable[[Sequence[FenceFact]], None],
     positions: Mapping[int, int] = NOTHING_READ,
+    witnesses: Mapping[int, Sequence[Witness]] = NO_WITNESSES,
+    saw: Callable[[Record], None] = lambda _: None,
 ) -> dict[int, int]:
     """Apply the facts from `positions` (by partition; else the start) to the log's present end.
 
-    Returns the end of each partition. What cannot be understood is `Misconfigured`, naming its
+    Returns the end of each partition. `witnesses` tell whether it is the log that was read up to
+    there, `saw` is told each record that is read now. What cannot be understood is `Misconfigured`, naming its
     offset: a memory that passed it over would show what was forgotten.
     """
     topic = cluster.full_name(Topic.FENCES)
@@ -90,8 +139,16 @@ def replay(
                     f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
                     f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
                 )
+        for found in find_cuts(consumer, topic, witnesses):
+            raise Misconfigured(
+                f"{topic}[{found.partition}] is not the log that this memory has read up to "
+                f"{found.read}: it was cut at {found.cut.offset}, and facts of forgetting are lost; "
+                "restore the topic"
+            )
         starts = {tp: positions.get(tp.partition, 0) for tp in ends}
         for records, _ in read_ranges(consumer, starts, ends):
+            for record in records:
+                saw(record)
             facts = [fact for fact in map(_decode, records) if not isinstance(fact, Marker)]
             if facts:
                 apply(facts)

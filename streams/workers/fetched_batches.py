@@ -99,10 +99,11 @@ class _Substitute:
     """Stands in the batch for a record that is not read. `header` tells why."""
 
     key = value = checksum = None
-    timestamp = timestamp_type = 0
+    timestamp_type = 0
 
-    def __init__(self, offset: int, header: str) -> None:
+    def __init__(self, offset: int, header: str, timestamp: int) -> None:
         self.offset = offset
+        self.timestamp = timestamp
         self.headers = ((header, b""),)
 
 
@@ -124,7 +125,8 @@ class _Batch:
             raw = self._decompressed()
         except _SwollenBatch:
             offsets = range(self._batch.base_offset, self._batch.next_offset)
-            yield from (_Substitute(offset, SWOLLEN) for offset in offsets)
+            appended = self._batch.max_timestamp
+            yield from (_Substitute(offset, SWOLLEN, appended) for offset in offsets)
             return
         try:
             yield from self._batch if raw is self._raw else DefaultRecordBatch(raw)
@@ -148,10 +150,17 @@ class _Batch:
 class _Records(_MemoryRecordsPy):  # type: ignore[misc]  # final to type checkers only
     """Batches of a fetch; the batches themselves are still parsed by aiokafka's fast parser."""
 
+    youngest = 0
+    """When the last of them was appended, ms: also of those without a record to read."""
+
     def next_batch(self, *arguments: Any) -> Any:
         raw = self._next_slice
         batch = super().next_batch(*arguments)
-        return None if batch is None else _Batch(batch, raw)
+        if batch is None:
+            return None
+        if raw[VERSION] >= 2:
+            self.youngest = max(self.youngest, batch.max_timestamp)
+        return _Batch(batch, raw)
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
@@ -170,7 +179,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiok
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's
             self._hold(type(error).__name__)
         if self.next_fetch_offset > reached:
-            last = _Substitute(self.next_fetch_offset - 1, PASSED_OVER)
+            last = _Substitute(self.next_fetch_offset - 1, PASSED_OVER, self._records.youngest)
             yield self._consumer_record(self._tp, last)
 
     def _hold(self, fault: str) -> None:

@@ -6,7 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from streams.config.settings import load
 from streams.contract.encoding import encode_ingest
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
+from streams.kafka.log_witness import LogWitness
 from streams.local.kafka_server import KafkaServer
 from streams.workers.fetched_batches import MAX_DECOMPRESSED_BYTES
 from tests.integration.events import EMBEDDER, rejected, unit
@@ -132,9 +133,13 @@ def test_an_aborted_transaction_is_not_learnt_and_leaves_no_lag(memory: Running)
         end()
     producer.close()
     memory.wait_until_merged()
-    counts = memory.index().label_counts()
+    index = memory.index()
+    counts = index.label_counts()
     assert counts["committed"] == 3
     assert "aborted" not in counts
+    cluster = kafka_cluster(memory.settings)
+    with closing(LogWitness(cluster, topic, memory.topic_ids()[topic], index)) as witness:
+        assert witness.check(range(memory.settings.partitions)), "markers are part of the log"
 
 
 def test_what_is_not_committed_yet_is_learnt_when_it_is(memory: Running) -> None:

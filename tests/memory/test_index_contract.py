@@ -17,6 +17,7 @@ from memory.model.answers import Probe
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey
+from memory.model.logs import Cut, Witness
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.ports import MemoryIndex
@@ -341,6 +342,39 @@ def test_positions_only_move_forward(index: MemoryIndex) -> None:
     index.advance({LogPartition("t", 0): 10, LogPartition("t", 1): 1})
     index.advance({LogPartition("t", 0): 4, LogPartition("t", 2): 9_007_199_254_740_993 - 2})
     assert index.positions() == {("t", 0): 10, ("t", 1): 1, ("t", 2): 9_007_199_254_740_991}
+
+
+def test_a_log_is_known_by_what_was_last_so_of_it(index: MemoryIndex) -> None:
+    here, there = LogPartition("t", 0), LogPartition("t", 1)
+    assert index.witnesses() == {}
+    index.note_times({here: 1_790_000_000_000_001})
+    assert index.witnesses() == {}, "a time without a position says nothing"
+    index.advance({here: 5, there: 7})
+    assert index.witnesses() == {here: [Witness(5, 1_790_000_000_000_001)]}
+    index.note_witnesses({here: Witness(5, 1_790_000_000_000_001), there: Witness(7, 3)})
+    index.note_times({here: 9})
+    index.note_times({here: 1_790_000_000_000_008})
+    index.advance({here: 8})
+    index.note_witnesses({there: Witness(6, 4)})
+    assert index.witnesses() == {
+        here: [Witness(8, 1_790_000_000_000_008), Witness(5, 1_790_000_000_000_001)],
+        there: [Witness(7, 4)],
+    }
+
+
+def test_a_cut_log_is_read_again_from_there_and_the_cut_is_kept(index: MemoryIndex) -> None:
+    here = LogPartition("t", 0)
+    index.note_times({here: 1_790_000_000_000_000})
+    index.advance({here: 60, LogPartition("t", 1): 60})
+    index.note_witnesses({here: Witness(50, 1_790_000_000_000_000)})
+    index.rewind(here, Cut(40, 1_790_000_000_001_999))
+    assert index.positions() == {here: 40, LogPartition("t", 1): 60}
+    assert index.witnesses() == {here: [Witness(40, 1_790_000_000_002_000)]}
+    index.rewind(here, Cut(45, 1_790_000_000_003_999))
+    assert index.positions()[here] == 40, "a position is never set forward"
+    assert index.cuts() == {here: [Cut(40, 1_790_000_000_001_999), Cut(45, 1_790_000_000_003_999)]}
+    index.advance({here: 41})
+    assert index.positions()[here] == 41
 
 
 def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(

@@ -13,7 +13,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class FileLedger:
 
     def follow(self) -> None:
         """There is no other memory."""
+
+    def saw(self, partition: int, time: int) -> None:
+        """The log stays the same here."""
+
+    def keep(self, partitions: Iterable[int]) -> None:
+        """As above."""
+
+    def check(self, partitions: Iterable[int]) -> bool:
+        return True
 
     def count_start(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
@@ -122,6 +131,7 @@ def main(told: Mapping[str, Any]) -> None:
     ledger = FileLedger(told)
     more: dict[str, Any] = {
         "positions": ledger,
+        "known_log": ledger,
         "attempts": ledger,
         "full_name": lambda _topic: told["outgoing"],
         "reject": lambda _record: [],

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
+from memory.model.logs import Cut
 from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
 from memory.model.times import NEVER, make_stamp
 from memory.service import VisualMemory
@@ -253,6 +255,12 @@ class Remembering:
     def knows(self, position: Position) -> bool:
         return position.topic_id != "unknown"
 
+    def has_lost(self, positions: Sequence[Position]) -> bool:
+        return self._memory.has_lost(positions)
+
+    def loses(self, partition: LogPartition, cut: Cut) -> None:
+        self._memory.index.rewind(partition, cut)
+
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         self.together.append(len(queries))
         return self._memory.recall(queries)
@@ -349,6 +357,34 @@ def test_a_position_in_a_log_that_is_not_read_is_told_at_once(remembering: Remem
     assert said(answer)["status"] == "stale"
     assert "does not read" in said(answer)["detail"]
     assert time.monotonic() - started < 30
+
+
+def test_a_position_in_what_the_log_lost_is_told_at_once_and_one_of_what_stands_there_now_is_not(
+    remembering: Remembering,
+) -> None:
+    remembering.holds("i0")
+    remembering.loses(AT.log_partition, Cut(AT.offset - 2, 5_000))
+
+    def status(after: Position) -> Any:
+        merged = {AT.log_partition: AT.offset + 1}
+        (answer,) = asking(remembering, question(after=(after,)), merged=lambda: merged)
+        return said(answer)["status"]
+
+    assert status(replace(AT, time=5_000)) == "stale"
+    assert status(AT) == "stale", "nobody knows which of both it means"
+    assert status(replace(AT, time=5_001)) == "answered"
+    assert status(replace(AT, offset=AT.offset - 3, time=1)) == "answered"
+
+
+def test_a_log_that_is_cut_while_a_question_waits_makes_no_answer_of_it(
+    remembering: Remembering,
+) -> None:
+    def merged() -> Mapping[LogPartition, int]:
+        remembering.loses(AT.log_partition, Cut(AT.offset, 5_000))
+        return {AT.log_partition: AT.offset + 1}
+
+    (answer,) = asking(remembering, question(after=(replace(AT, time=4_000),)), merged=merged)
+    assert said(answer)["status"] == "stale"
 
 
 def test_positions_of_another_topic_of_that_name_do_not_count(remembering: Remembering) -> None:

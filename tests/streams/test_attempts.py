@@ -12,8 +12,7 @@ import redis
 from memory.errors import Unavailable
 from memory.redis.connection import connect
 from streams.local.server import free_port
-from streams.workers import delivery
-from streams.workers.attempts import RecordAttempts
+from streams.workers.attempts import Attempts, RecordAttempts
 
 Make = Callable[..., RecordAttempts]
 
@@ -41,7 +40,7 @@ def full(client: Any) -> Iterator[None]:
 
 
 def test_attempts_are_what_delivery_wants(make: Make) -> None:
-    attempts: delivery.Attempts = make()
+    attempts: Attempts = make()
     assert attempts.count_attempt("t", 0, 1) == 1
 
 

@@ -18,6 +18,7 @@ from memory.images import ImageLimits
 from memory.model.events import LogPartition
 from memory.model.forgetting import Fence, FenceFact
 from memory.model.keys import SelectorKey
+from memory.model.logs import Witness
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
@@ -30,7 +31,7 @@ from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.workers import faust_app, probes
+from streams.workers import faust_app, fence_log, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
 from streams.workers.fetched_batches import held_partitions
@@ -267,13 +268,14 @@ def test_an_open_memory_answers_with_positions_in_the_writing_topics_and_tells_a
         replaced("memory_of") as memory,
     ):
         bootstrap.open_memory(SETTINGS, index, embedder, IDS, others)
-    log.assert_called_once_with(CLUSTER)
+    log.assert_called_once_with(CLUSTER, "id-fences", index)
     every.assert_called_once_with(log.return_value, others)
     written = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
     names = {f"id-{topic}": f"p-{topic}" for topic in written}
     memory.assert_called_once_with(SETTINGS, index, embedder, every.return_value, names)
 
 
+WITNESS = Witness(5, 7)
 FACT = Fence(SelectorKey("subject:x"), 5)
 
 
@@ -286,7 +288,7 @@ def caught_up(memory: VisualMemory, **more: Any) -> Any:
         apply([FACT])
         return {0: 8, 1: 9}
 
-    with replaced("replay", side_effect=hand_over) as replay:
+    with patch.object(fence_log, "replay", autospec=True, side_effect=hand_over) as replay:
         bootstrap.catch_up_on_fences(SETTINGS, memory, IDS, **more)
     return replay
 
@@ -295,13 +297,14 @@ def memory_at(positions: Mapping[LogPartition, int]) -> Any:
     memory: Any = create_autospec(VisualMemory, instance=True)
     memory.index = create_autospec(ExactIndex, instance=True)
     memory.index.positions.return_value = positions
+    memory.index.witnesses.return_value = {place: [WITNESS] for place in positions}
     return memory
 
 
 def test_facts_of_forgetting_are_read_on_from_where_this_memory_has_them() -> None:
     memory = memory_at({LogPartition("id-fences", 0): 5, LogPartition("id-image-ingest", 0): 7})
     replay = caught_up(memory)
-    replay.assert_called_once_with(CLUSTER, ANY, {0: 5})
+    replay.assert_called_once_with(CLUSTER, ANY, {0: 5}, {0: [WITNESS]}, ANY)
     memory.apply.assert_called_once_with([FACT])
     memory.index.advance.assert_called_once_with({("id-fences", 0): 8, ("id-fences", 1): 9})
 
@@ -377,6 +380,7 @@ class Wired:
         with (
             patch.object(faust_app, "make_app", autospec=True, return_value=app) as self.make_app,
             replaced("TaskDelivery" if role == "query" else "BatchDelivery") as self.delivery,
+            replaced("LogWitness") as self.witness,
             replaced("RecordAttempts") as self.attempts,
             replaced("Readiness") as self.readiness,
             replaced("begin_at_zero") as self.begin,
@@ -418,6 +422,10 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     assert worker.delivery.call_args.args == (worker.app, worker.source)
     parts = worker.delivery.call_args.kwargs
     assert parts["positions"] is worker.memory.index
+    assert parts["known_log"] is worker.witness.return_value
+    worker.witness.assert_called_once_with(
+        CLUSTER, f"p-{topic}", f"id-{topic}", worker.memory.index
+    )
     assert parts["attempts"] is worker.attempts.return_value
     worker.attempts.assert_called_once_with(worker.store, "n", role)
     assert parts["full_name"](Topic.REJECTED) == "p-rejected"

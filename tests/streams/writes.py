@@ -7,7 +7,7 @@ which states an answer may show from the events that it claims and those that ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -28,6 +28,7 @@ from streams.contract import decoding, encoding
 from streams.contract.messages import Answer
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
+from streams.kafka.log_witness import LogWitness
 from streams.workers import faust_app
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.attempts import RecordAttempts
@@ -212,6 +213,22 @@ class Carried(BatchDelivery):
             self.gate()
 
 
+class SameLog(LogWitness):
+    """The log of these tests is a list, and always the same."""
+
+    def __init__(self) -> None:
+        """Nothing is asked."""
+
+    def saw(self, partition: int, time: int) -> None:
+        """As above."""
+
+    def keep(self, partitions: Iterable[int]) -> None:
+        """As above."""
+
+    def check(self, partitions: Iterable[int]) -> bool:
+        return True
+
+
 class Worker:
     """One of a role: reads its partitions on, a batch at a time, step by step."""
 
@@ -238,6 +255,7 @@ class Worker:
             APP,
             source,
             positions=index,
+            known_log=SameLog(),
             attempts=RecordAttempts(self._store, "none", self.role),
             full_name=str,
             reject=lambda _record: [],
