@@ -17,7 +17,7 @@ from memory.model.answers import Hit, Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import Cut, Witness
+from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
 from memory.vectors import Vector, cosine_distances, stored_vector
@@ -39,7 +39,7 @@ class ExactIndex(KeyedDigests):
         self._told: set[Barrier | Posting] = set()
         self._positions: dict[LogPartition, int] = {}
         self._times: dict[LogPartition, int] = {}
-        self._witnesses: dict[LogPartition, Witness] = {}
+        self._witnesses: dict[LogPartition, dict[int, int]] = {}
         self._cuts: dict[LogPartition, list[Cut]] = {}
 
     @property
@@ -175,17 +175,26 @@ class ExactIndex(KeyedDigests):
             self._times[place] = max(self._times.get(place, NEVER), time)
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
-        found = {place: [witness] for place, witness in self._witnesses.items()}
+        found: dict[LogPartition, list[Witness]] = {}
         for place in self._positions.keys() & self._times.keys():
-            here = Witness(self._positions[place], self._times[place])
-            found[place] = [here, *found.get(place, [])]
-        return found
+            found[place] = [Witness(self._positions[place], self._times[place])]
+        for place, noted in self._witnesses.items():
+            others = [Witness(offset, time) for offset, time in sorted(noted.items(), reverse=True)]
+            found[place] = [*found.get(place, []), *others]
+        return {place: held for place, held in found.items() if held}
 
-    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
+    def note_witnesses(
+        self,
+        witnesses: Mapping[LogPartition, Sequence[Witness]],
+        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
+    ) -> None:
+        for place, gone in instead_of.items():
+            for witness in gone:
+                self._witnesses.get(place, {}).pop(witness.offset, None)
         for place, new in witnesses.items():
-            held = self._witnesses.get(place, new)
-            offset, time = max(held.offset, new.offset), max(held.time, new.time)
-            self._witnesses[place] = Witness(offset, time)
+            noted = self._witnesses.setdefault(place, {})
+            for witness in new:
+                noted[witness.offset] = max(witness.time, noted.get(witness.offset, NEVER))
 
     def rewind(self, partition: LogPartition, cut: Cut) -> None:
         self._positions[partition] = min(self._positions.get(partition, 0), cut.offset)

@@ -7,11 +7,15 @@ the orientation never reaches the memory.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil, inf
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 MAX_PIXELS = 178_956_970
 """Beyond twice Pillow's MAX_IMAGE_PIXELS it refuses by itself, whatever our limit says."""
+
+DRAFT_PIXELS = 4_000_000
+DRAFT_SIDE = 1024
+"""A JPEG beyond so many pixels is decoded at a fraction of its size, to sides of at least this:
+four times what models look at."""
+
+STRIP_PIXELS = 1 << 20
+"""What is made of large images by way of wider numbers is made strip by strip."""
 
 MAX_SCANS = 32
 """Scans of a progressive JPEG over the largest image allowed; encoders write about ten."""
@@ -45,6 +57,9 @@ TRANSPOSE_BY_ORIENTATION = {
 # warnings.catch_warnings swaps a list of the whole process: two threads inside it at once can
 # leave the wrong one behind.
 _warnings_held = threading.Lock()
+
+
+Scale = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,9 @@ def _decoded(data: bytes, limits: ImageLimits) -> Image.Image:
         scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
         if scans * pixels > MAX_SCANS * limits.max_pixels:
             raise _too_large(f"the image has {scans} scans; save it as a baseline JPEG")
+        if pixels > DRAFT_PIXELS and min(image.size) > DRAFT_SIDE:
+            shrunk = DRAFT_SIDE / min(image.size)
+            image.draft(None, (ceil(image.width * shrunk), ceil(image.height * shrunk)))
         image.load()
         turn = TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
         rgb = _rgb(image)
@@ -170,38 +188,75 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _grey(image, _from_16_bits(image))
+        return _grey(image, _from_16_bits)
     if image.mode == "F":
-        return _grey(image, _from_floats(image))
+        return _grey(image, _from_floats)
     if image.has_transparency_data or image.mode == "PA":
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom, about `STRIP_PIXELS` at a time."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgb, top = Image.new("RGB", image.size), 0
+    for strip in _strips(image):
+        rgba = strip.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        rgb.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
+        top += strip.height
+    return rgb
+
+
+def _from_16_bits(_: Image.Image) -> Scale:
     """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
-    values = np.asarray(image)
-    if values.dtype.itemsize > 2:
-        values = values.clip(0, 65535)
-    high: npt.NDArray[np.uint8] = (values >> 8).astype(np.uint8)
-    return high
+
+    def scaled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return (values.clip(0, 65535) if values.dtype.itemsize > 2 else values) >> 8
+
+    return scaled
 
 
-def _from_floats(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _from_floats(image: Image.Image) -> Scale:
     """Stretched from the least to the greatest finite value: floats have no agreed range."""
-    values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
-    least, spread = values.min(), np.ptp(values)
-    if not spread:
-        return np.zeros(values.shape, np.uint8)
-    stretched: npt.NDArray[np.uint8] = ((values - least) / spread * 255).round().astype(np.uint8)
-    return stretched
+    least, greatest = inf, -inf
+    for strip in _strips(image):
+        values = _finite(strip)
+        least, greatest = min(least, values.min()), max(greatest, values.max())
+
+    def scaled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if greatest == least:
+            return np.zeros(values.shape)
+        return ((_finite(values) - least) / (greatest - least) * 255).round()
+
+    return scaled
 
 
-def _grey(image: Image.Image, values: npt.NDArray[np.uint8]) -> Image.Image:
+def _finite(values: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(values, np.float64), posinf=0.0, neginf=0.0)
+
+
+def _grey(image: Image.Image, scale_of: Callable[[Image.Image], Scale]) -> Image.Image:
     """A grey image; white where its one transparent grey stands."""
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        values = np.where(np.asarray(image) == transparent, np.uint8(255), values)
-    return Image.fromarray(values).convert("RGB")
+    scaled, transparent = scale_of(image), image.info.get("transparency")
+    grey, top = Image.new("L", image.size), 0
+    for strip in _strips(image):
+        values = np.asarray(strip)
+        found = scaled(values).astype(np.uint8)
+        if isinstance(transparent, int):
+            found[values == transparent] = 255
+        grey.paste(Image.fromarray(found), (0, top))
+        top += strip.height
+    return grey.convert("RGB")
+
+
+def give_back_memory() -> None:
+    """Return to the system what large images took; glibc keeps it where anything lies behind."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -10,7 +10,7 @@ from memory.model.answers import Probe, SearchResult
 from memory.model.events import ClaimPayload, LogPartition, Selector
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.logs import Cut, Witness
+from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.vectors import Vector
 
@@ -83,11 +83,15 @@ class LogMarks(Protocol):
         ...
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
-        """One at the position, where times were noted, and the one that was noted last."""
+        """One at the position, where times were noted, and those that were noted."""
         ...
 
-    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
-        """These were so in the log just now; of each partition the furthest is kept."""
+    def note_witnesses(
+        self,
+        witnesses: Mapping[LogPartition, Sequence[Witness]],
+        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
+    ) -> None:
+        """These were so in the log that was read; what they are noted instead of is forgotten."""
         ...
 
     def rewind(self, partition: LogPartition, cut: Cut) -> None:

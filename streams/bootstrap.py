@@ -18,6 +18,7 @@ from memory.images import ImageLimits
 from memory.model.forgetting import FenceFact
 from memory.model.times import microseconds
 from memory.ports import Embedder, FenceLog, MemoryIndex
+from memory.redis.connection import check_durability
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -44,7 +45,7 @@ from streams.workers.task_delivery import TaskDelivery
 
 PATIENCE_SECONDS = 300.0
 """No embedder takes as long for a batch; one that hangs is ended."""
-TOPICS_WATCH_SECONDS = 15.0
+PROMISES_WATCH_SECONDS = 15.0
 
 
 def redis_client(settings: Settings) -> redis.Redis:
@@ -228,14 +229,15 @@ def wire(
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
         batches.start(_writing_agent(role, memory, topic_id, microseconds(settings.clock_skew)))
-    carrier.watch(
-        TOPICS_WATCH_SECONDS, partial(memory_topics.check_same_topics, settings, topic_ids)
-    )
+    # What was promised at the start rests on these, and an operator may change them any time.
+    carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
+    carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_still, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def serve_probes() -> None:
-        await probes.serve(settings.web_host, settings.web_port, readiness, held_partitions)
+        with faust_app.refusing():
+            await probes.serve(settings.web_host, settings.web_port, readiness, held_partitions)
         await readiness.watch()
 
     return app

@@ -26,7 +26,7 @@ from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
-from streams.local.supervisor import Supervisor, read_state
+from streams.local.supervisor import Supervisor, announce, read_state
 
 ADDRESSES_FILE = "addresses.json"
 SECRETS_FOLDER = "secrets"
@@ -106,7 +106,7 @@ def up(
     make_secrets(data_dir)
     stack = _Stack(data_dir.absolute(), kafka, redis)
 
-    def announce() -> None:
+    def tell() -> None:
         found = stack.addresses()
         write_atomically(data_dir / ADDRESSES_FILE, json.dumps(asdict(found)))
         ready(found)
@@ -115,7 +115,7 @@ def up(
         data_dir.absolute(),
         stack.processes(),
         log=say,
-        on_running=announce,
+        on_running=tell,
         on_ended=stack.drop_gauges,
     ).run()
 
@@ -194,6 +194,7 @@ class _Stack:
             self._data_dir / "logs" / f"{role}.log",
             env=environment,
             ready=lambda: answers(port),
+            live=lambda: answers(port, "livez"),
             ready_timeout=120,
             stop_timeout=20,
             address=f"127.0.0.1:{port}",
@@ -215,9 +216,9 @@ def _create_topics(kafka: str) -> None:
     memory_topics.create_topics(load(kafka=kafka))
 
 
-def answers(port: int) -> bool:
-    """Whether the worker on this port says it is ready."""
-    url = f"http://127.0.0.1:{port}/readyz"
+def answers(port: int, probe: str = "readyz") -> bool:
+    """Whether the worker on this port says yes to a probe: that it is ready, or lives."""
+    url = f"http://127.0.0.1:{port}/{probe}"
     with urllib.request.urlopen(url, timeout=3) as answer:
         return bool(answer.status == 200)
 
@@ -227,17 +228,25 @@ def start_in_background(
 ) -> Addresses:
     """Start a stack that outlives this process; returns when it is ready.
 
-    Raises LocalServerError with the end of its log when it does not become ready.
+    Raises LocalServerError when one runs there already, and with the end of its log when it does
+    not become ready.
     """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (state := read_state(data_dir)) is not None:
+        raise LocalServerError(
+            f"{data_dir} is in use by the stack of process {state['pid']}, which keeps its settings; "
+            "end it with `visual-memory down`, or choose another folder"
+        )
     argv = [sys.executable, "-m", "streams.cli", "up", "--data-dir", str(data_dir.absolute())]
     argv += ["--kafka", kafka] if kafka else []
     argv += ["--redis", redis] if redis else []
     log = data_dir / "logs" / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if log.exists():
+        log.replace(log.with_name(log.name + ".1"))
     log.touch(mode=0o600)
-    log.write_text("")
     pid = detach(argv, log)
+    announce(data_dir, pid)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         state = read_state(data_dir)

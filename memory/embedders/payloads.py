@@ -9,10 +9,13 @@ from PIL.Image import Image
 
 from memory.claims.fetcher import resolve_claims
 from memory.errors import Rejected
-from memory.images import ImageLimits, decode
+from memory.images import ImageLimits, decode, give_back_memory
 from memory.model.events import ImagePayload, Payload, VectorPayload
 from memory.ports import Embedder, Fetch
 from memory.vectors import Vector, check_made_by, unit_rows
+
+PIXELS_AT_ONCE = 16_000_000
+"""Decoded at once, if not of one image: 48 MB, or 300 images of the size that models look at."""
 
 Observe = Callable[[str, float], None]
 """Told (stage, seconds) of each step: fetch, embed, merge, search, vote."""
@@ -31,9 +34,30 @@ class PayloadEmbedder:
 
     def embed(self, payloads: Sequence[Payload]) -> list[Vector | Rejected]:
         """A unit vector of each, or why there is none; in order. Raises `Unavailable`."""
-        prepared = [self._prepare(p) for p in resolve_claims(payloads, self._fetch, self._observe)]
-        embedded = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
-        return [next(embedded) if isinstance(one, Image) else one for one in prepared]
+        found, pixels = self._embed_in_groups(payloads)
+        if pixels > PIXELS_AT_ONCE // 2:
+            give_back_memory()
+        return found
+
+    def _embed_in_groups(self, payloads: Sequence[Payload]) -> tuple[list[Vector | Rejected], int]:
+        """What `embed` returns, and the most pixels that were held at once."""
+        found: list[Vector | Rejected] = []
+        waiting: list[Image | Vector | Rejected] = []
+        pixels = greatest = 0
+        for payload in resolve_claims(payloads, self._fetch, self._observe):
+            one = self._prepare(payload)
+            if isinstance(one, Image):
+                if pixels and pixels + one.width * one.height > PIXELS_AT_ONCE:
+                    found += self._embedded(waiting)
+                    waiting, pixels = [], 0
+                pixels += one.width * one.height
+                greatest = max(greatest, pixels)
+            waiting.append(one)
+        return found + self._embedded(waiting), greatest
+
+    def _embedded(self, prepared: Sequence[Image | Vector | Rejected]) -> list[Vector | Rejected]:
+        vectors = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
+        return [next(vectors) if isinstance(one, Image) else one for one in prepared]
 
     def _prepare(
         self, payload: ImagePayload | VectorPayload | Rejected

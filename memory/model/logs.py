@@ -6,7 +6,11 @@ there on is appended later than anything it held before, and that is how a cut i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from memory.model.events import LogPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +27,6 @@ class Cut:
 
     offset: int
     time: int
+
+
+NO_WITNESSES: Mapping[LogPartition, Sequence[Witness]] = MappingProxyType({})

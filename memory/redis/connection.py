@@ -47,7 +47,12 @@ def check_durability(client: redis.Redis) -> None:
     raw: Any = client
     with map_redis_errors():
         # Without decoding, redis-py still gives names and values as text.
-        found = raw.config_get(*wanted)
+        found = raw.config_get(*wanted, "replicaof")
+    if found.get("replicaof"):
+        raise Misconfigured(
+            "this Redis is a replica, which can lose what it confirmed; name its master, or make it "
+            "one: REPLICAOF NO ONE"
+        )
     for name, value in wanted.items():
         got = found[name]
         if got != value:

@@ -17,7 +17,7 @@ from memory.model.answers import Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import Cut, Witness
+from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.ports import Embedder
 from memory.redis import marks, scan
@@ -269,8 +269,12 @@ class RedisIndex(KeyedDigests):
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
         return marks.witnesses_of(self._client, self.names)
 
-    def note_witnesses(self, witnesses: Mapping[LogPartition, Witness]) -> None:
-        marks.note_witnesses(self._client, self.names, witnesses)
+    def note_witnesses(
+        self,
+        witnesses: Mapping[LogPartition, Sequence[Witness]],
+        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
+    ) -> None:
+        marks.note_witnesses(self._client, self.names, witnesses, instead_of)
 
     def rewind(self, partition: LogPartition, cut: Cut) -> None:
         marks.rewind(self._client, self.names, partition, cut)

@@ -287,7 +287,10 @@ local function rewind(keys, args)
   if held and tonumber(held) > tonumber(offset) then
     redis.call('HSET', positions, place, offset)
   end
-  redis.call('HDEL', marks, 'below:' .. place, 'until:' .. place)
+  local witness = 'witness:' .. place .. ':'
+  for _, field in ipairs(redis.call('HKEYS', marks)) do
+    if string.sub(field, 1, #witness) == witness then redis.call('HDEL', marks, field) end
+  end
   -- The first record behind the cut is younger than any that was read: it is known now.
   raise_to(marks, {'time:' .. place, string.format('%.0f', args[3] + 1),
                    'cut:' .. place .. ':' .. offset, args[3]})

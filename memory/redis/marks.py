@@ -1,8 +1,8 @@
 """Marks by which a log is known again (`memory.ports.LogMarks`), in one hash.
 
-Each of its fields begins with what it is and goes on with the partition: ``time``, that of the
-youngest record that was read; ``below`` and ``until``, a witness; ``cut``, whose field ends with
-the offset. Times are µs. Each but a witness's offset only rises.
+Each of its fields begins with what it is and goes on with the partition, and holds a time, µs, that
+only rises: ``time``, that of the youngest record that was read; ``witness`` and ``cut``, whose fields
+end with their offset.
 """
 
 from __future__ import annotations
@@ -20,12 +20,26 @@ def note_times(client: Any, names: KeyNames, times: Mapping[LogPartition, int]) 
     _raise_to(client, names, {f"time:{place_name(place)}": time for place, time in times.items()})
 
 
-def note_witnesses(client: Any, names: KeyNames, witnesses: Mapping[LogPartition, Witness]) -> None:
-    fields = {}
-    for place, witness in witnesses.items():
-        fields[f"below:{place_name(place)}"] = witness.offset
-        fields[f"until:{place_name(place)}"] = witness.time
+def note_witnesses(
+    client: Any,
+    names: KeyNames,
+    witnesses: Mapping[LogPartition, Sequence[Witness]],
+    instead_of: Mapping[LogPartition, Sequence[Witness]],
+) -> None:
+    fields = {
+        f"witness:{place_name(place)}:{witness.offset}": witness.time
+        for place, several in witnesses.items()
+        for witness in several
+    }
+    gone = {
+        f"witness:{place_name(place)}:{witness.offset}"
+        for place, several in instead_of.items()
+        for witness in several
+    }
     _raise_to(client, names, fields)
+    if gone := gone - fields.keys():
+        with map_redis_errors():
+            client.hdel(names.marks, *gone)
 
 
 def witnesses_of(client: Any, names: KeyNames) -> dict[LogPartition, Sequence[Witness]]:
@@ -34,15 +48,21 @@ def witnesses_of(client: Any, names: KeyNames) -> dict[LogPartition, Sequence[Wi
     pipeline.hgetall(names.marks)  # afterwards: a time is noted before the position that needs it
     with map_redis_errors():
         positions, marks = pipeline.execute()
-    found: dict[LogPartition, list[Witness]] = {}
+    here: dict[LogPartition, list[Witness]] = {}
+    noted: dict[LogPartition, list[Witness]] = {}
     for kind, place, time in _numbers(marks):
-        offsets, offset_field = {
-            "time": (positions, place),
-            "until": (marks, f"below:{place}"),
-        }.get(kind, ({}, ""))
-        if (offset := offsets.get(offset_field.encode())) is not None:
-            found.setdefault(_partition(place), []).append(Witness(int(offset), time))
-    return {place: sorted(held, key=lambda w: -w.offset) for place, held in found.items()}
+        if kind == "time" and (position := positions.get(place.encode())) is not None:
+            here[_partition(place)] = [Witness(int(position), time)]
+        elif kind == "witness":
+            partition, _, offset = place.rpartition(":")
+            noted.setdefault(_partition(partition), []).append(Witness(int(offset), time))
+    return {
+        place: [
+            *here.get(place, []),
+            *sorted(noted.get(place, []), key=lambda witness: -witness.offset),
+        ]
+        for place in here.keys() | noted.keys()
+    }
 
 
 def rewind(client: Any, names: KeyNames, partition: LogPartition, cut: Cut) -> None:

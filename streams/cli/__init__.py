@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import click
 
@@ -41,6 +42,12 @@ def main() -> None:
     try:
         cli()
     except (Misconfigured, Unavailable, Rejected, LocalServerError) as error:
-        # Unwrapped: a supervisor shows the last line.
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+
+
+def _refuse(why: str) -> NoReturn:
+    # Unwrapped: a supervisor shows the last line.
+    console.print(why, style="red", markup=False, soft_wrap=True)
+    sys.exit(2)

@@ -119,7 +119,12 @@ def connect_redis(settings: Settings) -> redis.Redis:
     if url.scheme == "rediss" and ignores_tls(*there):
         # redis-py would wait for the handshake as long as for an answer: half a minute.
         raise Unavailable(f"Redis: no TLS is spoken there now: see {_named('redis')}")
-    client = connect(settings.redis.get_secret_value(), **arguments)
+    try:
+        client = connect(settings.redis.get_secret_value(), **arguments)
+        client.connection_pool.make_connection()
+    except (TypeError, ValueError):
+        # What they say quotes the value, which may be a password in its wrong place.
+        _refuse("redis", "has an option (behind the ?) that redis-py does not take")
     try:
         with map_redis_errors():
             client.ping()

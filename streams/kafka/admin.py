@@ -64,8 +64,11 @@ def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
                     raise Misconfigured(f"{name}: cannot be configured: {result}")
 
 
-def check(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
-    """What breaks a promise, a line each: topic, setting, found, wanted, what to do."""
+def check(cluster: KafkaCluster, specs: Sequence[TopicSpec], *, shape: bool = True) -> list[str]:
+    """What breaks a promise, a line each: topic, setting, found, wanted, what to do.
+
+    Without `shape` partitions and replicas may be what they are, as while a topic grows.
+    """
     problems = []
     with cluster.administration() as admin:
         described = _described(admin, specs)
@@ -75,7 +78,8 @@ def check(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
                     f"{spec.name}: the topic is missing; create it with `visual-memory topics`"
                 )
                 continue
-            problems.extend(_shape_problems(spec, found["partitions"]))
+            if shape:
+                problems.extend(_shape_problems(spec, found["partitions"]))
             problems.extend(
                 f"{spec.name}: {name} is {value}, wanted {spec.settings[name].relation} "
                 f"{spec.settings[name].value}; set it with kafka-configs.sh --alter "
@@ -86,9 +90,11 @@ def check(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
     return problems
 
 
-def check_or_refuse(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
+def check_or_refuse(
+    cluster: KafkaCluster, specs: Sequence[TopicSpec], *, shape: bool = True
+) -> None:
     """Raise `Misconfigured` with all that `check` finds."""
-    if problems := check(cluster, specs):
+    if problems := check(cluster, specs, shape=shape):
         raise Misconfigured("\n".join(["topics break promises:", *problems]))
 
 

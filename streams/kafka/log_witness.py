@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.model.events import LogPartition
 from memory.model.logs import Cut, Witness
-from memory.model.times import now_us
+from memory.model.times import SECOND, now_us
 from memory.ports import LogMarks
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import map_kafka_errors
 from streams.kafka.log_times import first_since
 
 _log = logging.getLogger(__name__)
+
+GAP = SECOND // 2
+"""No Kafka is stopped, set back and started again within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,25 @@ def find_cuts(
     return list(found.values())
 
 
+@dataclass(slots=True)
+class _Reading:
+    """How far a partition was read here, and by what the log is known up to there.
+
+    Behind each of `turns` may be another log than before; the first `noted` are kept.
+    """
+
+    expected: int
+    youngest: int
+    turns: list[Witness] = field(default_factory=list)
+    noted: int = 0
+
+    def saw(self, offset: int, time: int) -> None:
+        if offset < self.expected or time > self.youngest + GAP:
+            self.turns.append(Witness(self.expected, self.youngest))
+        self.expected = offset + 1
+        self.youngest = max(self.youngest, time)
+
+
 class LogWitness:
     """Checks that a topic is the log its positions were read from. Safe for many threads."""
 
@@ -70,27 +92,39 @@ class LogWitness:
         self._lock = Lock()
         self._consumer: KafkaConsumer | None = None
         self._noted: dict[LogPartition, Witness] = {}
-        self._youngest: dict[LogPartition, int] = {}
+        self._readings: dict[LogPartition, _Reading] = {}
 
-    def saw(self, partition: int, time: int) -> None:
+    def saw(self, partition: int, offset: int, time: int) -> None:
         """A record came that was appended at `time`, µs."""
         place = LogPartition(self._topic_id, partition)
-        self._youngest[place] = max(time, self._youngest.get(place, time))
+        reading = self._readings.setdefault(place, _Reading(offset, time))
+        reading.saw(offset, time)
 
     def keep(self, partitions: Iterable[int]) -> None:
         """Keep what was seen of these partitions: their positions are about to move."""
         places = [LogPartition(self._topic_id, partition) for partition in partitions]
-        youngest = dict(self._youngest)
-        self._marks.note_times({p: youngest[p] for p in places if p in youngest})
+        held = {p: self._readings[p] for p in places if p in self._readings}
+        turns = {p: list(r.turns) for p, r in held.items() if len(r.turns) > r.noted}
+        if turns:
+            self._marks.note_witnesses(turns)
+        for place, several in turns.items():
+            held[place].noted = len(several)
+        self._marks.note_times({p: reading.youngest for p, reading in held.items()})
 
-    def check(self, partitions: Iterable[int]) -> bool:
+    def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         """Whether these partitions are what was read; else the positions are set back to the cut.
 
-        So what may have been missed is read again. Raises `Unavailable`.
+        So what may have been missed is read again. With `anew` they are about to be read on from
+        their positions. Raises `Unavailable`.
         """
         with self._lock:
-            held = self._marks.witnesses()
             places = {p: LogPartition(self._topic_id, p) for p in partitions}
+            looked_at = [
+                (reading, reading.noted)
+                for place in places.values()
+                if (reading := self._readings.get(place))
+            ]
+            held = self._marks.witnesses()
             witnesses = {p: held[place] for p, place in places.items() if place in held}
             cuts = self._find(witnesses) if witnesses else []
             for found in cuts:
@@ -101,12 +135,31 @@ class LogWitness:
                     *(self._topic, found.partition, found.read, found.cut.offset),
                 )
             if not cuts:
-                new = {places[p]: several[0] for p, several in witnesses.items()}
-                self._marks.note_witnesses(
-                    {p: witness for p, witness in new.items() if self._noted.get(p) != witness}
-                )
-                self._noted = new
+                self._settle({places[p]: several for p, several in witnesses.items()})
+                for reading, count in looked_at:
+                    del reading.turns[:count]
+                    reading.noted -= count
+            if anew:
+                self._begin(set(places.values()))
         return not cuts
+
+    def _settle(self, known: Mapping[LogPartition, Sequence[Witness]]) -> None:
+        """One witness stands for all that were found to be so."""
+        new = {
+            place: several[:1]
+            for place, several in known.items()
+            if len(several) > 2 or self._noted.get(place) != several[0]
+        }
+        if new:
+            self._marks.note_witnesses(new, instead_of={place: known[place] for place in new})
+        self._noted = {place: several[0] for place, several in known.items()}
+
+    def _begin(self, places: set[LogPartition]) -> None:
+        self._readings = {
+            place: _Reading(several[0].offset, several[0].time)
+            for place, several in self._marks.witnesses().items()
+            if place in places
+        }
 
     def close(self) -> None:
         """Free the connection to Kafka."""

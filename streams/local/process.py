@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from streams.local.spawner import Spawner
+from streams.local.spawner import LAUNCHER, Spawner
 
 Log = Callable[[str], None]
 
@@ -36,20 +36,6 @@ _TAIL_LINES = 40
 _TAIL_BYTES = 16_384
 _KILL_WAIT = 10.0
 
-# The kernel clears the parent-death signal on fork, not on exec, so a small process sets it
-# and becomes the command. A preexec_fn would run Python between fork and exec of a process
-# with threads, which can deadlock. The parent may be dead before prctl: hence the second look.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0) != 0:
-    raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the supervising process is gone")
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
 
 class LocalServerError(RuntimeError):
     """A local server or supervised process cannot do what was asked; the text says why."""
@@ -62,8 +48,9 @@ class ChildSpec:
     env is the whole environment of the child (None: this process's own). A function is asked
     at every start, so it can hand on addresses that are known only once other children run.
     ready is polled until it returns True; an OSError counts as "not yet", any other exception
-    is a defect and propagates. Without ready a child is ready as soon as it runs. Timeouts are
-    in seconds.
+    is a defect and propagates. Without ready a child is ready as soon as it runs. live says of one
+    that is not ready whether it answers at all (None: it is taken to); one that has not for
+    hang_timeout hangs. Timeouts are in seconds.
     """
 
     name: str
@@ -71,8 +58,10 @@ class ChildSpec:
     log: Path
     env: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
     ready: Callable[[], bool] | None = None
+    live: Callable[[], bool] | None = None
     ready_timeout: float = 30.0
     stop_timeout: float = 10.0
+    hang_timeout: float = 60.0
     cwd: Path | None = None
     address: str | None = None
 
@@ -113,6 +102,11 @@ class Process:
     def stop_timeout(self) -> float:
         """Seconds between SIGTERM and SIGKILL."""
         return self._spec.stop_timeout
+
+    @property
+    def hang_timeout(self) -> float:
+        """Seconds without any answer after which the child hangs."""
+        return self._spec.hang_timeout
 
     @property
     def pid(self) -> int | None:
@@ -160,6 +154,13 @@ class Process:
         except OSError:
             return False
 
+    def live(self) -> bool:
+        """False when the child, which may not be ready, does not answer at all."""
+        try:
+            return self._spec.live is None or self._spec.live()
+        except OSError:
+            return False
+
     def spawn(self) -> None:
         """Start the child without waiting for it.
 
@@ -172,7 +173,7 @@ class Process:
                 argv, env = self.command()
                 with self._open_log() as output:
                     self._popen = _spawner.popen(
-                        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv],
+                        [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *argv],
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,

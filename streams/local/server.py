@@ -103,5 +103,9 @@ class Server(Process):
                 self._port_is_fixed = True
                 return
 
+    def live(self) -> bool:
+        """As `ready`: a server that is up has nothing else to answer with."""
+        return self.ready()
+
     def _probe(self) -> socket.socket:
         return socket.create_connection((HOST, self.port), PROBE_TIMEOUT)

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from streams.local.prober import Prober
 from streams.local.process import (
     POLL,
     ChildSpec,
@@ -29,6 +30,7 @@ from streams.local.process import (
     silent,
     write_atomically,
 )
+from streams.local.spawner import start_ticks
 
 STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
@@ -39,6 +41,7 @@ _SAID = 500
 @dataclass
 class _Child:
     process: Process
+    prober: Prober
     restarts: int = 0
     ready: bool = False
     started: float = 0.0
@@ -49,11 +52,11 @@ class _Child:
 class Supervisor:
     """Keeps an ordered list of processes running for one folder, the only one to do so.
 
-    Each starts when the one before is ready. One that dies, or is not ready in time after a
+    Each starts when the one before is ready. One that dies, hangs, or is not ready in time after a
     restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
     beginning after it has lived for steady seconds. They stop in reverse order. on_running is
     called once, when all are ready; on_ended with the process id of each that has died, before
-    it is started again.
+    it is started again. log and on_ended may fail with an OSError, as on a full disk.
     """
 
     def __init__(
@@ -70,18 +73,18 @@ class Supervisor:
         self._dir = data_dir
         self._on_running = on_running
         self._on_ended = on_ended
-        self._children = [
-            _Child(Process(each) if isinstance(each, ChildSpec) else each) for each in processes
-        ]
+        kept = [Process(each) if isinstance(each, ChildSpec) else each for each in processes]
+        self._children = [_Child(process, Prober(process)) for process in kept]
         names = [child.process.name for child in self._children]
         if len(set(names)) != len(names):
             raise ValueError(f"two processes have one name: {names}")
         self._backoff = backoff
         self._steady = steady
-        self._log = log
+        self._say = log
         # A plain flag: a signal handler that took an Event's lock could meet its own thread
         # holding it.
         self._stop_requested = False
+        self._is_starting = False
         self._runner: threading.Thread | None = None
         self._run_lock = threading.Lock()
 
@@ -116,13 +119,20 @@ class Supervisor:
 
     def _supervise(self) -> None:
         try:
-            self._write_state("starting")
+            self._publish("starting")
             for child in self._children:
                 if self._stop_requested:
                     return
                 self._log(f"{child.process.name}: starting")
-                child.process.start(lambda: self._stop_requested)
+                try:
+                    self._is_starting = True
+                    child.process.start(lambda: self._stop_requested)
+                except KeyboardInterrupt:
+                    return
+                finally:
+                    self._is_starting = False
                 child.started, child.ready = time.monotonic(), True
+                child.prober.begin(ready=True)
                 self._publish("starting")
             self._on_running()
             self._publish("running")
@@ -132,6 +142,8 @@ class Supervisor:
                     self._publish("running")
                 time.sleep(POLL)
         finally:
+            for child in self._children:
+                child.prober.close()
             self._publish("stopping")
             self._stop_all()
             (self._dir / STATE_FILE).unlink(missing_ok=True)
@@ -148,23 +160,30 @@ class Supervisor:
             child.started = now
             try:
                 process.spawn()
+                child.prober.begin(ready=False)
             except LocalServerError as error:
                 self._log(str(error))
             return True
         if not process.alive:
             self._schedule(child, now)
             return True
-        if child.ready:
-            return False
-        child.ready = process.ready()
-        if not child.ready and now - child.started > process.ready_timeout:
+        prober = child.prober
+        if prober.defect is not None:
+            raise prober.defect
+        if not prober.came_up and now - child.started > process.ready_timeout:
             self._log(f"{process.name}: not ready after {process.ready_timeout:g} s")
             process.kill()
-        return child.ready
+        elif prober.came_up and prober.silent_for() > process.hang_timeout:
+            self._log(f"{process.name}: no answer for {process.hang_timeout:g} s")
+            process.kill()
+        changed = child.ready != prober.ready
+        child.ready = prober.ready
+        return changed
 
     def _schedule(self, child: _Child, now: float) -> None:
         if (pid := child.process.last_pid) is not None:
-            self._on_ended(pid)
+            with contextlib.suppress(OSError):
+                self._on_ended(pid)
         first, longest = self._backoff
         fresh = child.delay == 0 or now - child.started >= self._steady
         child.delay = first if fresh else min(child.delay * 2, longest)
@@ -190,6 +209,11 @@ class Supervisor:
         if errors:
             raise LocalServerError("; ".join(errors))
 
+    def _log(self, line: str) -> None:
+        # Whoever reads it lacks a line; the servers go on.
+        with contextlib.suppress(OSError):
+            self._say(line)
+
     def _publish(self, status: str) -> None:
         try:
             self._write_state(status)
@@ -199,7 +223,7 @@ class Supervisor:
     def _write_state(self, status: str) -> None:
         state = {
             "pid": os.getpid(),
-            "started": _start_ticks(os.getpid()),
+            "started": start_ticks(os.getpid()),
             "status": status,
             "children": {
                 child.process.name: {
@@ -235,6 +259,9 @@ class Supervisor:
 
         def ask(_number: int, _frame: FrameType | None) -> None:
             self._stop_requested = True
+            if self._is_starting:
+                # What a server needs may be on its way here for minutes yet.
+                raise KeyboardInterrupt
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -242,6 +269,17 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def announce(data_dir: Path, pid: int) -> None:
+    """Let others find a supervisor that has been started just now and has said nothing yet."""
+    state: dict[str, Any] = {
+        "pid": pid,
+        "started": start_ticks(pid),
+        "status": "starting",
+        "children": {},
+    }
+    write_atomically(data_dir / STATE_FILE, json.dumps(state))
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
@@ -255,13 +293,4 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     # A pid alone may have been given to somebody else since.
-    return state if _start_ticks(state["pid"]) == state["started"] else None
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a living process started, in clock ticks since boot; None when there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return state if start_ticks(state["pid"]) == state["started"] else None

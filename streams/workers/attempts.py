@@ -22,6 +22,10 @@ class Attempts(Protocol):
         """Count an attempt to process this record alone; returns the attempts so far."""
         ...
 
+    def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
+        """Take back the last attempt, which did not end the worker but has not ended either."""
+        ...
+
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed."""
         ...
@@ -56,10 +60,17 @@ class RecordAttempts:
         place = f"{topic_id}:{partition}:{offset}"
         with map_redis_errors():
             attempts = int(self._client.hget(self._attempts, place) or 0) + 1
+        self._add(place, 1)
+        return attempts
+
+    def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
+        """Take back the last attempt, which did not end the worker but has not ended either."""
+        self._add(f"{topic_id}:{partition}:{offset}", -1)
+
+    def _add(self, place: str, number: int) -> None:
         # As above: starts at the same offset add up wherever a topic is quiet for long.
         with contextlib.suppress(Unavailable), map_redis_errors():
-            self._client.hincrby(self._attempts, place, 1)
-        return attempts
+            self._client.hincrby(self._attempts, place, number)
 
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed."""

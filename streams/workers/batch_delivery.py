@@ -66,7 +66,7 @@ class BatchDelivery(Delivery):
             await self._process(lambda records: self._reject(records[0]), [event])
         else:
             await self._process(handle, [event])
-            await self._clear_attempts(event)
+            await self._count(self._attempts.clear, event)
 
     async def _finish(
         self, events: Sequence[EventT[Any]], outgoing: Sequence[OutgoingRecord]

@@ -41,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-STARTS_BEFORE_SUSPICION = 2
+STARTS_BEFORE_SUSPICION = 1
+"""One record after another costs little, beside one more worker that is ended."""
 ATTEMPTS_ALONE = 2
 """Rebalances count as starts too, so a record must itself end a worker twice to be rejected."""
 WATCH_SECONDS = 2.0
@@ -171,7 +172,8 @@ class Delivery:
 
     async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            self._known_log.saw(event.message.partition, log_time(event.message))
+            message = event.message
+            self._known_log.saw(message.partition, message.offset, log_time(message))
             await self._queue.put(event)
 
     def _exit_on_error(
@@ -187,17 +189,15 @@ class Delivery:
 
     async def _has_ended_workers(self, event: EventT[Any]) -> bool:
         """Count an attempt at this record alone; whether there have been too many."""
-        attempts = await self._retry(
-            lambda: self.in_thread(self._attempts.count_attempt, *self._place(event))
-        )
+        attempts = await self._count(self._attempts.count_attempt, event)
         if attempts > ATTEMPTS_ALONE:
             _log.error(
                 "%s %s[%d]@%d ended a worker again: rejected", *self._names_of(event.message)
             )
         return attempts > ATTEMPTS_ALONE
 
-    async def _clear_attempts(self, event: EventT[Any]) -> None:
-        await self._retry(lambda: self.in_thread(self._attempts.clear, *self._place(event)))
+    async def _count(self, count: Callable[[str, int, int], _T], event: EventT[Any]) -> _T:
+        return await self._retry(lambda: self.in_thread(count, *self._place(event)))
 
     def _place(self, event: EventT[Any]) -> tuple[str, int, int]:
         return (self._source.topic_id, event.message.partition, event.message.offset)
@@ -278,7 +278,7 @@ class Delivery:
         self._assigned_at = time.time()
 
         def read() -> dict[TP, int]:
-            self._known_log.check([tp.partition for tp in assigned])
+            self._known_log.check([tp.partition for tp in assigned], anew=True)
             stored = self._positions.positions()
             offsets = {}
             for tp in assigned:

@@ -12,7 +12,8 @@ import tempfile
 import threading
 import traceback
 from asyncio import Task
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from streams.workers.fetched_batches import patch_aiokafka
 _log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 12.0
+EXIT_REFUSED = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -50,6 +52,17 @@ def exit_now(what: str, error: BaseException) -> NoReturn:
     _log.critical("exiting\n%s%s: %s", frames, what, why)
     logging.shutdown()
     os._exit(EXIT_UNEXPECTED)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Let `Misconfigured` end the process as where it refuses to start; the last line says why."""
+    try:
+        yield
+    except Misconfigured as error:
+        _log.critical("%s", error)
+        logging.shutdown()
+        os._exit(EXIT_REFUSED)
 
 
 class BoundedWorker(faust.Worker):

@@ -27,7 +27,7 @@ from streams.kafka.reading import partitions_of, read_ranges
 FACTS_A_POLL = 2000
 FACTS_A_STEP = 1000
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
-NO_WITNESSES: Mapping[int, Sequence[Witness]] = MappingProxyType({})
+NOTHING_KNOWN: Mapping[int, Sequence[Witness]] = MappingProxyType({})
 
 
 class ReadLog(Positions, LogMarks, Protocol):
@@ -51,6 +51,7 @@ class KafkaFenceLog:
         self._cluster = cluster
         self._topic_id = topic_id
         self._marks = marks
+        self._known: dict[LogPartition, list[Witness]] = {}
         self._topic = cluster.full_name(Topic.FENCES)
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -77,10 +78,14 @@ class KafkaFenceLog:
             ]
             told = [each.get(max(0.0, deadline - time.monotonic())) for each in sent]
         if self._marks is not None:
-            ends = {LogPartition(self._topic_id, place.partition): place for place in told}
-            self._marks.note_witnesses(
-                {p: Witness(place.offset + 1, place.timestamp * 1000) for p, place in ends.items()}
-            )
+            known = {
+                LogPartition(self._topic_id, place.partition): [
+                    Witness(place.offset + 1, place.timestamp * 1000)
+                ]
+                for place in told
+            }
+            self._marks.note_witnesses(known, instead_of=self._known)
+            self._known |= known
 
     def close(self) -> None:
         with self._lock, map_kafka_errors():
@@ -109,17 +114,23 @@ def read_facts(
     witnesses = {p: held for (t, p), held in index.witnesses().items() if t == topic_id}
     known = LogWitness(cluster, cluster.full_name(Topic.FENCES), topic_id, index)
     ends = replay(
-        cluster, apply, positions, witnesses, lambda read: known.saw(read.partition, read.timestamp)
+        cluster,
+        apply,
+        positions,
+        witnesses,
+        lambda read: known.saw(read.partition, read.offset, read.timestamp),
     )
     known.keep(ends)
     index.advance({LogPartition(topic_id, p): end for p, end in ends.items()})
+    # They were found to be so, and the one at the new positions says as much.
+    index.note_witnesses({}, {LogPartition(topic_id, p): held for p, held in witnesses.items()})
 
 
 def replay(
     cluster: KafkaCluster,
     apply: Callable[[Sequence[FenceFact]], None],
     positions: Mapping[int, int] = NOTHING_READ,
-    witnesses: Mapping[int, Sequence[Witness]] = NO_WITNESSES,
+    witnesses: Mapping[int, Sequence[Witness]] = NOTHING_KNOWN,
     saw: Callable[[Record], None] = lambda _: None,
 ) -> dict[int, int]:
     """Apply the facts from `positions` (by partition; else the start) to the log's present end.

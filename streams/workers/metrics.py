@@ -98,7 +98,8 @@ OLDEST_OPEN_FORGET = Gauge(
 )
 MEASURED = Gauge(
     "visual_memory_measured_timestamp_seconds",
-    "When the monitor last measured all of it, in seconds since 1970; 0 before the first time.",
+    "When the monitor last measured sizes, lag and forgets, in seconds since 1970; 0 before.",
+    ["what"],
     multiprocess_mode="mostrecent",
 )
 LAG = Gauge(

@@ -31,6 +31,8 @@ from streams.workers.metrics import (
 )
 
 INTERVAL_SECONDS = 2.0
+STALE_SECONDS = 15.0
+"""A measurement that takes as long has met a server that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class Monitor:
         self._forgets = forgets
         self._consumer: KafkaConsumer | None = None
         self._reasons = ["nothing is measured yet"]
+        self._measured = time.monotonic()
+        self._took = 0.0
+        self._due = STALE_SECONDS
 
     def close(self) -> None:
         """Free the connection to Kafka."""
@@ -112,7 +117,7 @@ class Monitor:
         return max([0.0, *(now - at / SECOND for at in times)])
 
     def measure(self) -> Stats:
-        """Set the gauges once."""
+        """Set the gauges once; each says when, and those that could be measured stay new."""
         self.index.follow()  # the memory may have been rebuilt
         stats = self.index.stats()
         ITEMS.set(stats.items)
@@ -124,11 +129,13 @@ class Monitor:
             counts = self.index.label_counts(self._labels)
             for label in self._labels:
                 LABEL_ITEMS.labels(label).set(counts.get(label, 0))
+        MEASURED.labels("sizes").set_to_current_time()
         lags = self.lag()
         for lag in lags:
             LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
+        MEASURED.labels("lag").set_to_current_time()
         OLDEST_OPEN_FORGET.set(self.oldest_open_forget(lags))
-        MEASURED.set_to_current_time()
+        MEASURED.labels("forgets").set_to_current_time()
         return stats
 
     def status(self) -> dict[str, Any]:
@@ -161,8 +168,13 @@ class Monitor:
             try:
                 await asyncio.to_thread(self.measure)
                 self._reasons = []
-                # A large memory takes long to count: never more than a twentieth of the time.
-                pause = max(pause, 20 * (time.monotonic() - started))
+                self._measured = time.monotonic()
+                took = self._measured - started
+                # A large memory takes long to count: never more than a twentieth of the time. A
+                # server that has hung for once has not grown.
+                pause = max(pause, 20 * min(took, self._took))
+                self._took = took
+                self._due = pause + max(STALE_SECONDS, 2 * took)
             except Unavailable as error:
                 # Waiting for a server costs nobody anything.
                 self._reasons = [str(error)]
@@ -170,4 +182,7 @@ class Monitor:
 
     async def ready(self) -> list[str]:
         """Why the numbers are not fresh, if they are not."""
+        age = time.monotonic() - self._measured
+        if not self._reasons and age > self._due:
+            return [f"a server does not answer: the last measurement is {age:.0f} s old"]
         return self._reasons

@@ -10,6 +10,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 from prometheus_client.registry import REGISTRY
 
+from memory.errors import Misconfigured
+
 Ready = Callable[[], Awaitable[list[str]]]
 """What keeps this process from serving: empty when it is ready."""
 
@@ -30,7 +32,8 @@ async def serve(host: str, port: int, ready: Ready, held: Callable[[], list[str]
 
     `/livez` answers 200 while the event loop turns; `/readyz` 503 with the reasons while there
     are any, or when finding them out takes longer than two seconds. It also names the partitions
-    that are `held` up, which keep a worker from nothing else.
+    that are `held` up, which keep a worker from nothing else. `Misconfigured` where nothing can
+    listen.
     """
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -57,6 +60,13 @@ async def serve(host: str, port: int, ready: Ready, held: Callable[[], list[str]
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
-    await site.start()
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise Misconfigured(
+            f"nothing can listen on {host}:{port} ({error.strerror}); set VISUAL_MEMORY_WEB_HOST and "
+            "VISUAL_MEMORY_WEB_PORT"
+        ) from None
     bound: int = runner.addresses[0][1]
     return bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from faust.types import EventT
@@ -20,68 +21,102 @@ AnswerRecord = Callable[[Record], Awaitable[Sequence[OutgoingRecord]]]
 """Answer one question on the event loop; raises nothing but `Unavailable`."""
 
 
+_alone: ContextVar[EventT[Any] | None] = ContextVar("_alone", default=None)
+"""The record that the running task answers with all places to itself."""
+
+
+class Places:
+    """Room for some records at a time, or for one alone."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = asyncio.Semaphore(count)
+        # Two that each had some of all places would wait for each other.
+        self._taking_all = asyncio.Lock()
+
+    async def take(self, *, alone: bool) -> None:
+        if not alone:
+            await self._free.acquire()
+            return
+        async with self._taking_all:
+            for _ in range(self._count):
+                await self._free.acquire()
+
+    def give(self, *, alone: bool) -> None:
+        for _ in range(self._count if alone else 1):
+            self._free.release()
+
+
 class TaskDelivery(Delivery):
     """Gives a handler records as they come, some unfinished at a time."""
 
     repeats_steps = True
-    _places: asyncio.Semaphore
+    _places: Places
 
     def start(self, answer: AnswerRecord, at_most: int) -> None:
         """Let the app read the topic, and `answer` what it reads, `at_most` at a time."""
-        self._places = asyncio.Semaphore(at_most)
+        self._places = Places(at_most)
+        self._offsets = Offsets()
         self._run(lambda: self._pump(answer))
 
     @asynccontextmanager
     async def place_free(self) -> AsyncIterator[None]:
-        """Let another record have this one's place as long as this one only waits."""
-        self._places.release()
+        """Let others have this record's place as long as it only waits.
+
+        What ends the worker meanwhile is not this one.
+        """
+        suspect = _alone.get()
+        if suspect is not None:
+            await self._count(self._attempts.withdraw, suspect)
+        self._places.give(alone=suspect is not None)
         try:
             yield
         finally:
-            await self._places.acquire()
+            await self._places.take(alone=suspect is not None)
+        if suspect is not None:
+            await self._count(self._attempts.count_attempt, suspect)
 
     async def _pump(self, answer: AnswerRecord) -> None:
-        places = self._places
-        offsets = Offsets()
         running: set[asyncio.Task[None]] = set()
-
-        async def one(event: EventT[Any], *, alone: bool = False) -> None:
-            try:
-                await (self._answer_alone if alone else self._answer)(answer, event)
-                offsets.finish(event.message.partition, event.message.offset)
-                event.ack()
-            except Exception as error:  # noqa: BLE001 - as in `_exit_on_error`
-                exit_now(self._source.role, error)
-            finally:
-                places.release()
-
-        async def note() -> None:
-            if moved := offsets.take_advances():
-                await self._advance({self._log_partition(p): o for p, o in moved.items()})
 
         async def note_positions() -> None:
             while True:
                 await asyncio.sleep(NOTE_SECONDS)
-                await note()
+                await self._note()
 
         notes = asyncio.create_task(self._exit_on_error(note_positions)())
         try:
             while True:
                 event = await self._queue.get()
-                await places.acquire()
-                offsets.start(event.message.partition, event.message.offset)
-                if self._is_suspect([event]):
-                    if running:
-                        await asyncio.wait(running)
-                    await one(event, alone=True)
-                    # At once: else one that ends a worker brings back all before it.
-                    await note()
-                    continue
-                task = asyncio.create_task(one(event))
+                alone = self._is_suspect([event])
+                await self._places.take(alone=alone)
+                self._offsets.start(event.message.partition, event.message.offset)
+                task = asyncio.create_task(self._one(answer, event, alone=alone))
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
             notes.cancel()
+
+    async def _one(self, answer: AnswerRecord, event: EventT[Any], *, alone: bool) -> None:
+        try:
+            if alone:
+                _alone.set(event)
+                await self._answer_alone(answer, event)
+            else:
+                await self._answer(answer, event)
+            self._offsets.finish(event.message.partition, event.message.offset)
+            event.ack()
+            if alone:
+                # At once: else one that ends a worker brings back all before it.
+                await self._note()
+        except Exception as error:  # noqa: BLE001 - as in `_exit_on_error`
+            exit_now(self._source.role, error)
+        finally:
+            self._places.give(alone=alone)
+
+    async def _note(self) -> None:
+        if moved := self._offsets.take_advances():
+            await self._advance({self._log_partition(p): o for p, o in moved.items()})
 
     async def _answer(self, answer: AnswerRecord, event: EventT[Any]) -> None:
         await self.publish(await self._retry(lambda: answer(to_record(event))))
@@ -91,4 +126,4 @@ class TaskDelivery(Delivery):
             await self.publish(self._reject(to_record(event)))
         else:
             await self._answer(answer, event)
-            await self._clear_attempts(event)
+            await self._count(self._attempts.clear, event)

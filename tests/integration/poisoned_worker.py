@@ -1,4 +1,4 @@
-"""A worker that is killed by one correction, as a decoder that crashes would be."""
+"""A worker that is killed by one record, as a decoder that crashes would be."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from memory.model.answers import Probe, SearchResult
 from memory.model.state import CorrectionWrite, Put, PutResult
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
 from streams.workers import faust_app
 
+POISONOUS_K = 66
+
 
 class Poisoned:
-    """Everything the index is, but the label "poison" kills the process."""
+    """Everything the index is, but a label, or a k, kills the process."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index
@@ -28,6 +31,11 @@ class Poisoned:
         if any(isinstance(w := put.write, CorrectionWrite) and w.label == "poison" for put in puts):
             os.kill(os.getpid(), signal.SIGKILL)
         return self._index.put(puts)
+
+    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        if any(probe.k == POISONOUS_K for probe in probes):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._index.search(probes)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from streams.contract.messages import Answer
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
+from tests.integration.poisoned_worker import POISONOUS_K
 from tests.integration.running import running
 
 IMAGES = 400
@@ -84,3 +89,38 @@ def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
         (only,) = rejected(memory)
         assert only["reason"] == "internal"
         assert (only["partition"], only["offset"]) == (poison.partition, poison.offset)
+
+
+def test_a_question_that_ends_every_worker_is_rejected_and_holds_nobody_up(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    with running(
+        tmp_path,
+        kafka=kafka_bootstrap,
+        redis_url=redis_url,
+        name=unique("poison"),
+        workers={"ingest": 1, "query": 1},
+        entry=(str(Path(__file__).parent / "poisoned_worker.py"),),
+        embedder=EMBEDDER,
+        partitions=1,
+    ) as memory:
+        client = memory.client()
+        written = client.ingest(unit(1), id="one", label="cat", embedder="test").position()
+        client.query(unit(1), embedder="test", after=[written])
+        never = replace(written, offset=written.offset + 1_000_000)
+
+        def ask(k: int = 1, timeout: float = 60, **more: Any) -> Future[Answer]:
+            return client.ask(unit(1), embedder="test", k=k, timeout=timeout, **more)
+
+        waiting = [ask(after=[never], timeout=300) for _ in range(3)]
+        before = [ask() for _ in range(7)]
+        poison = ask(k=POISONOUS_K, after=[written], timeout=300)
+        behind = [ask() for _ in range(8)]
+        client.flush()
+        said = poison.result(120)
+        assert (said.status, said.reason) == ("rejected", "internal")
+        assert {asked.result(60).status for asked in before + behind} == {"answered"}
+        assert not any(asked.done() for asked in waiting)
+        # A position that moves before the first end makes a start more.
+        assert memory.restarts("query") <= 4
+        assert ask().result(60).status == "answered"

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import redis
-from kafka.admin import NewPartitions
+from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 
 from memory.errors import Misconfigured
+from memory.redis.connection import connect
 from memory.redis.schema import FUNCTIONS_VERSION
 from streams import bootstrap
 from streams.client import MemoryClient
@@ -132,6 +133,67 @@ def test_partitions_grow_as_the_guide_says(
         askers = [client, *(large.client() for _ in range(6))]
         answers = [asker.query(unit(3), embedder="test", k=1) for asker in askers]
         assert {answer.status for answer in answers} == {"answered"}
+
+
+@contextlib.contextmanager
+def redis_not_durable(store: RedisServer, _: Running) -> Iterator[None]:
+    with contextlib.closing(connect(store.url)) as client:
+        client.config_set("appendfsync", "everysec")
+        yield
+        client.config_set("appendfsync", "always")
+
+
+@contextlib.contextmanager
+def topic_not_kept(_: RedisServer, memory: Running) -> Iterator[None]:
+    cluster = kafka_cluster(memory.settings)
+    name = cluster.full_name(Topic.LABEL_CORRECTION)
+    with cluster.administration() as admin:
+
+        def configure(policy: str) -> None:
+            told = {"cleanup.policy": policy}
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, told)])
+
+        configure("delete")
+        yield
+        configure("compact")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("breaks", "why"),
+    [
+        (redis_not_durable, "Redis has appendfsync everysec"),
+        (topic_not_kept, "label-correction: cleanup.policy is delete"),
+    ],
+)
+def test_a_promise_that_is_broken_while_a_worker_runs_ends_it_until_it_is_kept_again(
+    breaks: Callable[[RedisServer, Running], contextlib.AbstractContextManager[None]],
+    why: str,
+    kafka_bootstrap: str,
+    tmp_path: Path,
+    unique: Callable[[str], str],
+) -> None:
+    with (
+        RedisServer(tmp_path / "redis", CACHE) as store,
+        running(
+            tmp_path,
+            kafka=kafka_bootstrap,
+            redis_url=store.url,
+            name=unique("promise"),
+            workers={"ingest": 1, "correct": 1},
+            entry=WATCHFUL,
+            embedder=EMBEDDER,
+            partitions=1,
+        ) as memory,
+    ):
+        client = memory.client()
+        client.correct("i0", "before").position()
+        memory.wait_until_merged()
+        with breaks(store, memory):
+            until(lambda: memory.restarts("correct") >= 2, what=memory.logs)
+        assert why in memory.logs()
+        client.correct("i1", "after").position()
+        memory.wait_until_merged()
 
 
 def test_a_topic_that_is_made_anew_ends_its_workers_and_is_read_from_its_start(

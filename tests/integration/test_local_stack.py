@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -98,6 +99,44 @@ def test_a_second_stack_on_the_same_folder_is_refused_naming_the_first(folder: P
     assert str(state["pid"]) in done.stderr
     assert "Traceback" not in done.stderr
     assert assigned_to(folder, "correct") == 8
+
+
+def test_a_stack_that_runs_is_not_started_again_and_keeps_its_log(folder: Path) -> None:
+    state = read_state(folder)
+    assert state is not None
+    log = folder / "logs" / "supervisor.log"
+    before = log.read_text()
+    done = command("up", "--data-dir", str(folder), "--detach", "--redis", "redis://127.0.0.1:9")
+    assert done.returncode == 2
+    assert str(state["pid"]) in done.stderr
+    assert log.read_text() == before != ""
+    assert read_state(folder) == state
+
+
+def test_a_folder_that_cannot_be_made_is_named_in_a_line() -> None:
+    for more in ((), ("--detach",)):
+        done = command("up", "--data-dir", "/proc/no/such/folder", *more)
+        assert done.returncode == 2
+        assert done.stderr.startswith("/proc/no")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("role", ["correct", "monitor"])
+def test_a_port_that_is_taken_is_named_in_the_last_line(folder: Path, role: str) -> None:
+    found = stack.addresses(folder)
+    port = urlsplit(found.metrics).port
+    done = command(
+        "worker",
+        role,
+        VISUAL_MEMORY_KAFKA=found.kafka,
+        VISUAL_MEMORY_REDIS=found.redis,
+        VISUAL_MEMORY_WEB_PORT=str(port),
+        VISUAL_MEMORY_SECRETS_DIR=str(folder / stack.SECRETS_FOLDER),
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"nothing can listen on 127.0.0.1:{port}" in last
+    assert "VISUAL_MEMORY_WEB_PORT" in last
 
 
 @pytest.mark.parametrize("name", ["ingest", "query", "redis", "kafka"])

@@ -9,6 +9,6 @@ from streams.config.settings import load
 from streams.workers import readiness
 
 if __name__ == "__main__":
-    bootstrap.TOPICS_WATCH_SECONDS = 1.0
+    bootstrap.PROMISES_WATCH_SECONDS = 1.0
     readiness.KAFKA_SECONDS, readiness.LAG_SECONDS = 2.0, 0.5
     bootstrap.run_worker(load(), sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -489,3 +490,51 @@ def test_a_model_that_is_random_is_refused(tmp_path: Path) -> None:
 def test_an_unusable_option_is_named(vit: Path, options: dict[str, Any], named: str) -> None:
     with pytest.raises(Misconfigured, match=named):
         TransformersEmbedder(str(vit), **options)
+
+
+LARGE = """
+import io, sys
+from PIL import Image
+from memory.embedders.payloads import PayloadEmbedder
+from memory.images import ImageLimits
+from memory.model.events import ImagePayload
+import numpy as np
+
+class Mean:
+    digest, dim, name = "mean", 3, "mean"
+    def embed(self, images):
+        return np.array([np.asarray(i.resize((8, 8))).reshape(-1, 3).mean(0) + 1 for i in images])
+
+def megabytes(name):
+    status = open("/proc/self/status").read()
+    return int(status.partition(name + ":")[2].split()[0]) // 1024
+
+image = ImagePayload(sys.stdin.buffer.read())
+embed = PayloadEmbedder(Mean(), ImageLimits(max_bytes=1 << 30), None, lambda *_: None).embed
+before = megabytes("VmRSS")
+assert len(embed([image] * 16)) == 16
+print(megabytes("VmHWM") - before, megabytes("VmRSS") - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "bound"),
+    [("RGB", "PNG", 400), ("RGBA", "PNG", 400), ("F", "TIFF", 400), ("RGB", "JPEG", 100)],
+)
+def test_a_batch_of_large_images_takes_the_memory_of_one_and_gives_it_back(
+    mode: str, kind: str, bound: int
+) -> None:
+    """25 million pixels each; all sixteen as RGB would take 1.2 GB."""
+    buffer = io.BytesIO()
+    options = {"compression": "tiff_deflate"} if kind == "TIFF" else {}
+    Image.new(mode, (5000, 5000)).save(buffer, kind, **options)
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        input=buffer.getvalue(),
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    peak, rest = map(int, done.stdout.split())
+    assert peak < bound, "MB"
+    assert rest < 30, "MB"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageChops, ImageFile
 
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.images import MAX_PIXELS, ImageLimits, decode
@@ -356,3 +356,16 @@ def test_a_mutated_file_is_an_image_or_rejected(
     # A small limit: mutated sizes may be anything, and the machine is shared.
     with contextlib.suppress(Rejected):
         assert decode(bytes(mutated), ImageLimits(max_pixels=1_000_000)).mode == "RGB"
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
+    whole = Image.radial_gradient("L").resize((4200, 2100)).convert("RGB")
+    large = encoded(whole, "JPEG", quality=95)
+    found = decode(large, ImageLimits(max_bytes=len(large)))
+    assert found.size == (2100, 1050)
+    difference = np.asarray(ImageChops.difference(found, whole.resize(found.size)))
+    assert difference.max() < 16
+    small = encoded(whole.resize((2800, 1400)), "JPEG")
+    assert decode(small, ImageLimits(max_bytes=len(small))).size == (2800, 1400)
+    narrow = encoded(whole.resize((9000, 900)), "JPEG")
+    assert decode(narrow, ImageLimits(max_bytes=len(narrow))).size == (9000, 900)

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.text import checked_text
 from memory.model.times import make_stamp
 from memory.redis import search
-from memory.redis.connection import connect
+from memory.redis.connection import check_durability, connect
 from memory.redis.index import RedisIndex
 from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
@@ -118,6 +118,17 @@ def test_a_redis_that_could_lose_what_it_confirmed_is_refused(
     named = pytest.raises(Misconfigured, match=f"{name} {value}.*CONFIG SET {name}")
     with configured(redis_client, name, value), named:
         index.check_durability()
+
+
+def test_a_replica_is_refused(tmp_path: Path) -> None:
+    with (
+        RedisServer(
+            tmp_path / "replica", CACHE, extra_config={"replicaof": "127.0.0.1 9"}
+        ) as store,
+        closing(connect(store.url)) as client,
+        pytest.raises(Misconfigured, match=r"is a replica.*REPLICAOF NO ONE"),
+    ):
+        check_durability(client)
 
 
 class WithoutSearch(RedisServer):

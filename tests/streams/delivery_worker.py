@@ -60,13 +60,13 @@ class FileLedger:
     def follow(self) -> None:
         """There is no other memory."""
 
-    def saw(self, partition: int, time: int) -> None:
+    def saw(self, partition: int, offset: int, time: int) -> None:
         """The log stays the same here."""
 
     def keep(self, partitions: Iterable[int]) -> None:
         """As above."""
 
-    def check(self, partitions: Iterable[int]) -> bool:
+    def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         return True
 
     def count_start(self, topic_id: str, partition: int, offset: int) -> int:
@@ -74,6 +74,9 @@ class FileLedger:
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
+
+    def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
+        """Nothing is counted here."""
 
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Nothing is counted here."""

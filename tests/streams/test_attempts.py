@@ -60,6 +60,12 @@ def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:
     assert make().count_attempt("t", 0, 7) == 1
 
 
+def test_an_attempt_that_only_waits_is_taken_back(make: Make) -> None:
+    assert make().count_attempt("t", 0, 7) == 1
+    make().withdraw("t", 0, 7)
+    assert [make().count_attempt("t", 0, 7) for _ in range(2)] == [1, 2]
+
+
 def test_success_of_a_record_never_tried_alone_is_no_fault(make: Make) -> None:
     make().clear("t", 0, 7)
 

@@ -19,6 +19,7 @@ from memory.model.events import LogPartition
 from memory.model.forgetting import Fence, FenceFact
 from memory.model.keys import SelectorKey
 from memory.model.logs import Witness
+from memory.redis.connection import check_durability
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams import bootstrap
@@ -432,9 +433,12 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     (told, *answer) = parts["reject"](Record(f"p-{topic}", 2, 5, b"k", b"", (), 0))
     assert told.topic is Topic.REJECTED
     assert answer == []
-    seconds, check = worker.carrier.watch.call_args.args
-    assert seconds == bootstrap.TOPICS_WATCH_SECONDS
-    assert (check.func, check.args) == (memory_topics.check_same_topics, (SETTINGS, IDS))
+    watched = [args for args, _ in worker.carrier.watch.call_args_list]
+    assert {seconds for seconds, _ in watched} == {bootstrap.PROMISES_WATCH_SECONDS}
+    assert [(check.func, check.args) for _, check in watched] == [
+        (check_durability, (worker.store,)),
+        (memory_topics.check_still, (SETTINGS, IDS)),
+    ]
 
 
 def test_a_worker_is_known_to_its_group_by_its_name_and_what_it_reads() -> None:

@@ -19,7 +19,7 @@ from streams.workers import metrics
 from streams.workers.metrics import MEASURED, OLDEST_OPEN_FORGET
 
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
-LABELS = {"role", "outcome", "reason", "stage", "topic", "partition", "label", "model"}
+LABELS = {"what", "role", "outcome", "reason", "stage", "topic", "partition", "label", "model"}
 """Few values each; `label` has those that a setting allows."""
 
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric._name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -130,9 +131,59 @@ def test_a_measurement_sets_every_gauge(monitor: Monitor, prefix: str, index: In
     assert value("label_items", label="cat") == 0
     assert value("lag", topic=prefix + Topic.LABEL_CORRECTION, partition="1") == 0
     assert (value("open_forgets"), value("oldest_open_forget_seconds")) == (0, 0)
-    measured = value("measured_timestamp_seconds")
-    assert measured is not None
-    assert before <= measured <= time.time()
+    for what in ("sizes", "lag", "forgets"):
+        measured = value("measured_timestamp_seconds", what=what)
+        assert measured is not None
+        assert before <= measured <= time.time()
+
+
+def test_what_can_be_measured_stays_new_while_kafka_is_away(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor.measure()
+    first = {w: value("measured_timestamp_seconds", what=w) for w in ("sizes", "lag", "forgets")}
+
+    def away() -> list[Lag]:
+        raise Unavailable("Kafka: KafkaTimeoutError")
+
+    monkeypatch.setattr(monitor, "lag", away)
+    with pytest.raises(Unavailable):
+        monitor.measure()
+    now = {w: value("measured_timestamp_seconds", what=w) for w in first}
+    assert {w for w in first if now[w] != first[w]} == {"sizes"}
+
+
+def test_a_server_that_hangs_makes_the_monitor_unready_until_it_answers_again(
+    monitor: Monitor, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(monitor_module, "STALE_SECONDS", 0.3)
+    hung = threading.Event()
+    hung.set()
+    stats = index.stats
+
+    def hang() -> Stats:
+        hung.wait(20)
+        return stats()
+
+    monkeypatch.setattr(index, "stats", hang)
+
+    async def story() -> list[str]:
+        with running(monitor):
+            await becomes(monitor, lambda reasons: not reasons)
+            hung.clear()
+            found = await becomes(monitor, bool)
+            await asyncio.sleep(0.5)
+            hung.set()
+            await becomes(monitor, lambda reasons: not reasons)
+            measured = value("measured_timestamp_seconds", what="forgets")
+            async with asyncio.timeout(5):  # not twenty times as long as it has hung
+                while value("measured_timestamp_seconds", what="forgets") == measured:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
+            return found
+
+    (reason,) = asyncio.run(story())
+    assert "does not answer" in reason
 
 
 def test_the_oldest_open_forget_is_as_old_as_the_request_that_was_taken_up_first(

@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from streams.local import prober
 from streams.local.detach import detach
 from streams.local.process import ChildSpec, LocalServerError, Process
-from streams.local.supervisor import Supervisor, read_state
+from streams.local.supervisor import Supervisor, announce, read_state
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
@@ -295,6 +297,113 @@ def test_a_restarted_child_that_does_not_become_ready_is_killed(tmp_path: Path) 
         assert any("not ready after 0.5 s" in line for line in said)
 
 
+BEATING = """
+import sys, time
+print('up', flush=True)
+while True:
+    open(sys.argv[1], "w").write("beat")
+    time.sleep(0.05)
+"""
+
+
+def beating(folder: Path, name: str = "child", **options: object) -> ChildSpec:
+    """A child that is ready, and lives, as long as it writes."""
+    beat = folder / f"{name}.beat"
+
+    def beats() -> bool:
+        return time.time() - beat.stat().st_mtime < 1
+
+    spec = child(folder, BEATING, name, ready=beats, live=beats, **options)
+    return replace(spec, argv=[*spec.argv, str(beat)])
+
+
+def test_a_child_that_hangs_is_told_as_not_ready_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    said: list[str] = []
+    specs = [beating(tmp_path, hang_timeout=3), child(tmp_path, name="other")]
+    with in_background(Supervisor(tmp_path, specs, backoff=(0.05, 1), log=said.append)):
+        eventually(lambda: status(tmp_path) == "running")
+        before = children(tmp_path)
+        os.kill(before["child"]["pid"], signal.SIGSTOP)
+        eventually(lambda: not children(tmp_path)["child"]["ready"])
+        assert children(tmp_path)["child"]["pid"] == before["child"]["pid"]
+        eventually(lambda: children(tmp_path)["child"]["restarts"] == 1)
+        eventually(lambda: children(tmp_path)["child"]["ready"])
+        assert children(tmp_path)["other"] == before["other"]
+    assert "child: no answer for 3 s" in said
+
+
+def test_a_child_that_answers_that_it_is_not_ready_is_told_so_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    well = tmp_path / "well"
+    well.touch()
+    spec = child(tmp_path, ready=well.exists, live=lambda: True, hang_timeout=0.5)
+    with in_background(Supervisor(tmp_path, [spec], backoff=(0.05, 1))):
+        eventually(lambda: status(tmp_path) == "running")
+        well.unlink()
+        eventually(lambda: not children(tmp_path)["child"]["ready"])
+        time.sleep(1)
+        well.touch()
+        eventually(lambda: children(tmp_path)["child"]["ready"])
+        assert children(tmp_path)["child"]["restarts"] == 0
+
+
+def test_a_probe_that_hangs_holds_up_no_other_child(tmp_path: Path) -> None:
+    came_up = threading.Event()
+    ended = threading.Event()
+
+    def hang() -> bool:
+        if came_up.is_set():
+            ended.wait(60)
+        came_up.set()
+        return True
+
+    specs = [child(tmp_path, ready=hang), child(tmp_path, name="other")]
+    with in_background(Supervisor(tmp_path, specs, backoff=(0.05, 1))):
+        eventually(lambda: status(tmp_path) == "running")
+        time.sleep(2.5)  # until it is looked at again
+        os.kill(children(tmp_path)["other"]["pid"], signal.SIGKILL)
+        eventually(lambda: children(tmp_path)["other"]["restarts"] == 1)
+        ended.set()
+
+
+def test_a_probe_with_a_defect_ends_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    came_up = iter([True])
+    supervisor = Supervisor(tmp_path, [child(tmp_path, ready=lambda: next(came_up))])
+    with pytest.raises(StopIteration):
+        supervisor.run()
+    assert read_state(tmp_path) is None
+
+
+def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+
+        def say(line: str) -> None:
+            full.write(line)
+            full.flush()
+
+        def note(_pid: int) -> None:
+            say("gone")
+
+        supervisor = Supervisor(
+            tmp_path, [child(tmp_path)], backoff=(0.05, 1), log=say, on_ended=note
+        )
+        with in_background(supervisor) as errors:
+            eventually(lambda: status(tmp_path) == "running")
+            os.kill(children(tmp_path)["child"]["pid"], signal.SIGKILL)
+            eventually(lambda: children(tmp_path)["child"]["restarts"] == 1)
+        assert not errors
+        with suppress(OSError):
+            full.close()
+
+
 def test_a_failing_first_start_stops_the_ones_before_it(tmp_path: Path) -> None:
     first = Process(child(tmp_path, name="first"))
     failing = child(tmp_path, "raise SystemExit('no luck')", "second", ready=lambda: False)
@@ -344,6 +453,39 @@ def test_a_signal_stops_a_detached_stack_without_a_trace(tmp_path: Path, number:
     assert not any(running(each) for each in pids)
     assert not (tmp_path / "stack.json").exists()
     assert "Traceback" not in (tmp_path / "stack.log").read_text()
+
+
+def test_a_signal_ends_the_wait_for_what_a_server_needs(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from streams.local.process import ChildSpec, Process
+from streams.local.supervisor import Supervisor
+folder = Path({str(tmp_path)!r})
+class Fetching(Process):
+    def command(self):
+        print("fetching", flush=True)
+        time.sleep(600)
+Supervisor(folder, [Fetching(ChildSpec("x", [], folder / "log"))]).run()
+"""
+    log = tmp_path / "stack.log"
+    pid = detach([sys.executable, "-W", "error", "-c", code], log)
+    eventually(lambda: "fetching" in log.read_text())
+    os.kill(pid, signal.SIGINT)
+    eventually(lambda: not running(pid), 5)
+    assert "Traceback" not in log.read_text()
+    assert not (tmp_path / "stack.json").exists()
+
+
+def test_a_supervisor_is_found_before_it_has_said_a_word(tmp_path: Path) -> None:
+    pid = detach([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log")
+    announce(tmp_path, pid)
+    state = read_state(tmp_path)
+    assert state is not None
+    assert (state["pid"], state["status"]) == (pid, "starting")
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: read_state(tmp_path) is None)
 
 
 def test_killing_the_supervisor_leaves_no_child_and_frees_the_folder(tmp_path: Path) -> None:

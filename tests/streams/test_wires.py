@@ -202,6 +202,17 @@ def test_what_does_not_fit_together_is_named_without_its_value(
     assert not [value for value in (PASSWORD, *paths.values()) if value in message]
 
 
+@pytest.mark.parametrize(
+    "option", ["socket_timeout=hunter2", "hunter2=1", "ssl_cert_reqs=hunter2", "db=hunter2"]
+)
+def test_an_option_of_the_redis_url_that_is_not_understood_is_told_without_its_value(
+    option: str,
+) -> None:
+    with pytest.raises(Misconfigured, match="VISUAL_MEMORY_REDIS has an option") as caught:
+        connect_redis(load(kafka="localhost:9", redis=f"redis://localhost:9/0?{option}"))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_no_argument_shows_a_password_where_it_is_printed(files: dict[str, str]) -> None:
     settings = load(
         kafka_security_protocol="SASL_PLAINTEXT",

@@ -219,13 +219,13 @@ class SameLog(LogWitness):
     def __init__(self) -> None:
         """Nothing is asked."""
 
-    def saw(self, partition: int, time: int) -> None:
+    def saw(self, partition: int, offset: int, time: int) -> None:
         """As above."""
 
     def keep(self, partitions: Iterable[int]) -> None:
         """As above."""
 
-    def check(self, partitions: Iterable[int]) -> bool:
+    def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         return True
 
 
