@@ -216,10 +216,10 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _from_16_bits(_: Image.Image) -> Scale:
     """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
 
-    def scaled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def scale(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return (values.clip(0, 65535) if values.dtype.itemsize > 2 else values) >> 8
 
-    return scaled
+    return scale
 
 
 def _from_floats(image: Image.Image) -> Scale:
@@ -229,12 +229,12 @@ def _from_floats(image: Image.Image) -> Scale:
         values = _finite(strip)
         least, greatest = min(least, values.min()), max(greatest, values.max())
 
-    def scaled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def scale(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if greatest == least:
             return np.zeros(values.shape)
         return ((_finite(values) - least) / (greatest - least) * 255).round()
 
-    return scaled
+    return scale
 
 
 def _finite(values: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -243,11 +243,11 @@ def _finite(values: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 def _grey(image: Image.Image, scale_of: Callable[[Image.Image], Scale]) -> Image.Image:
     """A grey image; white where its one transparent grey stands."""
-    scaled, transparent = scale_of(image), image.info.get("transparency")
+    scale, transparent = scale_of(image), image.info.get("transparency")
     grey, top = Image.new("L", image.size), 0
     for strip in _strips(image):
         values = np.asarray(strip)
-        found = scaled(values).astype(np.uint8)
+        found = scale(values).astype(np.uint8)
         if isinstance(transparent, int):
             found[values == transparent] = 255
         grey.paste(Image.fromarray(found), (0, top))

@@ -7,7 +7,7 @@ import time
 
 from streams.local.process import POLL, Process
 
-LOOK_SECONDS = 2.0
+LIVENESS_SECONDS = 2.0
 
 
 class Prober:
@@ -52,7 +52,7 @@ class Prober:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(LOOK_SECONDS if self.came_up else POLL)
+            self._wake.wait(LIVENESS_SECONDS if self.came_up else POLL)
             self._wake.clear()
             if self._closed:
                 return

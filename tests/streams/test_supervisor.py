@@ -320,7 +320,7 @@ def beating(folder: Path, name: str = "child", **options: object) -> ChildSpec:
 def test_a_child_that_hangs_is_told_as_not_ready_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(prober, "LIVENESS_SECONDS", 0.1)
     said: list[str] = []
     specs = [beating(tmp_path, hang_timeout=3), child(tmp_path, name="other")]
     with in_background(Supervisor(tmp_path, specs, backoff=(0.05, 1), log=said.append)):
@@ -338,7 +338,7 @@ def test_a_child_that_hangs_is_told_as_not_ready_and_started_again(
 def test_a_child_that_answers_that_it_is_not_ready_is_told_so_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(prober, "LIVENESS_SECONDS", 0.1)
     well = tmp_path / "well"
     well.touch()
     spec = child(tmp_path, ready=well.exists, live=lambda: True, hang_timeout=0.5)
@@ -374,7 +374,7 @@ def test_a_probe_that_hangs_holds_up_no_other_child(tmp_path: Path) -> None:
 def test_a_probe_with_a_defect_ends_the_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prober, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(prober, "LIVENESS_SECONDS", 0.1)
     came_up = iter([True])
     supervisor = Supervisor(tmp_path, [child(tmp_path, ready=lambda: next(came_up))])
     with pytest.raises(StopIteration):
