@@ -109,6 +109,13 @@ LAG = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+LOG_CUTS = Gauge(
+    "visual_memory_log_cuts",
+    "Times that partitions of a topic were found to be cut, and read again from there.",
+    ["topic"],
+    multiprocess_mode="mostrecent",
+)
+
 
 def observe_stage(stage: str, seconds: float) -> None:
     """Record how long a stage took."""

@@ -24,6 +24,7 @@ from streams.workers.metrics import (
     ITEMS,
     LABEL_ITEMS,
     LAG,
+    LOG_CUTS,
     MEASURED,
     OLDEST_OPEN_FORGET,
     OPEN_FORGETS,
@@ -133,6 +134,10 @@ class Monitor:
         lags = self.lag()
         for lag in lags:
             LAG.labels(lag.topic, str(lag.partition)).set(lag.records)
+        cuts = self.index.cuts()
+        for topic, topic_id in self._topics.items():
+            count = sum(len(found) for place, found in cuts.items() if place.topic_id == topic_id)
+            LOG_CUTS.labels(topic).set(count)
         MEASURED.labels("lag").set_to_current_time()
         OLDEST_OPEN_FORGET.set(self.oldest_open_forget(lags))
         MEASURED.labels("forgets").set_to_current_time()

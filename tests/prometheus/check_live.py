@@ -11,19 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from memory.model.events import LogPartition
 from memory.model.keys import RequestKey
+from memory.model.logs import Cut
 from memory.redis.connection import connect
 from memory.vectors import Vector
 from streams.client import MemoryClient
+from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
+from streams.contract.topics import Topic
+from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
 from tests.integration.running import Running, running
 from tests.integration.test_bad_input import png
+from tests.integration.test_batches import damage
 from tests.prometheus.files import Panel, alerts, panels
 from tests.prometheus.server import PrometheusServer
 
@@ -31,12 +38,16 @@ ROLES = ("ingest", "correct", "forget", "query")
 PANELS = list(panels())
 PATIENCE = 90.0
 ROUNDS = 6
+MARKED = "broken-marked-image"
 
 MAY_BE_ZERO = {
     "memory: Open forget-requests": "each is carried out between two looks of the monitor",
     "memory: Oldest open forget-request": "as above",
     "workers: Lag": "the workers keep up with this small load",
     "workers: Unreadable partitions": "every batch can be read",
+    "workers: Log cuts": "no log is cut",
+    "memory: Lag now": "as the lag by topic",
+    "memory: Oldest open forget": "as above",
 }
 
 
@@ -48,6 +59,7 @@ class Watched:
     client: MemoryClient
     prometheus: PrometheusServer
     redis: RedisServer
+    kafka: Path
     embedder: str
     dim: int
 
@@ -112,13 +124,14 @@ def one_round(watched: Watched, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def watched(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with (
+        KafkaServer(folder / "kafka", CACHE) as kafka,
         RedisServer(folder / "redis", CACHE, extra_config={"maxmemory": "1gb"}) as redis,
         running(
             folder / "workers",
-            kafka=kafka_bootstrap,
+            kafka=kafka.bootstrap,
             redis_url=redis.url,
             name=f"watched-{time.time_ns()}-",
             workers=dict.fromkeys((*ROLES, "monitor"), 1),
@@ -128,7 +141,15 @@ def watched(kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> I
         prometheus = PrometheusServer(folder, memory.ports)
         with prometheus.process:
             index = memory.index()
-            found = Watched(memory, memory.client(), prometheus, redis, index.embedder, index.dim)
+            found = Watched(
+                memory,
+                memory.client(),
+                prometheus,
+                redis,
+                folder / "kafka",
+                index.embedder,
+                index.dim,
+            )
             assert _within(30, lambda: prometheus.up() == len(memory.ports))
             live(found)
             yield found
@@ -251,6 +272,29 @@ def redis_is_away(watched: Watched) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_batch_is_broken(watched: Watched) -> Iterator[None]:
+    """And whole again, as when somebody has restored it."""
+    with watched.stopped("ingest"):
+        image = watched.client.ingest(
+            watched.vector(1), id=MARKED, label="dog", embedder=watched.embedder
+        )
+        image.position()
+        damage(watched.kafka, MARKED.encode())
+    yield
+    damage(watched.kafka, MARKED.encode())
+
+
+@contextmanager
+def a_log_is_cut(watched: Watched) -> Iterator[None]:
+    """As a worker notes it that finds a cut."""
+    name = kafka_cluster(watched.memory.settings).full_name(Topic.LABEL_CORRECTION)
+    place = LogPartition(watched.memory.topic_ids()[name], 0)
+    offset = watched.memory.index().positions()[place]
+    watched.memory.index().rewind(place, Cut(offset, time.time_ns() // 1000))
+    yield
+
+
 TROUBLE: dict[str, tuple[Callable[[Watched], AbstractContextManager[None]], str | None]] = {
     "VisualMemoryWorkerDown": (worker_hangs, "query"),
     "VisualMemoryMonitorDown": (monitor_hangs, None),
@@ -263,6 +307,8 @@ TROUBLE: dict[str, tuple[Callable[[Watched], AbstractContextManager[None]], str 
     "VisualMemoryRejectedHigh": (rubbish_comes, "ingest"),
     "VisualMemoryForgetWaits": (forgetting_stops_half_way, None),
     "VisualMemoryRetries": (redis_is_away, "correct"),
+    "VisualMemoryBatchUnreadable": (a_batch_is_broken, "image-ingest"),
+    "VisualMemoryLogCut": (a_log_is_cut, "label-correction"),
 }
 
 

@@ -34,7 +34,7 @@ def quick_rules() -> dict[str, Any]:
     rules: dict[str, Any] = read_yaml(PROMETHEUS / "alerts.yml")
     for group in rules["groups"]:
         for rule in group["rules"]:
-            expression = re.sub(r"(?<=_timestamp_seconds\) )> 600$", AGE, rule["expr"])
+            expression = re.sub(r"(?<=_timestamp_seconds\)\) )> 600$", AGE, rule["expr"])
             rule |= {"expr": quick(expression), "for": FOR}
     return rules
 

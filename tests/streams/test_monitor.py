@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 from memory.errors import Misconfigured, Unavailable
 from memory.exact_index import ExactIndex
 from memory.model.events import LogPartition
+from memory.model.logs import Cut
 from memory.model.state import Stats
 from streams.client import MemoryClient
 from streams.contract import topics
@@ -135,6 +136,19 @@ def test_a_measurement_sets_every_gauge(monitor: Monitor, prefix: str, index: In
         measured = value("measured_timestamp_seconds", what=what)
         assert measured is not None
         assert before <= measured <= time.time()
+
+
+def test_cuts_of_a_log_are_counted_by_topic(
+    kafka_bootstrap: str, prefix: str, monitor: Monitor, index: Index
+) -> None:
+    name = prefix + Topic.LABEL_CORRECTION
+    topic_id = ids(kafka_bootstrap, prefix)[name]
+    index.rewind(LogPartition(topic_id, 0), Cut(3, 5))
+    index.rewind(LogPartition(topic_id, 1), Cut(4, 5))
+    index.rewind(LogPartition("the-id-of-the-deleted-one", 0), Cut(3, 5))
+    monitor.measure()
+    assert value("log_cuts", topic=name) == 2
+    assert value("log_cuts", topic=prefix + Topic.FORGET_REQUEST) == 0
 
 
 def test_what_can_be_measured_stays_new_while_kafka_is_away(
