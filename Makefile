@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 # Two at a time, each with servers of its own, for two cores; ARGS='-n 0' runs one after the other.
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo check audit format bench clean
+.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ faults: $(STAMP)  ## kill workers between any two steps of their work (ARGS='-m 
 
 crash: $(STAMP)  ## random load, random kills, nothing lost (ROUNDS=50, SEED=1)
 	$(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(STAMP)  ## broken records and images at real workers (N=25000, IMAGES=1500, SEED=1)
+	$(BIN)/python -m tests.fuzz $(if $(N),--records $(N)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 crash-demo: $(STAMP)  ## kill each process during the demo (SEED=1): it must say the same in the end
 	$(BIN)/python -m pytest tests/crash/check_demo.py $(ARGS)

@@ -137,7 +137,7 @@ ARROWS = {
     },
     "streams.cli": {
         *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.demo"),
-        *("streams.kafka", "streams.local", "streams.rebuild", "streams.stack"),
+        *("streams.kafka", "streams.local", "streams.rebuild", "streams.stack", "streams.workers"),
     },
 }
 """Which room imports which. `memory.errors` and `streams.local` import none."""

@@ -24,6 +24,7 @@ COMMANDS = [
     stack_commands.demo_command,
     operations.worker_command,
     operations.topics_command,
+    operations.fences_command,
     operations.settings_command,
     operations.permissions,
     operations.provision,

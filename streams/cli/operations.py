@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 
 import click
 
+from memory.errors import Misconfigured
+from memory.model.times import SECOND
 from streams.cli.options import as_json, console, emit, servers
 from streams.config import memory_topics
 from streams.config import permissions as rights
@@ -120,3 +123,50 @@ def topics_command(settings: Settings, check: bool, json_: bool) -> None:
             console.print(problem, style="red", markup=False)
         console.print(f"{len(specs)} topics, {len(problems)} problems")
     sys.exit(1 if problems else 0)
+
+
+@click.command("fences")
+@click.option(
+    "--give-up",
+    "given_up",
+    multiple=True,
+    metavar="PARTITION:OFFSET",
+    help="Let this record be passed over; repeatable.",
+)
+@servers
+@as_json
+def fences_command(settings: Settings, given_up: tuple[str, ...], json_: bool) -> None:
+    """Show what in the facts of forgetting cannot be understood, and who wrote it.
+
+    Such a record keeps every worker from starting: it may be a fact of forgetting. One of a newer
+    version is understood after an upgrade; one that is none is given up.
+    """
+    from streams.config import connections
+    from streams.workers import fence_log
+
+    cluster = connections.kafka_cluster(settings)
+    count, garbage = fence_log.find_garbage(cluster)
+    found = {f"{one.partition}:{one.offset}": one for one in garbage}
+    if unknown := sorted(set(given_up) - found.keys()):
+        raise Misconfigured(f"nothing stands there that cannot be understood: {', '.join(unknown)}")
+    if hiding := [place for place in given_up if found[place].may_hide]:
+        raise Misconfigured(
+            f"the key at {', '.join(hiding)} is that of another fact, which may be compacted away: "
+            "restore the topic from a copy"
+        )
+    for place in given_up:
+        fence_log.give_up(cluster, found.pop(place))
+    if json_:
+        left = [
+            {"partition": one.partition, "offset": one.offset, "time": one.time}
+            | {"source": one.source, "why": one.why}
+            for one in found.values()
+        ]
+        emit({"facts": count, "garbage": left, "given_up": list(given_up)})
+    else:
+        for place, one in found.items():
+            when = datetime.fromtimestamp(one.time / SECOND, UTC).isoformat(timespec="seconds")
+            said = f"{place} of {when} by {one.source or 'nobody named'}: {one.why}"
+            console.print(said, style="red", markup=False, soft_wrap=True)
+        console.print(f"{count} facts, {len(found)} records that cannot be understood")
+    sys.exit(1 if found else 0)

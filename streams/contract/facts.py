@@ -31,7 +31,7 @@ def encode_fact(fact: FenceFact) -> OutgoingRecord:
         (str(Header.TYPE), event_type(Topic.FENCES).encode()),
         (str(Header.CONTENT_TYPE), JSON.encode()),
     )
-    return OutgoingRecord(Topic.FENCES, _key(value), value, headers)
+    return OutgoingRecord(Topic.FENCES, key_of_fact(value), value, headers)
 
 
 def decode_fact(record: Record) -> FenceFact | Marker:
@@ -43,7 +43,7 @@ def decode_fact(record: Record) -> FenceFact | Marker:
         return Marker.TOMBSTONE
     if types != [event_type(Topic.FENCES).encode()]:
         raise ValueError(f"its type is not {event_type(Topic.FENCES)}")
-    if record.key != _key(record.value):
+    if record.key != key_of_fact(record.value):
         raise ValueError("its key is not the digest of its value")
     try:
         found = load_json(record.value.decode())
@@ -65,5 +65,6 @@ def _is_valid(name: str, value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _key(value: bytes) -> bytes:
+def key_of_fact(value: bytes) -> bytes:
+    """What the key of a record with this value must be."""
     return hashlib.sha256(value).hexdigest().encode()

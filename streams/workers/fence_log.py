@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from memory.errors import Misconfigured
 from memory.model.events import LogPartition
 from memory.model.forgetting import FenceFact
 from memory.model.logs import Witness
 from memory.ports import LogMarks, Positions
-from streams.contract.facts import decode_fact, encode_fact
+from streams.contract.cloudevents import Header
+from streams.contract.facts import decode_fact, encode_fact, key_of_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
@@ -26,6 +29,7 @@ from streams.kafka.reading import partitions_of, read_ranges
 
 FACTS_A_POLL = 2000
 FACTS_A_STEP = 1000
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 NOTHING_KNOWN: Mapping[int, Sequence[Witness]] = MappingProxyType({})
 
@@ -136,8 +140,8 @@ def replay(
     """Apply the facts from `positions` (by partition; else the start) to the log's present end.
 
     Returns the end of each partition. `witnesses` tell whether it is the log that was read up to
-    there, `saw` is told each record that is read now. What cannot be understood is `Misconfigured`, naming its
-    offset: a memory that passed it over would show what was forgotten.
+    there, `saw` is told each record that is read now. What cannot be understood is
+    `Misconfigured`, naming its offset: a memory that passed it over would show what was forgotten.
     """
     topic = cluster.full_name(Topic.FENCES)
     with closing(cluster.consumer(max_poll_records=FACTS_A_POLL)) as consumer:
@@ -157,19 +161,91 @@ def replay(
                 "restore the topic"
             )
         starts = {tp: positions.get(tp.partition, 0) for tp in ends}
-        for records, _ in read_ranges(consumer, starts, ends):
-            for record in records:
-                saw(record)
-            facts = [fact for fact in map(_decode, records) if not isinstance(fact, Marker)]
-            if facts:
-                apply(facts)
+        for garbage in _read(consumer, starts, ends, apply, saw):
+            raise Misconfigured(
+                f"{topic}[{garbage.partition}]@{garbage.offset} cannot be understood: "
+                f"{garbage.why}; see `visual-memory fences`"
+            )
     return {tp.partition: end for tp, end in ends.items()}
 
 
-def _decode(record: Record) -> FenceFact | Marker:
-    try:
-        return decode_fact(record)
-    except ValueError as why:
-        raise Misconfigured(
-            f"{record.topic}[{record.partition}]@{record.offset} cannot be understood: {why}"
-        ) from None
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A record of `fences` that cannot be understood, and whom it names as its source.
+
+    `may_hide`: by its key a fact that was written before it may be compacted away.
+    """
+
+    partition: int
+    offset: int
+    time: int
+    key: bytes
+    source: str | None
+    why: str
+    may_hide: bool
+
+
+def find_garbage(cluster: KafkaCluster) -> tuple[int, list[Garbage]]:
+    """How many facts `fences` holds, and what cannot be understood."""
+    count = 0
+
+    def add(facts: Sequence[FenceFact]) -> None:
+        nonlocal count
+        count += len(facts)
+
+    with closing(cluster.consumer(max_poll_records=FACTS_A_POLL)) as consumer:
+        partitions = partitions_of(cluster, consumer, cluster.full_name(Topic.FENCES))
+        with map_kafka_errors():
+            ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+        garbage = _read(consumer, {}, ends, add)
+    return count, garbage
+
+
+def give_up(cluster: KafkaCluster, garbage: Garbage) -> None:
+    """Write a tombstone for the key of a record: from then on it is passed over. `Unavailable`."""
+    with closing(cluster.producer()) as producer, map_kafka_errors():
+        producer.send(
+            cluster.full_name(Topic.FENCES), None, garbage.key, partition=garbage.partition
+        ).get(BLOCK_SECONDS)
+
+
+def _read(
+    consumer: KafkaConsumer,
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
+    apply: Callable[[Sequence[FenceFact]], None],
+    saw: Callable[[Record], None] = lambda _: None,
+) -> list[Garbage]:
+    """Apply the facts, and return what is garbage; what a tombstone follows is not."""
+    garbage: dict[tuple[int, bytes], Garbage] = {}
+    for records, _ in read_ranges(consumer, starts, ends):
+        facts = []
+        for record in records:
+            saw(record)
+            place = (record.partition, record.key or b"")
+            try:
+                fact = decode_fact(record)
+            except ValueError as why:
+                garbage[place] = _garbage(record, str(why))
+                continue
+            if fact is Marker.TOMBSTONE:
+                garbage.pop(place, None)
+            elif not isinstance(fact, Marker):
+                facts.append(fact)
+        if facts:
+            apply(facts)
+    return sorted(garbage.values(), key=lambda one: (one.partition, one.offset))
+
+
+def _garbage(record: Record, why: str) -> Garbage:
+    sources = [value for name, value in record.headers if name == Header.SOURCE and value]
+    key = record.key or b""
+    return Garbage(
+        record.partition,
+        record.offset,
+        record.timestamp,
+        key,
+        sources[0].decode(errors="replace")[:80] if sources else None,
+        why,
+        may_hide=bool(_DIGEST.fullmatch(key)) and key != key_of_fact(record.value or b""),
+    )

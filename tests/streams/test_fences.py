@@ -23,7 +23,7 @@ from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.workers.fence_log import KafkaFenceLog, replay
+from streams.workers.fence_log import KafkaFenceLog, find_garbage, give_up, replay
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 UNTIL = st.integers(0, FOREVER)
@@ -210,6 +210,30 @@ def test_what_cannot_be_understood_refuses_naming_its_offset(
     with pytest.raises(Misconfigured, match=r"fences\[0\]@2") as caught:
         all_facts(kafka_bootstrap, prefix)
     assert "secret" not in str(caught.value)
+
+
+def test_garbage_is_shown_with_who_wrote_it_and_passed_over_when_it_is_given_up(
+    kafka_bootstrap: str,
+    prefix: str,
+    fence_log: KafkaFenceLog,
+    write: Callable[[OutgoingRecord], None],
+) -> None:
+    cluster = KafkaCluster(kafka_bootstrap, prefix)
+    fence_log.append(SOME[:2])
+    write(OutgoingRecord(Topic.FENCES, b"k", b"secret", (("ce_source", b"a script"),)))
+    write(OutgoingRecord(Topic.FENCES, encode_fact(SOME[0]).key, b"other", ()))
+    fence_log.append(SOME[2:])
+    count, (given_up, hiding) = find_garbage(cluster)
+    assert (count, given_up.offset, given_up.source) == (len(SOME), 2, "a script")
+    assert "type" in given_up.why
+    assert not given_up.may_hide
+    assert (hiding.offset, hiding.source, hiding.may_hide) == (3, None, True)
+    give_up(cluster, given_up)
+    assert find_garbage(cluster) == (count, [hiding])
+    with pytest.raises(Misconfigured, match=r"fences\[0\]@3 .*visual-memory fences"):
+        all_facts(kafka_bootstrap, prefix)
+    give_up(cluster, hiding)
+    assert all_facts(kafka_bootstrap, prefix) == SOME
 
 
 def test_a_log_shorter_than_what_was_read_refuses(kafka_bootstrap: str, prefix: str) -> None:
