@@ -30,6 +30,8 @@ from streams.local.supervisor import Supervisor, announce, read_state
 
 ADDRESSES_FILE = "addresses.json"
 SECRETS_FOLDER = "secrets"
+HMAC_KEY = "visual_memory_hmac_key"
+REDIS_PASSWORD = "redis_password"  # noqa: S105 - a file's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def settings_for(
     return load(
         kafka=kafka or found.kafka,
         redis=redis or found.redis,
-        hmac_key=(folder / SECRETS_FOLDER / "visual_memory_hmac_key").read_text(),
+        hmac_key=(folder / SECRETS_FOLDER / HMAC_KEY).read_text(),
     )
 
 
@@ -130,19 +132,36 @@ def refuse_wires_of(server: str, settings: Settings) -> None:
     if given:
         names = " and ".join(f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in given)
         raise Misconfigured(
-            f"the {server.capitalize()} that this stack starts is for this machine alone and takes "
-            f"plain text without a login: unset {names}, or name your own with --{server}"
+            f"the {server.capitalize()} that this stack starts is for this machine alone, without TLS and "
+            f"with no login but its own: unset {names}, or name your own with --{server}"
         )
 
 
 def make_secrets(data_dir: Path) -> Path:
-    """The folder with the stack's secrets; the key is made once and never changed."""
+    """The folder with the stack's secrets, each made once and never changed.
+
+    Raises `Misconfigured` where somebody else may have read or written them, or may yet.
+    """
     folder = data_dir / SECRETS_FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
-    key = folder / "visual_memory_hmac_key"
-    if not key.exists():
-        write_atomically(key, secrets.token_hex(32))
+    _check_ours(data_dir, others_may=0o055)
+    _check_ours(folder)
+    for name in (HMAC_KEY, REDIS_PASSWORD):
+        if not os.path.lexists(folder / name):
+            write_atomically(folder / name, secrets.token_hex(32))
+        _check_ours(folder / name)
     return folder
+
+
+def _check_ours(path: Path, *, others_may: int = 0) -> None:
+    found = path.lstat()
+    if path.is_symlink() or found.st_uid != os.getuid():
+        raise Misconfigured(f"{path} is somebody else's; choose a folder of your own")
+    if found.st_mode & 0o077 & ~others_may:
+        raise Misconfigured(
+            f"others may have put {path} there or read it (its mode is {found.st_mode & 0o777:o}); if "
+            f"it is as you made it, close it: chmod go= {path}"
+        )
 
 
 class _Stack:
@@ -153,7 +172,8 @@ class _Stack:
         self._kafka = kafka
         self._redis = redis
         self._broker = Broker(data_dir / "kafka", CACHE, _create_topics)
-        self._store = RedisServer(data_dir / "redis", CACHE)
+        password = (data_dir / SECRETS_FOLDER / REDIS_PASSWORD).read_text()
+        self._store = RedisServer(data_dir / "redis", CACHE, password=password)
         self._metrics_dir = data_dir / "metrics"
         self._monitor_port = free_port()
 

@@ -14,7 +14,6 @@ import traceback
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import faust
@@ -148,8 +147,9 @@ def make_app(
         broker=brokers,
         broker_credentials=credentials,
         store="memory://",
-        # Nothing is kept there, but Faust makes the folder, else in the working directory.
-        datadir=str(Path(tempfile.gettempdir()) / "visual-memory-faust"),
+        # Nothing is kept there, but Faust makes the folder, else in the working directory. Not
+        # under a name that somebody else on the machine could foresee.
+        datadir=tempfile.mkdtemp(prefix="visual-memory-"),
         key_serializer="raw",
         value_serializer="raw",
         topic_allow_declare=False,

@@ -19,7 +19,7 @@ from streams.contract.records import OutgoingRecord, record_key
 from streams.contract.topics import Topic
 
 SECOND = 1_000_000
-Headers = list[tuple[Any, Any]]
+Headers = list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _image(chance: random.Random) -> bytes:
     image = bytearray(data.getvalue())
     match chance.randrange(4):
         case 0:
-            del image[chance.randrange(len(image)) :]
+            del image[chance.randrange(1, len(image)) :]
         case 1:
             for _ in range(chance.randrange(1, 9)):
                 image[chance.randrange(len(image))] = chance.randrange(256)
@@ -152,8 +152,8 @@ CHANGES: Sequence[Callable[[random.Random, OutgoingRecord], OutgoingRecord]] = (
     *(_drop_header, _repeat_header, _spoil_header, _spoil_header, _add_header),
     *(_spoil_value, _spoil_value, _spoil_key, _move),
 )
-ODD_TEXTS: Sequence[bytes | None] = (
-    *(b"", b"\xff\xfe", b"null", b"0", b"-1", b"1e999", b"NaN", b"a" * 2000, b"\0", None),
+ODD_TEXTS: Sequence[bytes] = (
+    *(b"", b"\xff\xfe", b"null", b"0", b"-1", b"1e999", b"NaN", b"a" * 2000, b"\0"),
     *(b"2026-02-30T00:00:00Z", b"9999-12-31T23:59:59.999999Z", b"1969-12-31T00:00:00Z"),
     *(b"[" * 3000, b'["a", 1]', b'[["a"]]', json.dumps(["s"] * 65).encode(), b'["\\ud800"]'),
     *(b'[{"topic": "t", "topic_id": "x", "partition": 0, "offset": 5}]', b'[{"topic": 1}]'),

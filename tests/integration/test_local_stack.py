@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 
+from memory.redis.connection import connect
 from streams import bootstrap, stack
 from streams.client import MemoryClient
 from streams.local.supervisor import read_state
@@ -249,6 +252,24 @@ def test_what_a_stack_keeps_is_readable_by_its_owner_alone(folder: Path) -> None
     kept = list(folder.rglob("*"))
     assert {path.name for path in kept} >= {"visual_memory_hmac_key", "appendonlydir", "data"}
     assert [path for path in kept if path.stat().st_mode & 0o077 and not path.is_socket()] == []
+
+
+def test_its_redis_takes_nobody_without_the_password_which_stands_nowhere_else(
+    folder: Path,
+) -> None:
+    url = urlsplit(stack.addresses(folder).redis)
+    assert url.password
+    with (
+        contextlib.closing(connect(f"redis://{url.hostname}:{url.port}/0")) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        stranger.ping()
+    holders = {
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and url.password.encode() in path.read_bytes()
+    }
+    assert holders == {stack.REDIS_PASSWORD, stack.ADDRESSES_FILE, "redis.conf"}
 
 
 def test_no_log_names_an_image(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import re
 import shlex
 import subprocess
@@ -12,12 +13,19 @@ from typing import Any
 
 import pytest
 
+from memory.model.forgetting import Fence
+from memory.model.keys import SelectorKey
 from memory.redis.connection import connect
 from memory.redis.schema import LIBRARY
 from streams import stack
 from streams.config.roles import ROLES
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
+from streams.contract import topics
+from streams.contract.facts import encode_fact
+from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
+from streams.kafka import admin
+from streams.kafka.cluster import KafkaCluster
 from streams.local.server import free_port
 from streams.workers import faust_app
 from tests.integration.events import EMBEDDER
@@ -27,6 +35,7 @@ from tests.integration.running import KEY, ROOT
 IN_A_MEMORY = ("Before the first start", "Starting and stopping", "Rebuild", "Deleting a memory")
 RUN_BY_TEST_BACKUP = ("Copying Redis", "Restoring Redis")
 ALONE = "On one machine"
+GARBAGE = "A record in `fences` that cannot be understood"
 
 
 def test_a_memory_is_made_served_and_deleted_as_the_guide_says(
@@ -76,9 +85,33 @@ def test_a_stack_on_one_machine_is_started_ended_and_copied_as_the_guide_says(
     assert not (tmp_path / "stack" / "stack.json").exists()
 
 
+def test_garbage_in_fences_is_found_and_given_up_as_the_guide_says(
+    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    name = unique("garbage")
+    cluster = KafkaCluster(kafka_bootstrap, name)
+    admin.create(cluster, topics.declare(name))
+    with contextlib.closing(cluster.producer()) as producer:
+        records = [encode_fact(Fence(SelectorKey("subject:ab"), n)) for n in range(7)]
+        stray = OutgoingRecord(Topic.FENCES, b"k", b"{}", (("ce_source", b"stray-program"),))
+        for record in [*records, stray]:
+            told = (record.value, record.key, list(record.headers), 0)
+            producer.send(cluster.full_name(Topic.FENCES), *told).get(10)
+    environment = {
+        "VISUAL_MEMORY_KAFKA": kafka_bootstrap,
+        "VISUAL_MEMORY_REDIS": redis_url,
+        "VISUAL_MEMORY_TOPIC_PREFIX": name,
+    }
+    said = run_blocks(GARBAGE, environment, tmp_path)
+    assert "0:7 of 20" in said
+    assert "by stray-program: its type is not visual-memory.fences.v1" in said
+    assert "7 facts, 1 records that cannot be understood" in said
+    assert "7 facts, 0 records that cannot be understood" in said
+
+
 def test_no_command_of_the_guide_is_left_out_of_the_tests() -> None:
     with_commands = {heading for heading in SECTIONS if blocks(heading)}
-    assert with_commands == {*IN_A_MEMORY, *RUN_BY_TEST_BACKUP, ALONE}
+    assert with_commands == {*IN_A_MEMORY, *RUN_BY_TEST_BACKUP, ALONE, GARBAGE}
 
 
 def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,45 @@ def test_the_wires_of_a_server_that_is_named_are_left_alone(
     monkeypatch.setenv(f"{ENVIRONMENT_PREFIX}KAFKA_PASSWORD", PASSWORD)
     with pytest.raises(Misconfigured, match="KAFKA_PASSWORD is used with SASL only"):
         stack.up(tmp_path / "stack", kafka="localhost:1", redis="redis://localhost:1")
+
+
+def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    folder = stack.make_secrets(tmp_path)
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    assert made.keys() == {stack.HMAC_KEY, stack.REDIS_PASSWORD}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert len(set(made.values())) == 2
+    stack.make_secrets(tmp_path)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made
+
+
+@pytest.mark.parametrize("name", [stack.HMAC_KEY, stack.REDIS_PASSWORD, "."])
+def test_a_secret_that_others_may_have_put_there_or_read_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    planted = stack.make_secrets(tmp_path) / name
+    planted.chmod(0o755)
+    with pytest.raises(Misconfigured, match="chmod go=") as caught:
+        stack.make_secrets(tmp_path)
+    assert str(planted) in str(caught.value)
+
+
+def test_a_secret_that_is_elsewhere_is_refused(tmp_path: Path) -> None:
+    key = stack.make_secrets(tmp_path) / stack.HMAC_KEY
+    key.rename(tmp_path / "elsewhere")
+    key.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Misconfigured, match="somebody else's"):
+        stack.make_secrets(tmp_path)
+
+
+def test_a_folder_that_others_may_write_into_or_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o775)
+    with pytest.raises(Misconfigured, match="mode is 775"):
+        stack.make_secrets(tmp_path)
+    tmp_path.chmod(0o755)
+    stack.make_secrets(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(Misconfigured, match="somebody else's"):
+        stack.make_secrets(tmp_path)
