@@ -82,9 +82,9 @@ _UNKNOWN_ITEM = Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
 class VisualMemory:
     """A living visual memory over an index and an embedder.
 
-    `clock_skew` is µs: how far ahead of the log an event's clock may be. `logs` names the
-    topics, by topic id, whose positions answers carry. Without an embedder it takes and asks
-    with ready vectors only, without `fetch` it takes no claims.
+    `clock_skew` is µs: how far ahead of the log an event's clock may be. `logs` names the topics, by
+    topic id, whose positions answers carry, `partitions` how many each has at least. Without an
+    embedder it takes and asks with ready vectors only, without `fetch` it takes no claims.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class VisualMemory:
         fetch: Fetch | None = None,
         clock_skew: int = DEFAULT_CLOCK_SKEW,
         logs: Mapping[str, str] | None = None,
+        partitions: int | None = None,
         observe: Observe = lambda _stage, _seconds: None,
     ) -> None:
         self.index = index
@@ -105,6 +106,7 @@ class VisualMemory:
         self._payloads = PayloadEmbedder(self._embedder, limits or ImageLimits(), fetch, observe)
         self._clock_skew = clock_skew
         self._logs = dict(logs or {})
+        self._partitions = partitions
         self._observe = observe
 
     def remember(self, events: Sequence[Ingest]) -> list[Outcome]:
@@ -220,8 +222,12 @@ class VisualMemory:
         take(self.index, facts)
 
     def knows(self, position: Position) -> bool:
-        """Whether a position is in one of the logs that this memory is made from."""
-        return position.topic_id in self._logs
+        """Whether a position is in the logs this memory is made from, in a partition it knows of."""
+        return position.topic_id in self._logs and (
+            self._partitions is None
+            or position.partition < self._partitions
+            or position.log_partition in self.index.positions()
+        )
 
     def has_lost(self, positions: Iterable[Position]) -> bool:
         """Whether one of these is, or may be, in a part of its log that was cut off."""

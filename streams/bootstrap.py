@@ -136,6 +136,7 @@ def memory_of(
         fetch=claim_fetcher(settings),
         clock_skew=microseconds(settings.clock_skew),
         logs=logs,
+        partitions=settings.partitions,
         observe=observe_stage,
     )
 
@@ -229,7 +230,6 @@ def wire(
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
         batches.start(_writing_agent(role, memory, topic_id, microseconds(settings.clock_skew)))
-    # What was promised at the start rests on these, and an operator may change them any time.
     carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_still, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)

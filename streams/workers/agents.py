@@ -213,8 +213,10 @@ class QueryAgent:
 
     async def _wait(self, event: QueryEvent, size: int, remaining: float) -> str:
         """Why the memory has not come to what the question must have seen; nothing if it has."""
-        if not all(map(self._memory.knows, event.after)):
-            return "a position asked for is in a log that this memory does not read"
+        if not await self._in_thread(lambda: all(map(self._memory.knows, event.after))):
+            return (
+                "a position asked for is in a log, or a partition, that this memory does not read"
+            )
         if await self._has_lost(event):
             return LOST
         with self._room.seat(event.source, size) as has_room:

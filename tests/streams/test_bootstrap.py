@@ -255,6 +255,7 @@ def test_a_memory_has_the_limits_the_fetcher_and_the_clock_of_the_settings() -> 
         fetch=fetcher.return_value,
         clock_skew=SKEW,
         logs=logs,
+        partitions=3,
         observe=observe_stage,
     )
 
