@@ -13,9 +13,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-
-from prometheus_client import multiprocess
 
 from memory.errors import Misconfigured
 from streams.config import memory_topics
@@ -26,6 +25,7 @@ from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
+from streams.local.shared_metrics import settle_dead_process
 from streams.local.supervisor import Supervisor, announce, read_state
 
 ADDRESSES_FILE = "addresses.json"
@@ -118,7 +118,7 @@ def up(
         stack.processes(),
         log=say,
         on_running=tell,
-        on_ended=stack.drop_gauges,
+        on_ended=partial(settle_dead_process, stack.metrics_dir),
     ).run()
 
 
@@ -174,7 +174,7 @@ class _Stack:
         self._broker = Broker(data_dir / "kafka", CACHE, _create_topics)
         password = (data_dir / SECRETS_FOLDER / REDIS_PASSWORD).read_text()
         self._store = RedisServer(data_dir / "redis", CACHE, password=password)
-        self._metrics_dir = data_dir / "metrics"
+        self.metrics_dir = data_dir / "metrics"
         self._monitor_port = free_port()
 
     def addresses(self) -> Addresses:
@@ -205,7 +205,7 @@ class _Stack:
                 instance=role,
                 web_port=str(port),
                 secrets_dir=str(self._data_dir / SECRETS_FOLDER),
-                metrics_dir=str(self._metrics_dir),
+                metrics_dir=str(self.metrics_dir),
             )
 
         return ChildSpec(
@@ -223,12 +223,8 @@ class _Stack:
     @functools.cache  # noqa: B019 - a stack lives as long as its process
     def _clear_metrics(self) -> None:
         # When the first worker starts: before, the folder may be another stack's, which runs.
-        shutil.rmtree(self._metrics_dir, ignore_errors=True)
-        self._metrics_dir.mkdir()
-
-    def drop_gauges(self, pid: int) -> None:
-        """Forget what a dead worker last said of itself, else it is summed for ever."""
-        multiprocess.mark_process_dead(pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]  # untyped there
+        shutil.rmtree(self.metrics_dir, ignore_errors=True)
+        self.metrics_dir.mkdir()
 
 
 def _create_topics(kafka: str) -> None:

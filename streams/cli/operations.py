@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 
 import click
 
 from memory.errors import Misconfigured
 from memory.model.times import SECOND
+from memory.redis import scan
 from streams.cli.options import as_json, console, emit, servers
 from streams.config import memory_topics
 from streams.config import permissions as rights
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
+from streams.contract.topics import Topic
 
 
 @click.command()
@@ -133,18 +136,31 @@ def topics_command(settings: Settings, check: bool, json_: bool) -> None:
     metavar="PARTITION:OFFSET",
     help="Let this record be passed over; repeatable.",
 )
+@click.option(
+    "--retell", is_flag=True, help="Where the log was cut: tell it again what the memory knows."
+)
 @servers
 @as_json
-def fences_command(settings: Settings, given_up: tuple[str, ...], json_: bool) -> None:
+def fences_command(
+    settings: Settings, given_up: tuple[str, ...], retell: bool, json_: bool
+) -> None:
     """Show what in the facts of forgetting cannot be understood, and who wrote it.
 
     Such a record keeps every worker from starting: it may be a fact of forgetting. One of a newer
     version is understood after an upgrade; one that is none is given up.
     """
+    from streams import bootstrap
     from streams.config import connections
     from streams.workers import fence_log
 
     cluster = connections.kafka_cluster(settings)
+    if retell:
+        with closing(bootstrap.redis_client(settings)) as store:
+            index = bootstrap.open_index(settings, store)
+            topic_id = memory_topics.known_topic_ids(settings)[cluster.full_name(Topic.FENCES)]
+            facts = scan.facts_of_forgetting(store, index.names.prefix)
+            told = fence_log.retell(cluster, topic_id, index, facts)
+        console.print(f"{told} facts told again")
     count, garbage = fence_log.find_garbage(cluster)
     found = {f"{one.partition}:{one.offset}": one for one in garbage}
     if unknown := sorted(set(given_up) - found.keys()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from memory.errors import Misconfigured
 from memory.model.events import LogPartition
 from memory.model.forgetting import FenceFact
 from memory.model.logs import Witness
+from memory.model.times import FOREVER
 from memory.ports import LogMarks, Positions
 from streams.contract.cloudevents import Header
 from streams.contract.facts import decode_fact, encode_fact, key_of_fact
@@ -130,6 +131,30 @@ def read_facts(
     index.note_witnesses({}, {LogPartition(topic_id, p): held for p, held in witnesses.items()})
 
 
+def retell(
+    cluster: KafkaCluster, topic_id: str, index: ReadLog, facts: Iterable[Sequence[FenceFact]]
+) -> int:
+    """Tell a log that was cut what the index has taken, and let it be the log from now on.
+
+    Returns how many facts were written; none where the log was not cut.
+    """
+    topic = cluster.full_name(Topic.FENCES)
+    positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
+    witnesses = {p: list(held) for (t, p), held in index.witnesses().items() if t == topic_id}
+    for partition, offset in positions.items():  # of an older version, without any
+        witnesses.setdefault(partition, [Witness(offset, FOREVER)])
+    with closing(cluster.consumer()) as consumer:
+        cuts = find_cuts(consumer, topic, witnesses)
+    count = 0
+    with closing(KafkaFenceLog(cluster)) as log:
+        for page in facts if cuts else ():
+            log.append(page)
+            count += len(page)
+    for found in cuts:
+        index.rewind(LogPartition(topic_id, found.partition), found.cut)
+    return count
+
+
 def replay(
     cluster: KafkaCluster,
     apply: Callable[[Sequence[FenceFact]], None],
@@ -152,13 +177,14 @@ def replay(
             if positions.get(tp.partition, 0) > end:
                 raise Misconfigured(
                     f"{topic}[{tp.partition}] ends at {end}, but this memory has read up to "
-                    f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic"
+                    f"{positions[tp.partition]}: facts of forgetting are lost; restore the topic, or "
+                    "see `visual-memory fences --retell`"
                 )
         for found in find_cuts(consumer, topic, witnesses):
             raise Misconfigured(
                 f"{topic}[{found.partition}] is not the log that this memory has read up to "
                 f"{found.read}: it was cut at {found.cut.offset}, and facts of forgetting are lost; "
-                "restore the topic"
+                "restore the topic, or see `visual-memory fences --retell`"
             )
         starts = {tp: positions.get(tp.partition, 0) for tp in ends}
         for garbage in _read(consumer, starts, ends, apply, saw):

@@ -11,6 +11,8 @@ import pytest
 
 from memory.errors import Misconfigured
 from memory.model.answers import Position
+from memory.model.forgetting import Barrier, ClosedRequest, FenceFact, Posting
+from memory.redis import scan
 from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config.connections import kafka_cluster
@@ -18,6 +20,7 @@ from streams.config.settings import CACHE
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
+from streams.workers.fence_log import replay, retell
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import Running, running
 from tests.waiting import until
@@ -154,3 +157,15 @@ def test_facts_of_forgetting_that_the_log_has_lost_keep_workers_from_starting(
                 producer.send(cluster.full_name(Topic.FENCES), None, b"%d" % n).get(10)
         with pytest.raises(Misconfigured, match=refused):
             bootstrap.catch_up_on_fences(memory.settings, opened, topic_ids)
+        # No copy of the topic is left: the memory tells it again what it knows.
+        facts = scan.facts_of_forgetting(store, index.names.prefix)
+        topic_id = topic_ids[cluster.full_name(Topic.FENCES)]
+        assert retell(cluster, topic_id, index, facts) >= 6
+        bootstrap.catch_up_on_fences(memory.settings, opened, topic_ids)
+        assert retell(cluster, topic_id, index, iter([])) == 0
+        lacking: list[FenceFact] = []
+        found = scan.facts_of_forgetting(store, index.names.prefix)
+        known = {fact for page in found for fact in page if not isinstance(fact, ClosedRequest)}
+        replay(cluster, lacking.extend)
+        assert known - set(lacking) == set()
+        assert {type(fact) for fact in lacking} == {Barrier, Posting, ClosedRequest}
