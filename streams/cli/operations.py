@@ -16,7 +16,6 @@ from streams.config import memory_topics
 from streams.config import permissions as rights
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
-from streams.contract.topics import Topic
 
 
 @click.command()
@@ -157,9 +156,9 @@ def fences_command(
     if retell:
         with closing(bootstrap.redis_client(settings)) as store:
             index = bootstrap.open_index(settings, store)
-            topic_id = memory_topics.known_topic_ids(settings)[cluster.full_name(Topic.FENCES)]
+            topic_ids = memory_topics.known_topic_ids(settings)
             facts = scan.facts_of_forgetting(store, index.names.prefix)
-            told = fence_log.retell(cluster, topic_id, index, facts)
+            told = fence_log.retell(cluster, topic_ids, index, facts)
         console.print(f"{told} facts told again")
     count, garbage = fence_log.find_garbage(cluster)
     found = {f"{one.partition}:{one.offset}": one for one in garbage}

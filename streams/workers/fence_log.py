@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -33,6 +33,19 @@ FACTS_A_STEP = 1000
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 NOTHING_READ: Mapping[int, int] = MappingProxyType({})
 NOTHING_KNOWN: Mapping[int, Sequence[Witness]] = MappingProxyType({})
+
+
+def _send(
+    producer: KafkaProducer, topic: str, facts: Sequence[FenceFact], timeout: float
+) -> list[Any]:
+    """Where the log has each fact, once all in-sync replicas have it; `Unavailable` otherwise."""
+    deadline = time.monotonic() + timeout
+    with map_kafka_errors():
+        sent = [
+            producer.send(topic, key=record.key, value=record.value, headers=list(record.headers))
+            for record in map(encode_fact, facts)
+        ]
+        return [each.get(max(0.0, deadline - time.monotonic())) for each in sent]
 
 
 class ReadLog(Positions, LogMarks, Protocol):
@@ -73,15 +86,7 @@ class KafkaFenceLog:
 
     def _append(self, facts: Sequence[FenceFact]) -> None:
         producer = self._connected()
-        deadline = time.monotonic() + self._timeout
-        with map_kafka_errors():
-            sent = [
-                producer.send(
-                    self._topic, key=record.key, value=record.value, headers=list(record.headers)
-                )
-                for record in map(encode_fact, facts)
-            ]
-            told = [each.get(max(0.0, deadline - time.monotonic())) for each in sent]
+        told = _send(producer, self._topic, facts, self._timeout)
         if self._marks is not None:
             known = {
                 LogPartition(self._topic_id, place.partition): [
@@ -132,13 +137,17 @@ def read_facts(
 
 
 def retell(
-    cluster: KafkaCluster, topic_id: str, index: ReadLog, facts: Iterable[Sequence[FenceFact]]
+    cluster: KafkaCluster,
+    topic_ids: Mapping[str, str],
+    index: ReadLog,
+    facts: Iterable[Sequence[FenceFact]],
 ) -> int:
     """Tell a log that was cut what the index has taken, and let it be the log from now on.
 
     Returns how many facts were written; none where the log was not cut.
     """
     topic = cluster.full_name(Topic.FENCES)
+    topic_id = topic_ids[topic]
     positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
     witnesses = {p: list(held) for (t, p), held in index.witnesses().items() if t == topic_id}
     for partition, offset in positions.items():  # of an older version, without any
@@ -146,9 +155,10 @@ def retell(
     with closing(cluster.consumer()) as consumer:
         cuts = find_cuts(consumer, topic, witnesses)
     count = 0
-    with closing(KafkaFenceLog(cluster)) as log:
+    with closing(cluster.producer()) as producer:
         for page in facts if cuts else ():
-            log.append(page)
+            for start in range(0, len(page), FACTS_A_STEP):
+                _send(producer, topic, page[start : start + FACTS_A_STEP], BLOCK_SECONDS)
             count += len(page)
     for found in cuts:
         index.rewind(LogPartition(topic_id, found.partition), found.cut)
