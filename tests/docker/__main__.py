@@ -24,7 +24,16 @@ INTEGRATION = HERE.parent / "integration"
 # transactions, whose markers a broker in a container cannot send to itself by its outer address.
 OWN_SERVERS = {
     f"test_{name}.py"
-    for name in ("backup", "batches", "command", "demo", "local_stack", "operations", "readme")
+    for name in [
+        "backup",
+        "batches",
+        "command",
+        "cut_logs",
+        "demo",
+        "local_stack",
+        "operations",
+        "readme",
+    ]
 }
 
 
