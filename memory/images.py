@@ -60,6 +60,7 @@ _warnings_held = threading.Lock()
 
 
 Scale = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""From an image's own numbers to 0 to 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _grey(image, _from_16_bits)
     if image.mode == "F":
-        return _grey(image, _from_floats)
+        return _grey(image, _stretch_of(image))
     if image.has_transparency_data or image.mode == "PA":
         return _on_white(image)
     return image.convert("RGB")
@@ -213,16 +214,12 @@ def _on_white(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _from_16_bits(_: Image.Image) -> Scale:
+def _from_16_bits(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
-
-    def scale(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return (values.clip(0, 65535) if values.dtype.itemsize > 2 else values) >> 8
-
-    return scale
+    return (values.clip(0, 65535) if values.dtype.itemsize > 2 else values) >> 8
 
 
-def _from_floats(image: Image.Image) -> Scale:
+def _stretch_of(image: Image.Image) -> Scale:
     """Stretched from the least to the greatest finite value: floats have no agreed range."""
     least, greatest = inf, -inf
     for strip in _strips(image):
@@ -241,9 +238,9 @@ def _finite(values: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.nan_to_num(np.asarray(values, np.float64), posinf=0.0, neginf=0.0)
 
 
-def _grey(image: Image.Image, scale_of: Callable[[Image.Image], Scale]) -> Image.Image:
+def _grey(image: Image.Image, scale: Scale) -> Image.Image:
     """A grey image; white where its one transparent grey stands."""
-    scale, transparent = scale_of(image), image.info.get("transparency")
+    transparent = image.info.get("transparency")
     grey, top = Image.new("L", image.size), 0
     for strip in _strips(image):
         values = np.asarray(strip)

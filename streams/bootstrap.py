@@ -231,7 +231,7 @@ def wire(
         carrier = batches = BatchDelivery(app, source, **parts)
         batches.start(_writing_agent(role, memory, topic_id, microseconds(settings.clock_skew)))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
-    carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_still, settings, topic_ids))
+    carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_topics, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here

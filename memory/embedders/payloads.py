@@ -48,14 +48,16 @@ class PayloadEmbedder:
             one = self._prepare(payload)
             if isinstance(one, Image):
                 if pixels and pixels + one.width * one.height > PIXELS_AT_ONCE:
-                    found += self._embedded(waiting)
+                    found += self._embed_group(waiting)
                     waiting, pixels = [], 0
                 pixels += one.width * one.height
                 greatest = max(greatest, pixels)
             waiting.append(one)
-        return found + self._embedded(waiting), greatest
+        return found + self._embed_group(waiting), greatest
 
-    def _embedded(self, prepared: Sequence[Image | Vector | Rejected]) -> list[Vector | Rejected]:
+    def _embed_group(
+        self, prepared: Sequence[Image | Vector | Rejected]
+    ) -> list[Vector | Rejected]:
         vectors = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
         return [next(vectors) if isinstance(one, Image) else one for one in prepared]
 

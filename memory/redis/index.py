@@ -26,7 +26,7 @@ from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
 from memory.redis.listings import enlist_images, note_told, untold_facts
-from memory.redis.names import KeyNames
+from memory.redis.names import KeyNames, place_name
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
 from memory.vectors import Vector
@@ -258,8 +258,8 @@ class RedisIndex(KeyedDigests):
         if not positions:
             return
         arguments = []
-        for (topic_id, partition), offset in positions.items():
-            arguments += [f"{topic_id}:{partition}", str(offset)]
+        for place, offset in positions.items():
+            arguments += [place_name(place), str(offset)]
         with map_redis_errors():
             self._client.fcall("vm1_advance", 1, self.names.positions, *arguments)
 

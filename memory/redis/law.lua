@@ -390,9 +390,9 @@ local function forget_next(meta)
   redis.call('HDEL', meta, 'sealed')
 end
 
--- KEYS: meta, positions, the next generation's positions, marks of both. ARGS: token, id of the fences topic,
--- ids of the topics that were read anew. Returns the places in which the next one is behind, and
--- where there are none puts it in place. What a client was told stays visible so.
+-- KEYS: meta, positions, the next generation's positions, marks of both. ARGS: token, id of the
+-- fences topic, ids of the topics that were read anew. Returns the places in which the next one is
+-- behind, and where there are none puts it in place. What a client was told stays visible so.
 local function switch(keys, args)
   local meta, held, following = keys[1], keys[2], keys[3]
   local lost = lost_lease(meta, args[1])

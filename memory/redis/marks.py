@@ -13,7 +13,7 @@ from typing import Any
 from memory.model.events import LogPartition
 from memory.model.logs import Cut, Witness
 from memory.redis.errors import map_redis_errors
-from memory.redis.names import KeyNames
+from memory.redis.names import KeyNames, named_partition, place_name
 
 
 def note_times(client: Any, names: KeyNames, times: Mapping[LogPartition, int]) -> None:
@@ -52,10 +52,10 @@ def witnesses_of(client: Any, names: KeyNames) -> dict[LogPartition, Sequence[Wi
     noted: dict[LogPartition, list[Witness]] = {}
     for kind, place, time in _numbers(marks):
         if kind == "time" and (position := positions.get(place.encode())) is not None:
-            here[_partition(place)] = [Witness(int(position), time)]
+            here[named_partition(place)] = [Witness(int(position), time)]
         elif kind == "witness":
             partition, _, offset = place.rpartition(":")
-            noted.setdefault(_partition(partition), []).append(Witness(int(offset), time))
+            noted.setdefault(named_partition(partition), []).append(Witness(int(offset), time))
     return {
         place: [
             *here.get(place, []),
@@ -78,24 +78,14 @@ def cuts_of(client: Any, names: KeyNames) -> dict[LogPartition, Sequence[Cut]]:
     for kind, place, time in _numbers(marks):
         if kind == "cut":
             partition, _, offset = place.rpartition(":")
-            found.setdefault(_partition(partition), []).append(Cut(int(offset), time))
+            found.setdefault(named_partition(partition), []).append(Cut(int(offset), time))
     return {place: sorted(held, key=lambda c: c.offset) for place, held in found.items()}
-
-
-def place_name(partition: LogPartition) -> str:
-    """What a partition is called in a field."""
-    return f"{partition.topic_id}:{partition.partition}"
 
 
 def _numbers(marks: Mapping[bytes, bytes]) -> Iterator[tuple[str, str, int]]:
     for field, number in marks.items():
         kind, _, place = field.decode().partition(":")
         yield kind, place, int(number)
-
-
-def _partition(place: str) -> LogPartition:
-    topic_id, _, partition = place.rpartition(":")
-    return LogPartition(topic_id, int(partition))
 
 
 def _raise_to(client: Any, names: KeyNames, fields: Mapping[str, int]) -> None:

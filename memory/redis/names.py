@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory.model.events import SelectorKind
+from memory.model.events import LogPartition, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 
@@ -61,3 +61,14 @@ class KeyNames:
 
 def _count(selector: SelectorKey) -> int:
     return BUCKETS[SelectorKind(selector.partition(":")[0])]
+
+
+def place_name(partition: LogPartition) -> str:
+    """What a partition of the log is called in a hash of positions or marks."""
+    return f"{partition.topic_id}:{partition.partition}"
+
+
+def named_partition(place: str) -> LogPartition:
+    """The partition of such a name."""
+    topic_id, _, partition = place.rpartition(":")
+    return LogPartition(topic_id, int(partition))

@@ -15,6 +15,7 @@ from memory.model.state import Digests, Item
 from memory.model.times import NEVER
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
+from memory.redis.names import named_partition
 from memory.redis.schema import Schema
 
 KEYS_A_PAGE = 1000
@@ -110,11 +111,7 @@ def positions(
         if not follow or answering == prefix:
             break
         prefix = answering
-    found = {}
-    for place, offset in held.items():
-        topic_id, _, partition = place.decode().rpartition(":")
-        found[LogPartition(topic_id, int(partition))] = int(offset)
-    return found
+    return {named_partition(place.decode()): int(offset) for place, offset in held.items()}
 
 
 def facts_of_forgetting(client: redis.Redis, prefix: str) -> Iterator[list[FenceFact]]:

@@ -54,7 +54,7 @@ def check_same_topics(settings: Settings, before: Mapping[str, str]) -> None:
         raise Misconfigured(f"made anew while this worker ran: {names}")
 
 
-def check_still(settings: Settings, before: Mapping[str, str]) -> None:
+def check_topics(settings: Settings, before: Mapping[str, str]) -> None:
     """`Misconfigured` when a topic is another one than before, or breaks a promise by its settings."""
     check_same_topics(settings, before)
     admin.check_or_refuse(kafka_cluster(settings), topic_specs(settings), shape=False)

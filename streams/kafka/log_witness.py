@@ -43,6 +43,7 @@ def find_cuts(
     found: dict[int, FoundCut] = {}
     with map_kafka_errors():
         ends = consumer.end_offsets([TopicPartition(topic, p) for p in witnesses])
+        # Kafka is asked for one time a partition at once.
         for number in range(max(map(len, witnesses.values()), default=0)):
             held = {p: several[number] for p, several in witnesses.items() if len(several) > number}
             since = {TopicPartition(topic, p): w.time // 1000 + 1 for p, w in held.items()}
@@ -66,19 +67,21 @@ def find_cuts(
 class _Reading:
     """How far a partition was read here, and by what the log is known up to there.
 
-    Behind each of `turns` may be another log than before; the first `noted` are kept.
+    Behind each of `turns` may be another log than before; its value says whether it is kept.
     """
 
     expected: int
     youngest: int
-    turns: list[Witness] = field(default_factory=list)
-    noted: int = 0
+    turns: dict[Witness, bool] = field(default_factory=dict)
 
     def saw(self, offset: int, time: int) -> None:
         if offset < self.expected or time > self.youngest + GAP:
-            self.turns.append(Witness(self.expected, self.youngest))
+            self.turns.setdefault(Witness(self.expected, self.youngest), False)
         self.expected = offset + 1
         self.youngest = max(self.youngest, time)
+
+    def turns_that_are(self, *, kept: bool) -> list[Witness]:
+        return [turn for turn, is_kept in list(self.turns.items()) if is_kept is kept]
 
 
 class LogWitness:
@@ -92,24 +95,24 @@ class LogWitness:
         self._lock = Lock()
         self._consumer: KafkaConsumer | None = None
         self._noted: dict[LogPartition, Witness] = {}
-        self._readings: dict[LogPartition, _Reading] = {}
+        self._readings: dict[int, _Reading] = {}
 
     def saw(self, partition: int, offset: int, time: int) -> None:
         """A record came that was appended at `time`, µs."""
-        place = LogPartition(self._topic_id, partition)
-        reading = self._readings.setdefault(place, _Reading(offset, time))
+        reading = self._readings.get(partition)
+        if reading is None:
+            reading = self._readings[partition] = _Reading(offset, time)
         reading.saw(offset, time)
 
     def keep(self, partitions: Iterable[int]) -> None:
         """Keep what was seen of these partitions: their positions are about to move."""
-        places = [LogPartition(self._topic_id, partition) for partition in partitions]
-        held = {p: self._readings[p] for p in places if p in self._readings}
-        turns = {p: list(r.turns) for p, r in held.items() if len(r.turns) > r.noted}
+        held = {p: self._readings[p] for p in partitions if p in self._readings}
+        turns = {p: new for p, read in held.items() if (new := read.turns_that_are(kept=False))}
         if turns:
-            self._marks.note_witnesses(turns)
-        for place, several in turns.items():
-            held[place].noted = len(several)
-        self._marks.note_times({p: reading.youngest for p, reading in held.items()})
+            self._marks.note_witnesses({self._place(p): new for p, new in turns.items()})
+        for partition, new in turns.items():
+            held[partition].turns.update(dict.fromkeys(new, True))
+        self._marks.note_times({self._place(p): read.youngest for p, read in held.items()})
 
     def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         """Whether these partitions are what was read; else the positions are set back to the cut.
@@ -118,12 +121,9 @@ class LogWitness:
         their positions. Raises `Unavailable`.
         """
         with self._lock:
-            places = {p: LogPartition(self._topic_id, p) for p in partitions}
-            looked_at = [
-                (reading, reading.noted)
-                for place in places.values()
-                if (reading := self._readings.get(place))
-            ]
+            places = {p: self._place(p) for p in partitions}
+            readings = [self._readings[p] for p in places if p in self._readings]
+            looked_at = [(reading, reading.turns_that_are(kept=True)) for reading in readings]
             held = self._marks.witnesses()
             witnesses = {p: held[place] for p, place in places.items() if place in held}
             cuts = self._find(witnesses) if witnesses else []
@@ -136,11 +136,11 @@ class LogWitness:
                 )
             if not cuts:
                 self._settle({places[p]: several for p, several in witnesses.items()})
-                for reading, count in looked_at:
-                    del reading.turns[:count]
-                    reading.noted -= count
+                for reading, turns in looked_at:
+                    for turn in turns:
+                        reading.turns.pop(turn, None)
             if anew:
-                self._begin(set(places.values()))
+                self._begin(places)
         return not cuts
 
     def _settle(self, known: Mapping[LogPartition, Sequence[Witness]]) -> None:
@@ -154,12 +154,16 @@ class LogWitness:
             self._marks.note_witnesses(new, instead_of={place: known[place] for place in new})
         self._noted = {place: several[0] for place, several in known.items()}
 
-    def _begin(self, places: set[LogPartition]) -> None:
+    def _begin(self, places: Mapping[int, LogPartition]) -> None:
+        known = self._marks.witnesses()
         self._readings = {
-            place: _Reading(several[0].offset, several[0].time)
-            for place, several in self._marks.witnesses().items()
-            if place in places
+            partition: _Reading(known[place][0].offset, known[place][0].time)
+            for partition, place in places.items()
+            if place in known
         }
+
+    def _place(self, partition: int) -> LogPartition:
+        return LogPartition(self._topic_id, partition)
 
     def close(self) -> None:
         """Free the connection to Kafka."""

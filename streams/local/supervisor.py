@@ -273,13 +273,9 @@ class Supervisor:
 
 def announce(data_dir: Path, pid: int) -> None:
     """Let others find a supervisor that has been started just now and has said nothing yet."""
-    state: dict[str, Any] = {
-        "pid": pid,
-        "started": start_ticks(pid),
-        "status": "starting",
-        "children": {},
-    }
-    write_atomically(data_dir / STATE_FILE, json.dumps(state))
+    if (started := start_ticks(pid)) is not None:
+        state = {"pid": pid, "started": started, "status": "starting", "children": {}}
+        write_atomically(data_dir / STATE_FILE, json.dumps(state))
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:

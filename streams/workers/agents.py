@@ -31,6 +31,7 @@ _T = TypeVar("_T")
 E = TypeVar("E", Ingest, Correction)
 
 
+UNKNOWN = "a position asked for is in a log, or a partition, that this memory does not read"
 LOST = "the log was cut off before a position asked for; send again what was written there"
 
 
@@ -213,12 +214,8 @@ class QueryAgent:
 
     async def _wait(self, event: QueryEvent, size: int, remaining: float) -> str:
         """Why the memory has not come to what the question must have seen; nothing if it has."""
-        if not await self._in_thread(lambda: all(map(self._memory.knows, event.after))):
-            return (
-                "a position asked for is in a log, or a partition, that this memory does not read"
-            )
-        if await self._has_lost(event):
-            return LOST
+        if why := await self._in_thread(self._doubt, event):
+            return str(why)
         with self._room.seat(event.source, size) as has_room:
             if not has_room:
                 return "too many questions of this asker, or of all, wait already; ask again later"
@@ -226,8 +223,11 @@ class QueryAgent:
                 came = await self._watch.wait_for(event.after, remaining)
         if not came:
             return "the memory has not come to the positions asked for; ask again"
-        return LOST if await self._has_lost(event) else ""
+        # It may have been cut meanwhile.
+        return str(await self._in_thread(self._doubt, event))
 
-    async def _has_lost(self, event: QueryEvent) -> bool:
-        lost: bool = await self._in_thread(self._memory.has_lost, event.after)
-        return lost
+    def _doubt(self, event: QueryEvent) -> str:
+        """Why the memory can never come to what the question must have seen; nothing if it can."""
+        if not all(map(self._memory.knows, event.after)):
+            return UNKNOWN
+        return LOST if self._memory.has_lost(event.after) else ""

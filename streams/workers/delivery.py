@@ -78,8 +78,9 @@ class Source:
 class Delivery:
     """Carries records of one topic to a handler, at least once, and notes how far it came.
 
-    `positions` holds how far, `known_log` in which log, `attempts` which records ended workers; after too many of them
-    `reject` says what is told in place of the handler. `full_name` names a topic with its prefix.
+    `positions` holds how far, `known_log` in which log, `attempts` which records ended workers;
+    after too many of them `reject` says what is told in place of the handler. `full_name` names a
+    topic with its prefix.
     """
 
     repeats_steps = False

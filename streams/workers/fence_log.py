@@ -120,8 +120,7 @@ def read_facts(
 
     Raises `Misconfigured` as `replay`.
     """
-    positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
-    witnesses = {p: held for (t, p), held in index.witnesses().items() if t == topic_id}
+    positions, witnesses = _read_so_far(index, topic_id)
     known = LogWitness(cluster, cluster.full_name(Topic.FENCES), topic_id, index)
     ends = replay(
         cluster,
@@ -136,6 +135,14 @@ def read_facts(
     index.note_witnesses({}, {LogPartition(topic_id, p): held for p, held in witnesses.items()})
 
 
+def _read_so_far(
+    index: ReadLog, topic_id: str
+) -> tuple[dict[int, int], dict[int, Sequence[Witness]]]:
+    """Of each partition the position, and what it is known by."""
+    positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
+    return positions, {p: held for (t, p), held in index.witnesses().items() if t == topic_id}
+
+
 def retell(
     cluster: KafkaCluster,
     topic_ids: Mapping[str, str],
@@ -148,8 +155,7 @@ def retell(
     """
     topic = cluster.full_name(Topic.FENCES)
     topic_id = topic_ids[topic]
-    positions = {p: o for (t, p), o in index.positions().items() if t == topic_id}
-    witnesses = {p: list(held) for (t, p), held in index.witnesses().items() if t == topic_id}
+    positions, witnesses = _read_so_far(index, topic_id)
     for partition, offset in positions.items():  # of an older version, without any
         witnesses.setdefault(partition, [Witness(offset, FOREVER)])
     with closing(cluster.consumer()) as consumer:

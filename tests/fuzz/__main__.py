@@ -15,20 +15,8 @@ import time
 from pathlib import Path
 
 from tests import servers
-from tests.fuzz.checking import Result, fuzz_memory
-from tests.integration.running import Running, running
-from tests.integration.test_bad_input import png
-
-WARM_UP = 64
-
-
-def warm_up(memory: Running) -> None:
-    """A few good images and questions, so that models and buffers are there."""
-    client = memory.client()
-    for n in range(WARM_UP):
-        written = client.ingest(png(), id=f"warm-{n}", label="warm")
-    client.query(png(), after=[written.position()])
-    memory.wait_until_merged()
+from tests.fuzz.checking import Result, fuzz_memory, warm_up
+from tests.integration.running import running
 
 
 def table(found: Result) -> str:

@@ -20,7 +20,9 @@ from streams.local.supervisor import read_state
 from tests.fuzz.records import Fuzz, fuzzed_records
 from tests.integration.events import rejected
 from tests.integration.running import Running
+from tests.integration.test_bad_input import png
 
+WARM_UP = 64
 MEGABYTES_MORE = 150
 """A worker's memory after a fuzz, over what it was when it was warm."""
 
@@ -33,6 +35,15 @@ class Result:
     rejected: dict[str, int]
     grown: dict[str, int]
     reasons: dict[str, int]
+
+
+def warm_up(memory: Running) -> None:
+    """A few good images and questions, so that models and buffers are there."""
+    client = memory.client()
+    for n in range(WARM_UP):
+        written = client.ingest(png(), id=f"warm-{n}", label="warm")
+    client.query(png(), after=[written.position()])
+    memory.wait_until_merged()
 
 
 def fuzz_memory(memory: Running, seed: int, count: int, images: int) -> Result:

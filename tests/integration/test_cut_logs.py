@@ -79,6 +79,18 @@ def teach(client: MemoryClient, name: str, count: int) -> Position:
     return [each.position() for each in sent][-1]
 
 
+def teach_around_a_copy(ground: Ground, memory: Running) -> Position:
+    """Twenty images before Kafka is copied, and twenty after; where the last of these is."""
+    with closing(memory.client()) as client:
+        teach(client, "kept", 20)
+    memory.wait_until_merged()
+    ground.copy()
+    with closing(memory.client()) as client:
+        lost = teach(client, "lost", 20)
+    memory.wait_until_merged()
+    return lost
+
+
 def shown(memory: Running) -> dict[str, int]:
     return dict(memory.index().label_counts())
 
@@ -88,13 +100,7 @@ def test_a_log_set_back_while_workers_are_away_is_read_again_from_the_cut(
     ground: Ground, grown: int
 ) -> None:
     with ground.workers(ingest=1) as memory:
-        with closing(memory.client()) as client:
-            teach(client, "kept", 20)
-        memory.wait_until_merged()
-        ground.copy()
-        with closing(memory.client()) as client:
-            lost = teach(client, "lost", 20)
-        memory.wait_until_merged()
+        lost = teach_around_a_copy(ground, memory)
     ground.restore()
     with closing(bootstrap.client(memory.settings, "test")) as client:
         if grown:
@@ -116,13 +122,7 @@ def test_a_log_set_back_while_workers_are_away_is_read_again_from_the_cut(
 
 def test_a_log_set_back_under_running_workers_is_read_again_from_the_cut(ground: Ground) -> None:
     with ground.workers(ingest=1) as memory:
-        with closing(memory.client()) as client:
-            teach(client, "kept", 20)
-        memory.wait_until_merged()
-        ground.copy()
-        with closing(memory.client()) as client:
-            teach(client, "lost", 20)
-        memory.wait_until_merged()
+        teach_around_a_copy(ground, memory)
         ground.restore()
         with closing(memory.client()) as client:
             teach(client, "new", 60)

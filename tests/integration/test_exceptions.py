@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from streams.contract.messages import Answer
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
 from tests.integration.poisoned_worker import POISONOUS_K
-from tests.integration.running import running
+from tests.integration.running import Running, running
 
 IMAGES = 400
 
@@ -68,19 +69,31 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
         assert {str(r["reason"]) for r in rejected(memory)} <= {"forgotten"}
 
 
-def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
+@pytest.fixture
+def poisoned(
     kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+) -> Callable[..., AbstractContextManager[Running]]:
+    """Runs an ingest worker and one of another role, which certain records kill."""
+
+    def run(role: str, **settings: Any) -> AbstractContextManager[Running]:
+        return running(
+            tmp_path,
+            kafka=kafka_bootstrap,
+            redis_url=redis_url,
+            name=unique("poison"),
+            workers={"ingest": 1, role: 1},
+            entry=(str(Path(__file__).parent / "poisoned_worker.py"),),
+            embedder=EMBEDDER,
+            **settings,
+        )
+
+    return run
+
+
+def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
+    poisoned: Callable[..., AbstractContextManager[Running]],
 ) -> None:
-    with running(
-        tmp_path,
-        kafka=kafka_bootstrap,
-        redis_url=redis_url,
-        name=unique("poison"),
-        workers={"ingest": 1, "correct": 1},
-        entry=(str(Path(__file__).parent / "poisoned_worker.py"),),
-        embedder=EMBEDDER,
-        batch=8,
-    ) as memory:
+    with poisoned("correct", batch=8) as memory:
         client = memory.client()
         sent = [client.correct(f"i{n}", "poison" if n == 3 else "fine") for n in range(40)]
         poison = sent[3].position()
@@ -92,18 +105,9 @@ def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
 
 
 def test_a_question_that_ends_every_worker_is_rejected_and_holds_nobody_up(
-    kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
+    poisoned: Callable[..., AbstractContextManager[Running]],
 ) -> None:
-    with running(
-        tmp_path,
-        kafka=kafka_bootstrap,
-        redis_url=redis_url,
-        name=unique("poison"),
-        workers={"ingest": 1, "query": 1},
-        entry=(str(Path(__file__).parent / "poisoned_worker.py"),),
-        embedder=EMBEDDER,
-        partitions=1,
-    ) as memory:
+    with poisoned("query", partitions=1) as memory:
         client = memory.client()
         written = client.ingest(unit(1), id="one", label="cat", embedder="test").position()
         client.query(unit(1), embedder="test", after=[written])

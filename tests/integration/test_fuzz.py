@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import warm_up
-from tests.fuzz.checking import fuzz_memory
+from tests.fuzz.checking import fuzz_memory, warm_up
 from tests.integration.running import running
 
 

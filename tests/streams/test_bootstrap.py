@@ -438,7 +438,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     assert {seconds for seconds, _ in watched} == {bootstrap.PROMISES_WATCH_SECONDS}
     assert [(check.func, check.args) for _, check in watched] == [
         (check_durability, (worker.store,)),
-        (memory_topics.check_still, (SETTINGS, IDS)),
+        (memory_topics.check_topics, (SETTINGS, IDS)),
     ]
 
 

@@ -182,7 +182,7 @@ def no_turns(self: Any, offset: int, time: int) -> None:
 
 def the_first_turn_alone(self: Any, offset: int, time: int) -> None:
     if not self.turns and time > self.youngest + log_witness.GAP:
-        self.turns.append(Witness(self.expected, self.youngest))
+        self.turns[Witness(self.expected, self.youngest)] = False
     no_turns(self, offset, time)
 
 
@@ -200,6 +200,32 @@ def test_a_mistake_in_what_is_kept_is_caught(
 
 def _all_read(read: list[bool]) -> None:
     assert all(read)
+
+
+class Checking(ExactIndex):
+    """An index at which a check comes between a turn's being kept and its being known as kept."""
+
+    check: Callable[[], object] = staticmethod(lambda: None)
+
+    def note_witnesses(self, *noted: Any, **more: Any) -> None:
+        super().note_witnesses(*noted, **more)
+        check, self.check = self.check, lambda: None
+        check()
+
+
+def test_a_turn_is_kept_though_a_check_comes_while_an_earlier_one_is() -> None:
+    log, index = Log(), Checking(embedder="test", dim=2)
+    witness = Watching(log, index)
+    for offset in range(4):
+        log.append(1_000)
+        witness.saw(0, offset, log.times[offset] * 1000)
+        if offset == 2:
+            index.check = lambda: witness.check([0])
+        if offset:
+            witness.keep([0])
+        index.advance({HERE: offset + 1})
+    kept = {held.offset for held in index.witnesses()[HERE]}
+    assert 3 in kept, "behind it another log may stand"
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)

@@ -486,6 +486,9 @@ def test_a_supervisor_is_found_before_it_has_said_a_word(tmp_path: Path) -> None
     assert (state["pid"], state["status"]) == (pid, "starting")
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: read_state(tmp_path) is None)
+    eventually(lambda: not running(pid))
+    announce(tmp_path, pid)  # it may have ended by then
+    assert read_state(tmp_path) is None
 
 
 def test_killing_the_supervisor_leaves_no_child_and_frees_the_folder(tmp_path: Path) -> None:
