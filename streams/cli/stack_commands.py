@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from streams import stack
 from streams.cli.options import DEFAULT, DEFAULT_SHOWN, as_json, console, emit, without_password
+from streams.config.stack_secrets import KAFKA_USER
 
 
 @click.command("up")
@@ -41,10 +43,12 @@ def up_command(
     def show(found: stack.Addresses) -> None:
         if json_:
             redis_shown = without_password(found.redis)
-            emit({"kafka": found.kafka, "redis": redis_shown, "metrics": found.metrics})
+            emit({**asdict(found), "redis": redis_shown})
         else:
             console.print(f"ready in {data_dir}", markup=False)
-            console.print(f"kafka   {found.kafka}", markup=False)
+            login = found.kafka_password_file
+            wants = f" (user {KAFKA_USER}, password in {login})" if login else ""
+            console.print(f"kafka   {found.kafka}{wants}", markup=False, soft_wrap=True)
             console.print(f"metrics {found.metrics}", markup=False)
 
     if detach:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import shutil
-import socket
 import struct
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kafka.errors import KafkaError
+
 from streams.local.downloads import find_java, install_kafka
+from streams.local.kafka_probe import MECHANISM, KafkaLogin, identify
 from streams.local.process import LocalServerError, write_atomically
 from streams.local.server import HOST, Server, free_port
 
@@ -19,6 +21,7 @@ from streams.local.server import HOST, Server, free_port
 class KafkaServer(Server):
     """One Kafka node, broker and controller in one, about 350 MB of memory.
 
+    With a login nobody else may speak to it, neither to the broker nor to the controller.
     extra_config adds to or overrides server.properties. heap is the JVM's largest heap.
     """
 
@@ -29,10 +32,12 @@ class KafkaServer(Server):
         *,
         port: int | None = None,
         extra_config: Mapping[str, str] | None = None,
+        login: KafkaLogin | None = None,
         heap: str = "512m",
         name: str = "kafka",
     ) -> None:
         super().__init__(name, data_dir, cache, port, extra_config, 180.0, 20.0)
+        self._login = login
         self._heap = heap
 
     @property
@@ -78,8 +83,8 @@ class KafkaServer(Server):
             return False
         try:
             with self._probe() as connection:
-                cluster, ports = _metadata(connection)
-        except (OSError, ValueError, struct.error):
+                cluster, ports = identify(connection, self._login)
+        except (OSError, ValueError, struct.error, KafkaError):
             return False
         ours = f"cluster.id={cluster}" in self._meta().read_text().splitlines()
         return ours and self.port in ports
@@ -91,14 +96,15 @@ class KafkaServer(Server):
         # The voters are named here rather than stored in the log (as --standalone does it),
         # so the controller's port may be another one at every start.
         controller = free_port()
+        wire = "SASL_PLAINTEXT" if self._login else "PLAINTEXT"
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{HOST}:{controller}",
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
+            "listeners": f"{wire}://{HOST}:{self.port},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"{wire}://{HOST}:{self.port}",
+            "listener.security.protocol.map": f"{wire}:{wire},CONTROLLER:{wire}",
+            "inter.broker.listener.name": wire,
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self._dir / "data"),
             # After a kill the controller refuses the broker until its old session has expired.
@@ -115,6 +121,7 @@ class KafkaServer(Server):
             "share.coordinator.state.topic.min.isr": "1",
             "log.cleaner.backoff.ms": "5000",
             "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
+            **(_login_settings(self._login, (wire, "CONTROLLER")) if self._login else {}),
         }
 
     def _format(self, java: Sequence[str], config: Path, settings: Mapping[str, str]) -> None:
@@ -141,28 +148,23 @@ class KafkaServer(Server):
         unfinished.rename(self._meta().parent)
 
 
-def _metadata(connection: socket.socket) -> tuple[str, set[int]]:
-    """The cluster id and the advertised ports of the brokers (Kafka's Metadata v4, no topics)."""
-    header = struct.pack(">hhih", 3, 4, 1, -1)
-    body = header + struct.pack(">i?", 0, False)
-    connection.sendall(struct.pack(">i", len(body)) + body)
-    with connection.makefile("rb") as reply:
-
-        def take(form: str) -> int:
-            number: int = struct.unpack(form, reply.read(struct.calcsize(form)))[0]
-            return number
-
-        def text() -> str:
-            return reply.read(max(take(">h"), 0)).decode()
-
-        take(">iii")  # size, correlation id, throttle time
-        ports = set()
-        for _ in range(take(">i")):
-            take(">i")  # node id
-            text()  # host
-            ports.add(take(">i"))
-            text()  # rack
-        return text(), ports
+def _login_settings(login: KafkaLogin, listeners: Sequence[str]) -> dict[str, str]:
+    """One user on all listeners, whom the node itself is to the others."""
+    # SCRAM, which shows nobody the password, is not to be had between controllers.
+    password = login.password.replace("\\", "\\\\").replace('"', '\\"')
+    module = (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+        f'username="{login.user}" password="{password}" user_{login.user}="{password}";'
+    )
+    return {
+        "sasl.enabled.mechanisms": MECHANISM,
+        "sasl.mechanism.inter.broker.protocol": MECHANISM,
+        "sasl.mechanism.controller.protocol": MECHANISM,
+        **{
+            f"listener.name.{name.lower()}.{MECHANISM.lower()}.sasl.jaas.config": module
+            for name in listeners
+        },
+    }
 
 
 def _write_properties(path: Path, settings: Mapping[str, str]) -> None:

@@ -18,9 +18,14 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
+from memory.errors import Misconfigured
 from memory.redis.connection import connect
 from streams import bootstrap, stack
 from streams.client import MemoryClient
+from streams.config import stack_secrets
+from streams.config.connections import kafka_cluster
+from streams.config.settings import ENVIRONMENT_PREFIX, load
+from streams.kafka import admin
 from streams.local.supervisor import read_state
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import ROOT
@@ -62,6 +67,14 @@ def client_of(folder: Path) -> MemoryClient:
     return bootstrap.client(settings, "test")
 
 
+def servers_of(folder: Path) -> dict[str, str]:
+    """The environment of a worker that somebody starts beside the stack's own."""
+    found = stack.addresses(folder)
+    settings = {"kafka": found.kafka, "redis": found.redis}
+    settings |= stack_secrets.kafka_login_settings(folder)
+    return {ENVIRONMENT_PREFIX + name.upper(): value for name, value in settings.items()}
+
+
 def status(folder: Path) -> dict[str, Any]:
     done = command("status", "--data-dir", str(folder), "--json")
     assert done.returncode == 0, done.stderr
@@ -83,7 +96,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder.chmod(0o755)  # as somebody else may have made it
     done = command("up", "--data-dir", str(folder), "--detach", "--json")
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)) == {"kafka", "redis", "metrics"}
+    told = json.loads(done.stdout)
+    assert set(told) == {"kafka", "redis", "metrics", "kafka_password_file"}
+    login = folder / stack_secrets.SECRETS_FOLDER / stack_secrets.KAFKA_PASSWORD
+    assert told["kafka_password_file"] == str(login)
     with client_of(folder) as client:
         written = [
             client.ingest(unit(n), id=f"i{n}", label="a", embedder="test") for n in range(20)
@@ -126,15 +142,13 @@ def test_a_folder_that_cannot_be_made_is_named_in_a_line() -> None:
 
 @pytest.mark.parametrize("role", ["correct", "monitor"])
 def test_a_port_that_is_taken_is_named_in_the_last_line(folder: Path, role: str) -> None:
-    found = stack.addresses(folder)
-    port = urlsplit(found.metrics).port
+    port = urlsplit(stack.addresses(folder).metrics).port
     done = command(
         "worker",
         role,
-        VISUAL_MEMORY_KAFKA=found.kafka,
-        VISUAL_MEMORY_REDIS=found.redis,
+        **servers_of(folder),
         VISUAL_MEMORY_WEB_PORT=str(port),
-        VISUAL_MEMORY_SECRETS_DIR=str(folder / stack.SECRETS_FOLDER),
+        VISUAL_MEMORY_SECRETS_DIR=str(folder / stack_secrets.SECRETS_FOLDER),
     )
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
@@ -227,9 +241,9 @@ def test_a_stack_in_the_foreground_ends_at_a_signal(
 
 
 def test_another_hmac_key_refuses_to_start(folder: Path) -> None:
-    found = stack.addresses(folder)
     done = command(
-        *("worker", "correct", "--kafka", found.kafka, "--redis", found.redis),
+        *("worker", "correct"),
+        **servers_of(folder),
         VISUAL_MEMORY_HMAC_KEY="ab" * 32,
     )
     assert done.returncode == 2
@@ -238,9 +252,9 @@ def test_another_hmac_key_refuses_to_start(folder: Path) -> None:
 
 
 def test_a_worker_refuses_to_start_without_its_topics_naming_them(folder: Path) -> None:
-    found = stack.addresses(folder)
     done = command(
-        *("worker", "ingest", "--kafka", found.kafka, "--redis", found.redis),
+        *("worker", "ingest"),
+        **servers_of(folder),
         VISUAL_MEMORY_HMAC_KEY="ab" * 32,
         VISUAL_MEMORY_TOPIC_PREFIX="nowhere-",
     )
@@ -269,7 +283,38 @@ def test_its_redis_takes_nobody_without_the_password_which_stands_nowhere_else(
         for path in folder.rglob("*")
         if path.is_file() and url.password.encode() in path.read_bytes()
     }
-    assert holders == {stack.REDIS_PASSWORD, stack.ADDRESSES_FILE, "redis.conf"}
+    assert holders == {stack_secrets.REDIS_PASSWORD, stack.ADDRESSES_FILE, "redis.conf"}
+
+
+def test_its_kafka_takes_nobody_without_the_password_which_stands_nowhere_else(
+    folder: Path,
+) -> None:
+    kafka = stack.addresses(folder).kafka
+    stranger = {**stack_secrets.kafka_login_settings(folder), "kafka_password": "wrong"}
+    with pytest.raises(Misconfigured, match="the login is refused"):
+        admin.topic_ids(kafka_cluster(load(kafka=kafka, **stranger)), [])
+    password = stack_secrets.read_secret(folder, stack_secrets.KAFKA_PASSWORD)
+    holders = {
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and password.encode() in path.read_bytes()
+    }
+    assert holders == {stack_secrets.KAFKA_PASSWORD, "server.properties"}
+
+
+def test_a_producer_of_any_kind_sends_to_its_kafka_as_the_guide_says(folder: Path) -> None:
+    """With kafka-python's own arguments, as the readme's client takes them."""
+    found = json.loads((folder / stack.ADDRESSES_FILE).read_text())
+    client = MemoryClient(
+        found["kafka"],
+        source="test",
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_plain_username="visual-memory",
+        sasl_plain_password=Path(found["kafka_password_file"]).read_text(),
+    )
+    with client:
+        assert client.query(unit(3), embedder="test", k=1).neighbors[0].image_id == "i3"
 
 
 def test_no_log_names_an_image(folder: Path) -> None:

@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 import redis
+from kafka.errors import KafkaError
+from kafka.protocol.admin import DescribeClusterRequest
+from kafka.protocol.metadata import MetadataRequest
 from redis.commands.search.query import Query
 
 from streams.local import cache, downloads, server
 from streams.local.detach import detach
+from streams.local.kafka_probe import KafkaLogin, converse
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import LocalServerError
 from streams.local.redis_server import RedisServer
@@ -195,6 +199,35 @@ def test_redis_wants_the_password_it_was_given(
         assert "a " not in str(server.address)
 
 
+def answers_at(port: int, login: KafkaLogin | None, request: Any) -> bool:
+    """Whether what listens there answers a stranger, or who gives this login."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            converse(connection, login)(request)
+    except (OSError, KafkaError):
+        return False
+    return True
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("login", [None, KafkaLogin("owner", 'a "b\\ç@/')])
+def test_kafka_and_its_controller_want_the_login_they_were_given(
+    tmp_path: Path, login: KafkaLogin | None
+) -> None:
+    brokers = MetadataRequest[4](topics=[], allow_auto_topic_creation=False)
+    controllers = DescribeClusterRequest[1](endpoint_type=2)
+    with KafkaServer(tmp_path, login=login) as server:
+        assert all(server.ready() for _ in range(3))
+        config = tmp_path / "server.properties"
+        lines = dict(line.split("=", 1) for line in config.read_text().splitlines())
+        controller = int(lines["controller.quorum.voters"].rpartition(":")[2])
+        for port, request in ((server.port, brokers), (controller, controllers)):
+            assert answers_at(port, login, request)
+            assert answers_at(port, None, request) == (login is None)
+            assert not answers_at(port, KafkaLogin("owner", "wrong"), request)
+        assert config.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.servers
 def test_redis_listens_on_this_host_only(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
@@ -250,6 +283,7 @@ def detached_stack(folder: Path) -> Iterator[int]:
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
+from streams.local.kafka_probe import KafkaLogin, converse
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import Supervisor
@@ -257,7 +291,10 @@ folder = Path({str(folder)!r})
 servers = [RedisServer(folder / "redis"), KafkaServer(folder / "kafka")]
 Supervisor(folder, servers, log=print).run()
 """
-    pid = detach([sys.executable, "-W", "error", "-u", "-c", code], folder / "stack.log")
+    # kafka-python reads its schemas with functions that Python 3.11 deprecates.
+    old = [f"ignore:{name} is deprecated:DeprecationWarning" for name in ("read_text", "open_text")]
+    warnings = [word for each in ("error", *old) for word in ("-W", each)]
+    pid = detach([sys.executable, *warnings, "-u", "-c", code], folder / "stack.log")
     try:
         until(lambda: servers_of(folder))
         yield pid

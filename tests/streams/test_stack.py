@@ -9,6 +9,7 @@ import pytest
 
 from memory.errors import Misconfigured
 from streams import stack
+from streams.config import stack_secrets
 from streams.config.settings import ENVIRONMENT_PREFIX, load
 
 PASSWORD = "correct horse"
@@ -55,32 +56,36 @@ def test_the_wires_of_a_server_that_is_named_are_left_alone(
 
 
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
-    folder = stack.make_secrets(tmp_path)
+    folder = stack_secrets.make_secrets(tmp_path)
     made = {path.name: path.read_text() for path in folder.iterdir()}
-    assert made.keys() == {stack.HMAC_KEY, stack.REDIS_PASSWORD}
+    names = {stack_secrets.HMAC_KEY, stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD}
+    assert made.keys() == names
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
-    assert len(set(made.values())) == 2
-    stack.make_secrets(tmp_path)
+    assert len(set(made.values())) == 3
+    stack_secrets.make_secrets(tmp_path)
     assert {path.name: path.read_text() for path in folder.iterdir()} == made
 
 
-@pytest.mark.parametrize("name", [stack.HMAC_KEY, stack.REDIS_PASSWORD, "."])
+@pytest.mark.parametrize(
+    "name",
+    [stack_secrets.HMAC_KEY, stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD, "."],
+)
 def test_a_secret_that_others_may_have_put_there_or_read_is_refused(
     tmp_path: Path, name: str
 ) -> None:
-    planted = stack.make_secrets(tmp_path) / name
+    planted = stack_secrets.make_secrets(tmp_path) / name
     planted.chmod(0o755)
     with pytest.raises(Misconfigured, match="chmod go=") as caught:
-        stack.make_secrets(tmp_path)
+        stack_secrets.make_secrets(tmp_path)
     assert str(planted) in str(caught.value)
 
 
 def test_a_secret_that_is_elsewhere_is_refused(tmp_path: Path) -> None:
-    key = stack.make_secrets(tmp_path) / stack.HMAC_KEY
+    key = stack_secrets.make_secrets(tmp_path) / stack_secrets.HMAC_KEY
     key.rename(tmp_path / "elsewhere")
     key.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Misconfigured, match="somebody else's"):
-        stack.make_secrets(tmp_path)
+        stack_secrets.make_secrets(tmp_path)
 
 
 def test_a_folder_that_others_may_write_into_or_own_is_refused(
@@ -88,9 +93,9 @@ def test_a_folder_that_others_may_write_into_or_own_is_refused(
 ) -> None:
     tmp_path.chmod(0o775)
     with pytest.raises(Misconfigured, match="mode is 775"):
-        stack.make_secrets(tmp_path)
+        stack_secrets.make_secrets(tmp_path)
     tmp_path.chmod(0o755)
-    stack.make_secrets(tmp_path)
+    stack_secrets.make_secrets(tmp_path)
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(Misconfigured, match="somebody else's"):
-        stack.make_secrets(tmp_path)
+        stack_secrets.make_secrets(tmp_path)
