@@ -210,7 +210,8 @@ class VectorSearch:
 
     def images_with_label(self, label: str) -> list[ImageKey]:
         """Image keys of the items with this label."""
-        rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", "PARAMS", "2", "label", label)
+        wanted = ("PARAMS", "2", "label", _tag_parameter(label))
+        rows = self._rows("@label:{$label}", "LOAD", "1", "@__key", *wanted)
         return [image_of(key) for _, key in rows]
 
     def label_counts(self, labels: Sequence[str] | None) -> Mapping[str, int]:
@@ -223,7 +224,7 @@ class VectorSearch:
         for label in labels:
             pipeline.execute_command(
                 *("FT.SEARCH", self._index, "@label:{$label}"),
-                *("PARAMS", "2", "label", label, "LIMIT", "0", "0"),
+                *("PARAMS", "2", "label", _tag_parameter(label), "LIMIT", "0", "0"),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
         with self._answered():
@@ -256,6 +257,11 @@ class VectorSearch:
                     "FT.CURSOR", "READ", self._index, cursor
                 )
             yield from rows
+
+
+def _tag_parameter(tag: str) -> str:
+    """A tag as a query's parameter, of which the search engine takes a layer of backslashes off."""
+    return tag.replace("\\", "\\\\")
 
 
 def _ordered(found: _Candidates) -> list[Hit]:

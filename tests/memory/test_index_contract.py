@@ -317,6 +317,19 @@ def test_awkward_labels_are_counted_and_found_apart(index: MemoryIndex) -> None:
         assert [list(page) for page in pages] == [[index.image_key(f"i{n}")]]
 
 
+def test_no_label_is_taken_for_another_that_escapes_it(index: MemoryIndex) -> None:
+    """What a search engine may read as an escape, a wildcard or a quote stands for itself."""
+    printable = [chr(code) for code in range(33, 127)]
+    shapes = ("{}", "\\{}", "\\\\{}", "a{}b", "a\\{}b", "a\\\\{}b", "{}\\")
+    labels = list(dict.fromkeys(shape.format(sign) for shape in shapes for sign in printable))
+    for n, label in enumerate(labels):
+        remember(index, f"i{n}", label)
+    assert index.label_counts(labels) == dict.fromkeys(labels, 1)
+    for n, label in enumerate(labels):
+        found = [image for page in index.images_with_label(label) for image in page]
+        assert (label, found) == (label, [index.image_key(f"i{n}")])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

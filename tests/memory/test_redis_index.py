@@ -120,6 +120,7 @@ def test_a_redis_that_could_lose_what_it_confirmed_is_refused(
         index.check_durability()
 
 
+@pytest.mark.servers
 def test_a_replica_is_refused(tmp_path: Path) -> None:
     with (
         RedisServer(
@@ -456,7 +457,8 @@ def is_label(text: str) -> bool:
     return True
 
 
-labels = st.text(max_size=20).filter(is_label)
+signs = st.sampled_from("\\\\\\-.*{}|\"' ab")
+labels = (st.text(max_size=20) | st.text(signs, max_size=8)).filter(is_label)
 
 
 def test_any_label_is_counted_and_found_apart_from_all_others(
