@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from memory.embedders import VectorsOnly
 from memory.embedders.payloads import Observe, PayloadEmbedder
@@ -15,60 +14,18 @@ from memory.errors import Reason, Rejected
 from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
 from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
+from memory.model.arrival import Arrival, outcome_of
 from memory.model.events import Correction, Forget, Ingest, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
-from memory.model.keys import ImageKey, SelectorKey
-from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
-from memory.model.state import CorrectionWrite, Put, PutResult, Trace, TraceWrite
-from memory.model.times import FOREVER, NEVER, SECOND, now_us
+from memory.model.keys import ImageKey
+from memory.model.outcomes import Forgotten, Merged, Outcome
+from memory.model.state import CorrectionWrite, Put, PutResult
+from memory.model.times import FOREVER, SECOND, now_us
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
 from memory.vectors import Vector
 from memory.voting import vote
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * SECOND
-
-
-@dataclass(slots=True)
-class _Arrival:
-    """An image's event on its way into the memory, with what each step finds out.
-
-    `vector` stays None where the event is refused.
-    """
-
-    event: Ingest
-    image: ImageKey
-    selectors: tuple[SelectorKey, ...]
-    barrier: int = NEVER
-    vector: Vector | Rejected | None = None
-
-    def put(self, embedder: str) -> Put:
-        """What to merge. Also of what is refused or rejected: the image bore these selectors.
-
-        A forget that comes first never looks at the payload.
-        """
-        event, write = self.event, None
-        if self.vector is not None and not isinstance(self.vector, Rejected):
-            trace = Trace(
-                image_id=event.image_id,
-                image_digest=event.payload_digest,
-                label=event.label,
-                source=event.source,
-                subjects=event.subjects,
-                attributes=event.attributes,
-                embedder=embedder,
-                vector=self.vector,
-            )
-            write = TraceWrite(event.stamp, trace)
-        return Put(self.image, self.barrier, event.address, self.selectors, write)
-
-    def outcome(self, result: PutResult) -> Outcome:
-        if isinstance(self.vector, Rejected):
-            return self.vector
-        return _outcome(self.event, result)
-
-
-def _outcome(event: Ingest | Correction, result: PutResult) -> Merged | Refused:
-    return Refused(result.barrier) if event.time <= result.barrier else Merged(result.won)
 
 
 def _image_asked_with(query: Query) -> str | None:
@@ -116,7 +73,7 @@ class VisualMemory:
         """
         index = self.index
         arrivals = [
-            _Arrival(
+            Arrival(
                 event,
                 index.image_key(event.image_id),
                 tuple(map(index.selector_key, event.selectors)),
@@ -167,7 +124,7 @@ class VisualMemory:
                 for event in events
             ]
         )
-        return [_outcome(event, result) for event, result in zip(events, results, strict=True)]
+        return [outcome_of(event, result) for event, result in zip(events, results, strict=True)]
 
     def _put(self, puts: Sequence[Put]) -> list[PutResult]:
         started = time.perf_counter()
@@ -187,11 +144,14 @@ class VisualMemory:
         until = FOREVER if request.permanent else first_seen + self._clock_skew
         if closed:
             now = now_us()
-            return Forgotten(first_seen, until, now, now, images=0, repeated=True)
+            return Forgotten(first_seen, until, now, now, images=0, matched=None, repeated=True)
         pages: Iterable[Sequence[ImageKey]]
-        fenced = None
+        fenced, unknown = None, 0
         if selector.kind is SelectorKind.IMAGE:
-            pages = [[index.image_key(selector.value)]]
+            image = index.image_key(selector.value)
+            item = index.item(image)
+            unknown = int(item is None or not item.known)
+            pages = [[image]]
         elif selector.kind is SelectorKind.LABEL:
             for page in index.images_with_label(selector.value):
                 index.expansion(key, page)
@@ -202,12 +162,17 @@ class VisualMemory:
             self._fence_log.append([Fence(selector_key, until)])
             fenced = now_us()
             pages = index.images_with_selector(selector_key)
-        images = sum(self._erase(page, until) for page in pages)
+        images, matched = 0, -unknown
+        for page in pages:
+            matched += len(page)
+            images += self._erase(page, until)
         erased = now_us()
         self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
         # An image's fence is its own barrier.
-        return Forgotten(first_seen, until, fenced or erased, erased, images, repeated=False)
+        return Forgotten(
+            first_seen, until, fenced or erased, erased, images, matched, repeated=False
+        )
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> int:
         """Raise the barrier of each image; returns how many showed something until now."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, LogPartition, Payload
-from memory.model.text import checked_text
+from memory.model.text import canonical_name
 from memory.vectors import Vector
 
 MAX_K = 100
@@ -58,7 +58,10 @@ class ItemRef:
     image_id: str
 
     def __post_init__(self) -> None:
-        checked_text(self.image_id, what="the item id", reason=Reason.INVALID_ID, limit=MAX_ID)
+        spelt = canonical_name(
+            self.image_id, what="the item id", reason=Reason.INVALID_ID, limit=MAX_ID
+        )
+        object.__setattr__(self, "image_id", spelt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from memory.errors import Reason, Rejected
-from memory.model.text import checked_text
+from memory.model.text import canonical_name
 from memory.model.times import Stamp, stamp_time
 from memory.vectors import Vector
 
@@ -45,6 +45,12 @@ class LogPartition(NamedTuple):
     partition: int
 
 
+def _spell(event: object, field: str, name: str, what: str, reason: Reason, limit: int) -> None:
+    """Let a new event hold the one spelling of a name. Raises `Rejected`."""
+    spelt = canonical_name(name, what=what, reason=reason, limit=limit)
+    object.__setattr__(event, field, spelt)
+
+
 class SelectorKind(StrEnum):
     """What a forget-request may name. A label is expanded into images once."""
 
@@ -63,12 +69,8 @@ class Selector:
 
     def __post_init__(self) -> None:
         limit = MAX_LABEL if self.kind is SelectorKind.LABEL else MAX_ID
-        checked_text(
-            self.value,
-            what=f"the {self.kind}",
-            reason=Reason.INVALID_SELECTOR,
-            limit=limit,
-        )
+        what = f"the {self.kind}"
+        _spell(self, "value", self.value, what, Reason.INVALID_SELECTOR, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +114,19 @@ class Ingest:
     address: LogAddress | None = None
 
     def __post_init__(self) -> None:
-        checked_text(self.image_id, what="the image id", reason=Reason.INVALID_ID, limit=MAX_ID)
-        checked_text(self.label, what="the label", reason=Reason.INVALID_LABEL, limit=MAX_LABEL)
-        checked_text(self.source, what="the source", reason=Reason.INVALID_SOURCE, limit=MAX_ID)
+        _spell(self, "image_id", self.image_id, "the image id", Reason.INVALID_ID, MAX_ID)
+        _spell(self, "label", self.label, "the label", Reason.INVALID_LABEL, MAX_LABEL)
+        _spell(self, "source", self.source, "the source", Reason.INVALID_SOURCE, MAX_ID)
         if len(self.subjects) > MAX_SUBJECTS:
             raise Rejected(
                 Reason.INVALID_SUBJECT,
                 f"{len(self.subjects)} subjects; at most {MAX_SUBJECTS} are allowed",
             )
-        for subject in self.subjects:
-            checked_text(subject, what="a subject", reason=Reason.INVALID_SUBJECT, limit=MAX_ID)
+        spelt = (
+            canonical_name(subject, what="a subject", reason=Reason.INVALID_SUBJECT, limit=MAX_ID)
+            for subject in self.subjects
+        )
+        object.__setattr__(self, "subjects", tuple(spelt))
 
     @property
     def time(self) -> int:
@@ -144,14 +149,9 @@ class Correction:
     address: LogAddress | None = None
 
     def __post_init__(self) -> None:
-        checked_text(self.image_id, what="the image id", reason=Reason.INVALID_ID, limit=MAX_ID)
+        _spell(self, "image_id", self.image_id, "the image id", Reason.INVALID_ID, MAX_ID)
         if self.label is not None:
-            checked_text(
-                self.label,
-                what="the label",
-                reason=Reason.INVALID_LABEL,
-                limit=MAX_LABEL,
-            )
+            _spell(self, "label", self.label, "the label", Reason.INVALID_LABEL, MAX_LABEL)
 
     @property
     def time(self) -> int:

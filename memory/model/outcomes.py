@@ -28,7 +28,8 @@ Outcome = Merged | Refused | Rejected
 class Forgotten:
     """A forget-request carried out: what it matched is in no answer from now on.
 
-    Times are µs. `images` counts those that showed something until now.
+    Times are µs. `images` counts those that showed something until now, `matched` those of which
+    the memory ever heard; it is None for a `repeated` request, which was carried out before.
     """
 
     first_seen: int
@@ -36,4 +37,5 @@ class Forgotten:
     fenced: int
     erased: int
     images: int
+    matched: int | None
     repeated: bool

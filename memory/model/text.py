@@ -6,7 +6,27 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+import regex
+
 from memory.errors import Reason, Rejected
+
+_OTHER_SPACE = regex.compile(r"(?! )\p{Zs}")
+_UNSEEN = regex.compile(
+    r"\p{Default_Ignorable_Code_Point}|\p{Noncharacter_Code_Point}|[\p{Zl}\p{Zp}\u2800\ufff9-\ufffb]"
+)
+_SHAPING = regex.compile(
+    # A selector of how the character before it looks, or joins two pictures into one.
+    r"(?V1)(?<=[\p{Emoji}--[0-9#*]]|\p{Emoji_Modifier})[\ufe0e\ufe0f]?\u200d(?=\p{Emoji})"
+    r"|(?<=[\p{Emoji}--[0-9#*]])[\ufe0e\ufe0f]"
+    r"|(?<=[0-9#*])\ufe0f(?=\u20e3)"
+    # The flags of regions.
+    r"|(?<=\U0001f3f4)[\U000e0020-\U000e007e]+\U000e007f"
+    # Variants of an ideograph or of a Mongolian letter.
+    r"|(?<=\p{Han})[\ufe00-\ufe0f\U000e0100-\U000e01ef]|(?<=\p{Mongolian})[\u180b-\u180d]"
+    # Whether letters of a script that joins them are joined.
+    r"|(?<=\p{M}|\p{Arabic}|\p{Syriac}|\p{Mongolian}|\p{Nko})[\u200c\u200d](?=\p{L}|\p{M})"
+)
+"""What cannot be seen itself, but in how something else looks."""
 
 
 def checked_text(value: str, *, what: str, reason: Reason, limit: int) -> str:
@@ -30,6 +50,25 @@ def checked_text(value: str, *, what: str, reason: Reason, limit: int) -> str:
                 f"{what} has a control character at position {position}; remove it",
             )
     return value
+
+
+def canonical_name(value: str, *, what: str, reason: Reason, limit: int) -> str:
+    """The one spelling of a name, or `Rejected` naming what is wrong with it.
+
+    The spelling of RFC 8265's OpaqueString: every other space is the plain one, then Unicode's
+    form NFC. Refused is what `checked_text` refuses, and what cannot be seen: two names that look
+    alike would be two.
+    """
+    if value.isascii():
+        return checked_text(value, what=what, reason=reason, limit=limit)
+    spelt = unicodedata.normalize("NFC", _OTHER_SPACE.sub(" ", value))
+    checked_text(spelt, what=what, reason=reason, limit=limit)
+    if _UNSEEN.search(spelt) and (unseen := _UNSEEN.search(_SHAPING.sub("", spelt))):
+        name = unicodedata.name(unseen[0], "")
+        raise Rejected(
+            reason, f"{what} has a character that cannot be seen ({name or 'unnamed'}); remove it"
+        )
+    return spelt
 
 
 def canonical_json(value: Mapping[str, object] | Sequence[object]) -> str:

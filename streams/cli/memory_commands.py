@@ -154,14 +154,20 @@ def forget(
             done: dict[str, Any] = {"request": request.request_id, "stage": "sent"}
         else:
             done = client.receipt(request, "erased", timeout).to_json()
+    matched = done.get("status") != "unmatched"
     if json_:
         emit(done)
+    elif wait == "sent":
+        console.print(f"sent as {done['request']}")
+    elif matched:
+        console.print(f"erased: {done['images']} images are in no answer any more")
     else:
         console.print(
-            f"{done['stage']}: {done.get('images', '?')} images are in no answer any more"
-            if wait == "erased"
-            else f"sent as {done['request']}"
+            "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
+            "before this request are refused all the same",
+            style="red",
         )
+    sys.exit(0 if matched else 1)
 
 
 @click.command()

@@ -120,7 +120,8 @@ class Receipt:
     """What a forget-receipt says: the stage a request has come to, and when each was reached.
 
     `request` and `selector_digest` are digests; no receipt holds a raw id. `stages` are µs by
-    name, `until` is µs, `images` counts those that showed something until now.
+    name, `until` is µs, `images` counts those that showed something until now, `matched` those of
+    which the memory ever heard: None where that is not known (any more).
     """
 
     request: str
@@ -131,6 +132,17 @@ class Receipt:
     until: int
     images: int
     repeated: bool = False
+    matched: int | None = None
+
+    @property
+    def status(self) -> Literal["matched", "unmatched", "repeated"]:
+        """``unmatched``: the memory never heard of what the request names; is it spelt so?
+
+        ``repeated``: the request was carried out before.
+        """
+        if self.repeated:
+            return "repeated"
+        return "unmatched" if self.matched == 0 else "matched"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -139,6 +151,8 @@ class Receipt:
             "stages": dict(self.stages),
             "selector": {"kind": self.selector_kind, "digest": self.selector_digest},
             "until": self.until,
+            "status": self.status,
+            "matched": self.matched,
             "images": self.images,
             "repeated": self.repeated,
         }
@@ -155,6 +169,7 @@ class Receipt:
             until=int(value["until"]),
             images=int(value["images"]),
             repeated=bool(value["repeated"]),
+            matched=None if value.get("matched") is None else int(value["matched"]),
         )
 
 

@@ -131,26 +131,26 @@ class ForgetAgent:
             started = time.perf_counter()
             done = self._memory.forget(request)
             observe_stage("forget", time.perf_counter() - started)
-            EVENTS.labels("forget", "repeated" if done.repeated else "erased").inc()
-            IMAGES_FORGOTTEN.inc(done.images)
-            outgoing.append(
-                encoding.encode_receipt(
-                    Receipt(
-                        request=request.request_id,
-                        stage="erased",
-                        stages={
-                            "received": done.first_seen,
-                            "fenced": done.fenced,
-                            "erased": done.erased,
-                        },
-                        selector_kind=str(request.selector.kind),
-                        selector_digest=self._memory.index.selector_key(request.selector),
-                        until=done.until,
-                        images=done.images,
-                        repeated=done.repeated,
-                    )
-                )
+            receipt = Receipt(
+                request=request.request_id,
+                stage="erased",
+                stages={
+                    "received": done.first_seen,
+                    "fenced": done.fenced,
+                    "erased": done.erased,
+                },
+                selector_kind=str(request.selector.kind),
+                selector_digest=self._memory.index.selector_key(request.selector),
+                until=done.until,
+                images=done.images,
+                repeated=done.repeated,
+                matched=done.matched,
             )
+            EVENTS.labels(
+                "forget", "erased" if receipt.status == "matched" else receipt.status
+            ).inc()
+            IMAGES_FORGOTTEN.inc(done.images)
+            outgoing.append(encoding.encode_receipt(receipt))
         return outgoing
 
 

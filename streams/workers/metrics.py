@@ -126,7 +126,7 @@ _MERGING = ("merged", "superseded", "rejected", *Marker)
 OUTCOMES: Mapping[str, Sequence[str]] = {
     "ingest": _MERGING,
     "correct": _MERGING,
-    "forget": ("erased", "repeated", "rejected", *Marker),
+    "forget": ("erased", "unmatched", "repeated", "rejected", *Marker),
     "query": ("answered", "empty", "stale", "expired", "rejected", *Marker),
 }
 """What may become of a role's records."""

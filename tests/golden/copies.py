@@ -95,6 +95,7 @@ def outgoing() -> dict[str, OutgoingRecord]:
         selector_digest="subject:" + "0" * 32,
         until=NOW + 300_000_000,
         images=2,
+        matched=3,
     )
     refused = Rejected(Reason.FORGOTTEN, "what this event is about is forgotten")
     return {

@@ -195,6 +195,24 @@ def test_a_person_reads_what_was_done(desk: Desk) -> None:
     assert "sent as " in said.err
 
 
+def test_a_name_is_found_however_it_is_spelt_and_a_forget_of_nothing_says_so(desk: Desk) -> None:
+    """A Mac decomposes the names of its files: there the accent of José is a letter of its own."""
+    composed, apart = "José", "Jose\u0301"
+    image = desk.teach(f"of {apart}", 30, **{"--subject": apart, "--source": "mac"})
+    assert desk.json("query", "--item", f"of {composed}", "-k", "1")["status"] == "answered"
+    for wrong in ("josé", "Jose"):
+        said = desk.run("forget", "--subject", wrong)
+        assert said.code == 1
+        assert "nothing matched" in said.err
+        assert "erased" not in said.err
+    said = desk.run("forget", "--subject", "Jos", "--json")
+    assert (said.code, said.json["status"], said.json["matched"]) == (1, "unmatched", 0)
+    assert f"of {composed}" in desk.labels(image)
+    receipt = desk.json("forget", "--subject", composed)
+    assert (receipt["status"], receipt["matched"], receipt["images"]) == ("matched", 1, 1)
+    assert f"of {composed}" not in desk.labels(image)
+
+
 def test_a_question_without_an_answer_ends_with_1_and_says_why(desk: Desk) -> None:
     said = desk.run("query", "--item", "nobody")
     assert said.code == 1

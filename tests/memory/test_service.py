@@ -373,6 +373,33 @@ def test_only_images_that_showed_something_are_counted(memory: VisualMemory) -> 
     assert memory.forget(forget("source", "camera")).images == 0
 
 
+def test_a_forget_tells_whether_the_memory_ever_heard_of_what_it_names(
+    memory: VisualMemory,
+) -> None:
+    """Also of what shows nothing (any more): only a name that was never there is a slip."""
+    memory.remember([ingest("i0", subjects=("ada",)), ingest("i1", payload=ImagePayload(b"?"))])
+    memory.correct([correction("later", "dog")])
+    never = [("image", "i9"), ("subject", "Ada"), ("source", "cam"), ("label", "cats")]
+    assert [memory.forget(forget(*name)).matched for name in never] == [0, 0, 0, 0]
+    assert [memory.forget(forget(*name)).matched for name in never] == [None] * 4
+    known = {("label", "cat"): 1, ("subject", "ada"): 1, ("source", "camera"): 2}
+    known |= {("image", name): 1 for name in ("i0", "i1", "later")}
+    assert {name: memory.forget(forget(*name)).matched for name in known} == known
+
+
+def test_a_name_in_another_form_of_unicode_is_the_same_name(memory: VisualMemory) -> None:
+    """As a Mac's files have it: the accents apart."""
+    composed, apart = "José", "Jose\u0301"
+    for n, kind in enumerate(("image", "subject", "source", "label")):
+        time = 100 * n
+        memory.remember(
+            [ingest(composed, time=time, label=apart, source=apart, subjects=(composed,))]
+        )
+        assert visible(memory) == {composed: composed}
+        assert memory.forget(forget(kind, apart, time=time)).images == 1
+        assert visible(memory) == {}
+
+
 def test_a_forget_names_its_stages_in_order(memory: VisualMemory) -> None:
     done = memory.forget(forget("subject", "ada"))
     assert done.first_seen < done.fenced <= done.erased

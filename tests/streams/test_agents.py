@@ -189,7 +189,7 @@ class Forgetting:
         return self._done
 
 
-DONE = Forgotten(first_seen=10, until=99, fenced=20, erased=30, images=4, repeated=False)
+DONE = Forgotten(first_seen=10, until=99, fenced=20, erased=30, images=4, matched=5, repeated=False)
 REQUEST = Forget("f00d", Selector(SelectorKind.SUBJECT, SECRET), 10)
 
 
@@ -200,11 +200,20 @@ def forgetting(
     return ForgetAgent(cast("VisualMemory", memory), decode), memory
 
 
-@pytest.mark.parametrize("repeated", [True, False])
-def test_a_receipt_tells_the_stages_and_no_raw_id(*, repeated: bool) -> None:
-    done = Forgotten(10, 99, 20, 30, images=4, repeated=repeated)
+@pytest.mark.parametrize(
+    ("matched", "status", "counted_as"),
+    [(5, "matched", "erased"), (0, "unmatched", "unmatched"), (None, "repeated", "repeated")],
+)
+def test_a_receipt_tells_the_stages_and_no_raw_id(
+    matched: int | None, status: str, counted_as: str
+) -> None:
+    repeated = matched is None
+    done = Forgotten(10, 99, 20, 30, images=4, matched=matched, repeated=repeated)
     agent, memory = forgetting(lambda _: REQUEST, done)
+    before = counted("visual_memory_events_total", role="forget", outcome=counted_as)
     (receipt,) = agent([record(0)])
+    after = counted("visual_memory_events_total", role="forget", outcome=counted_as)
+    assert after == before + 1
     assert receipt.topic is Topic.FORGET_RECEIPT
     assert said(receipt) == {
         "request": "f00d",
@@ -212,6 +221,8 @@ def test_a_receipt_tells_the_stages_and_no_raw_id(*, repeated: bool) -> None:
         "stages": {"received": 10, "fenced": 20, "erased": 30},
         "selector": {"kind": "subject", "digest": memory.index.selector_key(REQUEST.selector)},
         "until": 99,
+        "status": status,
+        "matched": matched,
         "images": 4,
         "repeated": repeated,
     }

@@ -30,6 +30,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
+from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 from streams.contract import cloudevents, decoding, encoding
 from streams.contract.messages import QueryEvent
@@ -612,8 +613,21 @@ def texts(limit: int) -> st.SearchStrategy[str]:
     return st.text(characters, max_size=limit).map(str.strip).filter(bool)
 
 
+def spelt(text: str) -> str:
+    """The spelling of a name, or nothing."""
+    try:
+        return canonical_name(text, what="", reason=Reason.INVALID_ID, limit=MAX_LABEL)
+    except Rejected:
+        return ""
+
+
+def names(limit: int) -> st.SearchStrategy[str]:
+    return texts(limit).map(spelt).filter(bool)
+
+
 TIMES = st.integers(0, NOW)
 IDS = texts(40)
+NAMES_SPELT = names(40)
 ATTRIBUTES = st.dictionaries(
     st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(
         lambda n: n not in cloudevents.RESERVED
@@ -624,13 +638,13 @@ ATTRIBUTES = st.dictionaries(
 
 
 @given(
-    source=IDS,
+    source=NAMES_SPELT,
     event_id=IDS,
     time=TIMES,
-    image_id=IDS,
-    label=texts(30),
+    image_id=NAMES_SPELT,
+    label=names(30),
     data=st.binary(min_size=1, max_size=50),
-    subjects=st.lists(IDS, max_size=4),
+    subjects=st.lists(NAMES_SPELT, max_size=4),
     attributes=ATTRIBUTES,
 )
 def test_an_image_survives_its_record(
@@ -680,7 +694,7 @@ def test_a_vector_survives_its_record(elements: list[float]) -> None:
     assert event.payload.embedder == "embedder"
 
 
-@given(event_id=IDS, time=TIMES, image_id=IDS, label=st.one_of(st.none(), texts(30)))
+@given(event_id=IDS, time=TIMES, image_id=NAMES_SPELT, label=st.one_of(st.none(), names(30)))
 def test_a_correction_survives_its_record(
     event_id: str, time: int, image_id: str, label: str | None
 ) -> None:
@@ -692,7 +706,7 @@ def test_a_correction_survives_its_record(
     assert (event.time, event.image_id, event.label) == (time, image_id, label)
 
 
-@given(kind=st.sampled_from(list(SelectorKind)), value=IDS, permanent=st.booleans())
+@given(kind=st.sampled_from(list(SelectorKind)), value=NAMES_SPELT, permanent=st.booleans())
 def test_a_forget_request_survives_its_record(
     kind: SelectorKind,
     value: str,
@@ -707,7 +721,9 @@ def test_a_forget_request_survives_its_record(
 
 
 @given(
-    payload=st.one_of(IDS.map(ItemRef), st.binary(min_size=1, max_size=20).map(ImagePayload)),
+    payload=st.one_of(
+        NAMES_SPELT.map(ItemRef), st.binary(min_size=1, max_size=20).map(ImagePayload)
+    ),
     k=st.integers(1, 100),
     rule=st.sampled_from(list(Rule)),
     after=st.lists(
