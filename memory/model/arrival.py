@@ -54,4 +54,6 @@ class Arrival:
 
 def outcome_of(event: Ingest | Correction, result: PutResult) -> Merged | Refused:
     """What became of an event that was merged so."""
-    return Refused(result.barrier) if event.time <= result.barrier else Merged(result.won)
+    if event.time <= result.barrier:
+        return Refused(result.barrier)
+    return Merged(result.won, shared_id=isinstance(event, Ingest) and result.sources > 1)

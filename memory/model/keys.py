@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from typing import NewType
 
-from memory.model.events import Selector
+from memory.model.events import Selector, SelectorKind
 
 ImageKey = NewType("ImageKey", str)
 """Of an image id: 32 hex digits."""
@@ -14,6 +15,13 @@ SelectorKey = NewType("SelectorKey", str)
 """``<kind>:<32 hex digits>``; the digits of an image selector are its `ImageKey`."""
 RequestKey = NewType("RequestKey", str)
 """Of a forget-request's id: 32 hex digits."""
+
+_SOURCE = f"{SelectorKind.SOURCE}:"
+
+
+def count_sources(selectors: Iterable[SelectorKey]) -> int:
+    """How many of these are sources."""
+    return sum(selector.startswith(_SOURCE) for selector in selectors)
 
 
 class KeyedDigests:

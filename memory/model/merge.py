@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_SELECTORS
-from memory.model.keys import ImageKey, SelectorKey
+from memory.model.keys import ImageKey, SelectorKey, count_sources
 from memory.model.state import CorrectionWrite, Digests, Item, Put, PutResult, TraceWrite
 from memory.model.text import canonical_json
 from memory.model.times import NEVER, Stamp, stamp_time
@@ -108,6 +108,7 @@ def put(state: State, change: Put) -> PutResult:
         ),
         visible=after.trace is not None,
         outbox=len(after.outbox),
+        sources=count_sources(after.selectors),
     )
 
 
@@ -118,6 +119,7 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
     """
     visible: list[str] = []
     full: list[str] = []
+    shared_ids = 0
     for image, item in items.items():
         if item.trace_stamp or item.corrected_stamp:
             visible.append(
@@ -132,9 +134,10 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
                     ]
                 )
             )
+        shared_ids += item.trace is not None and count_sources(item.selectors) > 1
         full.append(canonical_json([image, item.barrier, sorted(item.selectors)]))
     full.extend(canonical_json([selector, until]) for selector, until in fences.items())
-    return Digests(visible=_sha256(visible), full=_sha256([*visible, *full]))
+    return Digests(_sha256(visible), _sha256([*visible, *full]), shared_ids)
 
 
 def _sha256(lines: list[str]) -> str:

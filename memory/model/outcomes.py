@@ -9,9 +9,13 @@ from memory.errors import Rejected
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The event is in the memory. `won` is False when an event with a greater stamp stands."""
+    """The event is in the memory. `won` is False when an event with a greater stamp stands.
+
+    `shared_id`: another source has sent an image of this id too.
+    """
 
     won: bool
+    shared_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)

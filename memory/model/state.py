@@ -87,7 +87,7 @@ class PutResult:
 
     `barrier`: the item's barrier after it, µs. `won`: the given register's value stands now
     because of this or an earlier equal put. `erased`: a live register was erased by it.
-    `outbox`: addresses awaiting a tombstone.
+    `outbox`: addresses awaiting a tombstone. `sources`: how many ever sent an image of this id.
     """
 
     barrier: int
@@ -95,6 +95,7 @@ class PutResult:
     erased: bool
     visible: bool
     outbox: int
+    sources: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """SHA-256, hex, of what the memory shows and of all it must keep (design, "State")."""
+    """SHA-256, hex, of what the memory shows and of all it must keep (design, "State").
+
+    `shared_ids` counts the items whose id came from more than one source.
+    """
 
     visible: str
     full: str
+    shared_ids: int

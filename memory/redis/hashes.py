@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from memory.model.events import LogAddress
-from memory.model.keys import SelectorKey
-from memory.model.state import CorrectionWrite, Item, Put, Trace, TraceWrite
+from memory.model.keys import SelectorKey, count_sources
+from memory.model.state import CorrectionWrite, Item, Put, PutResult, Trace, TraceWrite
 from memory.model.times import NEVER
 from memory.redis.schema import Schema
 from memory.vectors import stored_vector
 
 DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
 """The fields that digests cover."""
+
+
+def decode_put_result(reply: Sequence[Any]) -> PutResult:
+    """What ``vm1_put`` or ``vm1_erase`` says."""
+    barrier, won, erased, visible, selectors, outbox = reply
+    return PutResult(
+        barrier=decode_time(barrier),
+        won=bool(won),
+        erased=bool(erased),
+        visible=bool(visible),
+        outbox=outbox,
+        sources=count_sources(map(SelectorKey, selectors.decode().split())),
+    )
 
 
 def encode_time(time: int) -> str:

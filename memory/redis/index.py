@@ -24,7 +24,7 @@ from memory.redis import marks, scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
-from memory.redis.hashes import decode_item, decode_time, encode_put, encode_time
+from memory.redis.hashes import decode_item, decode_put_result, encode_put, encode_time
 from memory.redis.listings import enlist_images, note_told, untold_facts
 from memory.redis.names import KeyNames, place_name
 from memory.redis.schema import Schema, open_schema
@@ -148,16 +148,7 @@ class RedisIndex(KeyedDigests):
             )
         with map_redis_errors():
             replies = pipeline.execute()
-        return [
-            PutResult(
-                barrier=decode_time(barrier),
-                won=bool(won),
-                erased=bool(erased),
-                visible=bool(visible),
-                outbox=outbox,
-            )
-            for barrier, won, erased, visible, _, outbox in replies
-        ]
+        return list(map(decode_put_result, replies))
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)

@@ -237,4 +237,5 @@ def _print_status(found: Mapping[str, Any]) -> None:
     console.print(table)
     for name in ("items", "labels", "waiting_corrections", "open_forgets", "bytes"):
         console.print(f"{name}: {found[name]}")
+    console.print(f"ids that came from more than one source: {found['shared_ids']}")
     console.print(f"digest: {found['digest']['visible']}")

@@ -86,7 +86,9 @@ class MemoryClient:
     ) -> Pending:
         """Send an image's bytes, file or claim, or a vector, shape (dim,), with its embedder.
 
-        `time` is when it came to be, µs. Events are sent in batches; `Pending.position` waits.
+        `id` is one space for all sources: what another source sends under it replaces this image, so
+        let it begin with what is yours alone (``shop/photo-17``). `time` is when it came to be, µs.
+        Events are sent in batches; `Pending.position` waits.
         """
         event_id = event_id or uuid.uuid4().hex
         record = encoding.encode_ingest(

@@ -23,6 +23,7 @@ from streams.workers.metrics import (
     QUERY,
     REJECTED,
     REVIVALS_BLOCKED,
+    SHARED_IDS,
     observe_stage,
 )
 from streams.workers.waiting import Batcher, WaitingRoom, Watch
@@ -102,7 +103,8 @@ class WritingAgent(Generic[E]):
 
     def _report(self, record: Record, event: E, outcome: Outcome) -> list[OutgoingRecord]:
         match outcome:
-            case Merged(won):
+            case Merged(won, shared_id):
+                SHARED_IDS.inc(shared_id)
                 EVENTS.labels(self._role, "merged" if won else "superseded").inc()
                 FRESHNESS_SECONDS.labels(self._role).observe(
                     max(0.0, time.time() - event.time / SECOND)

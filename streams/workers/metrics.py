@@ -30,6 +30,9 @@ REJECTED = Counter(
 REVIVALS_BLOCKED = Counter(
     "visual_memory_revivals_blocked", "Events refused because what they are about is forgotten."
 )
+SHARED_IDS = Counter(
+    "visual_memory_shared_ids", "Images merged whose id another source has sent an image of too."
+)
 RETRIES = Counter(
     "visual_memory_retries", "Batches tried again because a server was away.", ["role"]
 )

@@ -150,6 +150,7 @@ class Monitor:
             "items": stats.items,
             "labels": len(counts),
             "largest_labels": dict(sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:10]),
+            "shared_ids": digests.shared_ids,
             "waiting_corrections": stats.waiting_corrections,
             "open_forgets": self.index.open_requests(),
             "bytes": stats.bytes,

@@ -16,7 +16,7 @@ from memory.model import merge
 from memory.model.answers import Probe
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
 from memory.model.forgetting import Barrier, Posting
-from memory.model.keys import ImageKey
+from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
@@ -152,6 +152,25 @@ def test_the_event_with_the_greatest_stamp_stands_whatever_comes_last(index: Mem
     remember(index, "i", "old", time=1)
     (result,) = index.search([Probe(unit(1), 1)])
     assert result.hits[0].label == "new"
+
+
+def test_how_many_sources_sent_an_id_is_told_and_counted(index: MemoryIndex) -> None:
+    image, other = index.image_key("i"), index.image_key("other")
+    names = [(SelectorKind.SUBJECT, "ada"), (SelectorKind.SOURCE, "a"), (SelectorKind.SOURCE, "b")]
+    ada, a, b = (index.selector_key(Selector(kind, value)) for kind, value in names)
+
+    def put(image: ImageKey, *selectors: SelectorKey, barrier: int = NEVER) -> int:
+        image_id = "i" if image == index.image_key("i") else "other"
+        write = TraceWrite(make_stamp(2, image_id), trace(image_id))
+        (result,) = index.put([Put(image, barrier, selectors=selectors, write=write)])
+        return result.sources
+
+    assert (put(image, ada, a), put(image, a), put(other, a)) == (1, 1, 1)
+    assert index.digests().shared_ids == 0
+    assert put(image, b) == 2
+    assert index.digests().shared_ids == 1
+    assert put(image, a, barrier=9) == 2
+    assert index.digests().shared_ids == 0, "what is forgotten is no item"
 
 
 def test_a_correction_outranks_a_later_image_and_can_be_withdrawn(index: MemoryIndex) -> None:

@@ -210,6 +210,17 @@ def test_an_event_that_comes_again_wins_again(memory: VisualMemory) -> None:
     assert memory.remember([ingest("i0")] * 2) == [Merged(won=True)] * 2
 
 
+def test_an_id_that_two_sources_use_is_told(memory: VisualMemory) -> None:
+    """One replaces the other: a rule by which the first keeps it would depend on the order."""
+    mine, theirs = ingest("i0", source="a"), ingest("i0", source="b", time=60, label="theirs")
+    assert memory.remember([mine, theirs]) == [Merged(won=True), Merged(True, shared_id=True)]
+    assert memory.remember([mine]) == [Merged(won=False, shared_id=True)]
+    assert memory.correct([correction("i0", "dog")]) == [Merged(won=True)]
+    assert visible(memory) == {"i0": "dog"}
+    assert memory.forget(forget("source", "a")).images == 1
+    assert visible(memory) == {}
+
+
 def test_a_correction_counts_before_and_after_its_image_and_can_be_withdrawn(
     memory: VisualMemory,
 ) -> None:

@@ -48,6 +48,7 @@ MAY_BE_ZERO = {
     "workers: Log cuts": "no log is cut",
     "memory: Lag now": "as the lag by topic",
     "memory: Oldest open forget": "as above",
+    "memory: Shared ids": "all images come from one source",
 }
 
 

@@ -128,6 +128,15 @@ def test_what_is_forgotten_is_told_after_when_it_is_taken_again() -> None:
     assert counted("visual_memory_revivals_blocked_total") == blocked + 1
 
 
+def test_an_id_that_another_source_uses_too_is_counted() -> None:
+    before = counted("visual_memory_shared_ids_total")
+    agent, _ = writing(
+        {0: Merged(won=True), 1: Merged(won=True, shared_id=True), 2: Merged(False, True)}
+    )
+    agent([record(n) for n in range(3)])
+    assert counted("visual_memory_shared_ids_total") == before + 2
+
+
 def test_markers_are_counted_and_nothing_else() -> None:
     before = [counted("visual_memory_events_total", role="markers", outcome=str(m)) for m in Marker]
     agent, merged = writing(dict(enumerate(Marker)), role="markers")
