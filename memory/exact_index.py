@@ -160,6 +160,9 @@ class ExactIndex(KeyedDigests):
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
         return [item.trace.vector if item.trace else None for item in items]
 
+    def holds(self, image_ids: Sequence[str]) -> list[bool]:
+        return [vector is not None for vector in self.vectors_of(image_ids)]
+
     def item(self, image: ImageKey) -> Item | None:
         return self.state.items.get(image)
 

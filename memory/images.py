@@ -24,6 +24,10 @@ from PIL import Image, UnidentifiedImageError
 from memory.errors import Misconfigured, Reason, Rejected
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+)
+"""What files of these formats are called."""
 
 MAX_PIXELS = 178_956_970
 """Beyond twice Pillow's MAX_IMAGE_PIXELS it refuses by itself, whatever our limit says."""

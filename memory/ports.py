@@ -187,6 +187,10 @@ class Search(Protocol):
         """The stored vectors of remembered images, None where there is no visible item."""
         ...
 
+    def holds(self, image_ids: Sequence[str]) -> list[bool]:
+        """Of each image whether there is a visible item."""
+        ...
+
 
 class Inspection(Protocol):
     """What operators look at."""

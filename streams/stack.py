@@ -122,7 +122,7 @@ def up(
     os.umask(0o077)
     data_dir.mkdir(parents=True, exist_ok=True)
     make_secrets(data_dir)
-    stack = _Stack(data_dir.absolute(), kafka, redis)
+    stack = _Stack(data_dir.absolute(), kafka, redis, say)
 
     def tell() -> None:
         found = stack.addresses()
@@ -156,8 +156,11 @@ def refuse_wires_of(server: str, settings: Settings) -> None:
 class _Stack:
     """What runs in a stack's folder, and where it is reached."""
 
-    def __init__(self, data_dir: Path, kafka: str | None, redis: str | None) -> None:
+    def __init__(
+        self, data_dir: Path, kafka: str | None, redis: str | None, say: Callable[[str], None]
+    ) -> None:
         self._data_dir = data_dir
+        self._say = say
         self._kafka = kafka
         self._redis = redis
         login = KafkaLogin(KAFKA_USER, read_secret(data_dir, KAFKA_PASSWORD))
@@ -218,7 +221,9 @@ class _Stack:
         )
 
     def _create_topics(self, kafka: str) -> None:
-        memory_topics.create_topics(load(kafka=kafka, **self._kafka_settings))
+        # Nobody else looks after the topics of its own Kafka.
+        changed = self._say if self._kafka is None else None
+        memory_topics.create_topics(load(kafka=kafka, **self._kafka_settings), changed)
 
     @functools.cache  # noqa: B019 - a stack lives as long as its process
     def _clear_metrics(self) -> None:

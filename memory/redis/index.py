@@ -228,6 +228,11 @@ class RedisIndex(KeyedDigests):
         self._search.check_current()
         return [None if blob is None else schema.decode_vector(blob) for blob in blobs]
 
+    def holds(self, image_ids: Sequence[str]) -> list[bool]:
+        found = scan.holds(self._client, self.names, list(map(self.image_key, image_ids)))
+        self._search.check_current()
+        return found
+
     def item(self, image: ImageKey) -> Item | None:
         item, wait, outbox = self.names.item(image)
         pipeline = self._client.pipeline(transaction=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
@@ -15,7 +15,7 @@ from memory.model.state import Digests, Item
 from memory.model.times import NEVER
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
-from memory.redis.names import named_partition
+from memory.redis.names import KeyNames, named_partition
 from memory.redis.schema import Schema
 
 KEYS_A_PAGE = 1000
@@ -80,6 +80,18 @@ def waiting(client: redis.Redis, prefix: str) -> tuple[int, int]:
                 corrections += correction is not None
                 barriers += bool(barrier)
     return corrections, barriers
+
+
+def holds(client: redis.Redis, names: KeyNames, images: Sequence[ImageKey]) -> list[bool]:
+    """Of each image whether there is a visible item."""
+    found: list[bool] = []
+    with map_redis_errors():
+        for start in range(0, len(images), KEYS_A_PAGE):
+            pipeline: Any = client.pipeline(transaction=False)
+            for image in images[start : start + KEYS_A_PAGE]:
+                pipeline.exists(names.item(image)[0])
+            found += map(bool, pipeline.execute())
+    return found
 
 
 def oldest_request(client: redis.Redis, prefix: str) -> int | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from memory.errors import Misconfigured, Rejected, Unavailable
 from streams.cli import memory_commands, operations, stack_commands
-from streams.cli.options import console
+from streams.cli.options import say
 from streams.cli.rebuild import rebuild
 from streams.local.process import LocalServerError
+
+UNEXPECTED = 70
+"""The exit code for what nobody foresaw, of a worker too."""
 
 COMMANDS = [
     memory_commands.ingest,
@@ -46,9 +51,18 @@ def main() -> None:
         _refuse(str(error))
     except OSError as error:
         _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    except Exception as error:  # noqa: BLE001 - a traceback tells a user nothing, and may tell others too much
+        _refuse(_unexpected(error), UNEXPECTED)
 
 
-def _refuse(why: str) -> NoReturn:
+def _unexpected(error: Exception) -> str:
+    """What to report: its text may hold anything, a password too."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return f"something unexpected: {type(error).__name__} at {where}; report it with this line"
+
+
+def _refuse(why: str, code: int = 2) -> NoReturn:
     # Unwrapped: a supervisor shows the last line.
-    console.print(why, style="red", markup=False, soft_wrap=True)
-    sys.exit(2)
+    say(why, "red")
+    sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,21 @@ from rich.progress import Progress
 from rich.table import Table
 
 from memory.errors import Rejected
+from memory.images import SUFFIXES
 from memory.model.answers import Rule
-from streams.cli.options import as_json, console, emit, servers
+from streams.cli.image_files import find_images
+from streams.cli.options import as_json, cell, console, emit, say, servers
 from streams.config.settings import Settings
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-
-
-def images_under(paths: tuple[Path, ...]) -> Iterator[tuple[str, str, Path]]:
-    """(id, parent folder's name, file) of each image; ids are relative to the named folder."""
-    for path in paths:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
-                    yield file.relative_to(path).as_posix(), file.parent.name, file
-        else:
-            yield path.name, path.absolute().parent.name, path
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--label", help="Label of all; else the name of each file's folder.")
-@click.option("--id", "image_id", help="Id of a single image; else its path in the folder.")
+@click.option(
+    "--id",
+    "image_id",
+    help="Id of a single image; else its path in the folder, or in the one that all named are in.",
+)
 @click.option("--subject", "subjects", multiple=True, help="A person or thing shown; repeatable.")
 @click.option("--source", default="visual-memory-cli", show_default=True, help="Who sends them.")
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds to become visible.")
@@ -51,23 +44,37 @@ def ingest(
     timeout: float,
     json_: bool,
 ) -> None:
-    """Teach the memory images: files, or all images in folders."""
+    """Teach the memory images: files, or all images in folders.
+
+    Hidden files and thumbnails are passed over, linked folders are followed. What cannot be read
+    is named, and everything else taken.
+    """
     from streams import bootstrap
     from streams.client.bulk_ingest import BulkIngest
 
-    files = list(images_under(paths))
-    if image_id and len(files) != 1:
+    selection = find_images(paths)
+    if image_id and len(selection.images) != 1:
         raise click.UsageError("--id is for a single image")
-    refused: list[dict[str, str]] = []
+    refused = [
+        {"file": str(file), "reason": "unreadable", "detail": why}
+        for file, why in selection.unreadable.items()
+    ]
     index = bootstrap.open_index(settings, bootstrap.redis_client(settings))
     follower = BulkIngest(bootstrap.client(settings, source), index)
     with follower, Progress(console=console, disable=json_) as progress:
-        bar = progress.add_task("sending", total=len(files))
-        for name, folder, file in files:
+        bar = progress.add_task("sending", total=len(selection.images))
+        for file in selection.images:
+            name = {"file": str(file.path)}
             try:
-                follower.ingest(file, image_id or name, label or folder, subjects)
+                follower.ingest(
+                    file.path, image_id or file.image_id, label or file.folder, subjects
+                )
             except Rejected as why:
-                refused.append({"file": str(file), "reason": str(why.reason), "detail": why.detail})
+                refused.append({**name, "reason": str(why.reason), "detail": why.detail})
+            except OSError as error:
+                refused.append(
+                    {**name, "reason": "unreadable", "detail": error.strerror or str(error)}
+                )
             progress.advance(bar)
         progress.update(bar, description="becoming visible", completed=0)
         report = follower.finish(timeout, lambda merged: progress.update(bar, completed=merged))
@@ -77,18 +84,21 @@ def ingest(
         "rejected": report.rejected + len(refused),
         "visible": report.visible,
         "in_time": report.in_time,
+        "passed_over": dict(sorted(selection.passed_over.items())),
         "reasons": reasons,
     }
     if json_:
         emit(summary)
     else:
         for reason in reasons:
-            console.print(f"rejected: {reason}", style="red", markup=False)
-        console.print(
-            f"accepted {summary['accepted']}, rejected {summary['rejected']}, "
-            f"visible {summary['visible']}"
-        )
-    sys.exit(0 if report.in_time and not summary["rejected"] else 1)
+            named = f"{reason['file']}: " if "file" in reason else ""
+            say(f"rejected: {named}{reason['reason']}: {reason['detail']}", "red")
+        for kind, count in sorted(selection.passed_over.items()):
+            say(f"passed over: {count} {kind}")
+        say(f"accepted {report.accepted}, rejected {summary['rejected']}, visible {report.visible}")
+        if not selection.images and not refused:
+            say(f"no image is there; images end with {', '.join(sorted(SUFFIXES))}", "red")
+    sys.exit(0 if report.in_time and report.accepted and not summary["rejected"] else 1)
 
 
 @click.command()
@@ -108,7 +118,7 @@ def correct(
         raise click.UsageError("give either a label or --withdraw")
     with bootstrap.client(settings, source) as client:
         position = client.correct(image_id, label).position(30)
-    emit(position.to_json()) if json_ else console.print(
+    emit(position.to_json()) if json_ else say(
         f"sent: {position.topic}[{position.partition}]@{position.offset}"
     )
 
@@ -158,20 +168,22 @@ def forget(
     if json_:
         emit(done)
     elif wait == "sent":
-        console.print(f"sent as {done['request']}")
+        say(f"sent as {done['request']}")
     elif matched:
-        console.print(f"erased: {done['images']} images are in no answer any more")
+        say(f"erased: {done['images']} images are in no answer any more")
     else:
-        console.print(
+        say(
             "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
             "before this request are refused all the same",
-            style="red",
+            "red",
         )
     sys.exit(0 if matched else 1)
 
 
 @click.command()
-@click.argument("image", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.option("--item", help="Ask with an image the memory holds, by id.")
 @click.option("-k", default=10, show_default=True, help="Neighbours that vote, 1 to 100.")
 @click.option(
@@ -205,11 +217,12 @@ def query(
     elif answer.status == "answered":
         table = Table("rank", "id", "label", "distance", "weight")
         for n in answer.neighbors:
-            table.add_row(str(n.rank), n.image_id, n.label, f"{n.distance:.4f}", f"{n.weight:.4f}")
-        console.print(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})", markup=False)
+            numbers = f"{n.distance:.4f}", f"{n.weight:.4f}"
+            table.add_row(str(n.rank), cell(n.image_id), cell(n.label), *numbers)
+        say(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})")
         console.print(table)
     else:
-        console.print(f"{answer.status} {answer.reason or ''} {answer.detail or ''}", markup=False)
+        say(f"{answer.status} {answer.reason or ''} {answer.detail or ''}")
     sys.exit(0 if answer.status in ("answered", "empty") else 1)
 
 
@@ -236,6 +249,6 @@ def _print_status(found: Mapping[str, Any]) -> None:
         table.add_row(*(str(lag[c]) for c in ("topic", "partition", "position", "lag")))
     console.print(table)
     for name in ("items", "labels", "waiting_corrections", "open_forgets", "bytes"):
-        console.print(f"{name}: {found[name]}")
-    console.print(f"ids that came from more than one source: {found['shared_ids']}")
-    console.print(f"digest: {found['digest']['visible']}")
+        say(f"{name}: {found[name]}")
+    say(f"ids that came from more than one source: {found['shared_ids']}")
+    say(f"digest: {found['digest']['visible']}")

@@ -11,7 +11,7 @@ import click
 from memory.errors import Misconfigured
 from memory.model.times import SECOND
 from memory.redis import scan
-from streams.cli.options import as_json, console, emit, servers
+from streams.cli.options import as_json, emit, say, servers
 from streams.config import memory_topics
 from streams.config import permissions as rights
 from streams.config.roles import ROLES
@@ -107,23 +107,34 @@ def settings_command() -> None:
 
 @click.command("topics")
 @click.option("--check", is_flag=True, help="Create nothing; only compare.")
+@click.option(
+    "--configure",
+    is_flag=True,
+    help="Set what breaks a promise of those that are there; each change is shown.",
+)
 @servers
 @as_json
-def topics_command(settings: Settings, check: bool, json_: bool) -> None:
+def topics_command(settings: Settings, check: bool, configure: bool, json_: bool) -> None:
     """Create the topics with their configuration, and check it."""
     from streams.config import connections
     from streams.kafka import admin as declared
 
     cluster, specs = connections.kafka_cluster(settings), memory_topics.topic_specs(settings)
+    if check and configure:
+        raise click.UsageError("give either --check or --configure")
     if not check:
         declared.create(cluster, specs)
+    changes = declared.configure(cluster, specs) if configure else []
     problems = declared.check(cluster, specs)
     if json_:
-        emit({"topics": [spec.name for spec in specs], "problems": problems})
+        names = [spec.name for spec in specs]
+        emit({"topics": names, "changes": changes, "problems": problems})
     else:
+        for change in changes:
+            say(change)
         for problem in problems:
-            console.print(problem, style="red", markup=False)
-        console.print(f"{len(specs)} topics, {len(problems)} problems")
+            say(problem, "red")
+        say(f"{len(specs)} topics, {len(problems)} problems")
     sys.exit(1 if problems else 0)
 
 
@@ -159,7 +170,7 @@ def fences_command(
             topic_ids = memory_topics.known_topic_ids(settings)
             facts = scan.facts_of_forgetting(store, index.names.prefix)
             told = fence_log.retell(cluster, topic_ids, index, facts)
-        console.print(f"{told} facts told again")
+        say(f"{told} facts told again")
     count, garbage = fence_log.find_garbage(cluster)
     found = {f"{one.partition}:{one.offset}": one for one in garbage}
     if unknown := sorted(set(given_up) - found.keys()):
@@ -182,6 +193,6 @@ def fences_command(
         for place, one in found.items():
             when = datetime.fromtimestamp(one.time / SECOND, UTC).isoformat(timespec="seconds")
             said = f"{place} of {when} by {one.source or 'nobody named'}: {one.why}"
-            console.print(said, style="red", markup=False, soft_wrap=True)
-        console.print(f"{count} facts, {len(found)} records that cannot be understood")
+            say(said, "red")
+        say(f"{count} facts, {len(found)} records that cannot be understood")
     sys.exit(1 if found else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from streams import stack
 from streams.config.settings import DATA_HOME
@@ -18,12 +20,42 @@ from streams.config.settings import DATA_HOME
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT = DATA_HOME
 DEFAULT_SHOWN = "the user's data folder"
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def visible(text: str) -> str:
+    """A stranger's text with escapes in place of what a terminal would obey or cannot show."""
+    return "".join(
+        sign if unicodedata.category(sign) not in _UNSHOWN else ascii(sign)[1:-1] for sign in text
+    )
+
+
+_UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line for a person, as it is: nothing in it is markup, and nothing is cut off."""
+    console.print(Text(visible(text), style=style), soft_wrap=True)
+
+
+def cell(text: str) -> Text:
+    """A text in a table, shown whole."""
+    return Text(visible(text), overflow="fold")
 
 
 def emit(value: object) -> None:
     """Print JSON for a program."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    # A file's name may be no UTF-8; JSON can still spell it.
+    click.echo(text if _is_unicode(text) else json.dumps(value))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def servers(command: F) -> F:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from streams import stack
-from streams.cli.options import DEFAULT, DEFAULT_SHOWN, as_json, console, emit, without_password
+from streams.cli.options import DEFAULT, DEFAULT_SHOWN, as_json, emit, say, without_password
 from streams.config.stack_secrets import KAFKA_USER
 
 
@@ -45,16 +44,15 @@ def up_command(
             redis_shown = without_password(found.redis)
             emit({**asdict(found), "redis": redis_shown})
         else:
-            console.print(f"ready in {data_dir}", markup=False)
+            say(f"ready in {data_dir}")
             login = found.kafka_password_file
             wants = f" (user {KAFKA_USER}, password in {login})" if login else ""
-            console.print(f"kafka   {found.kafka}{wants}", markup=False, soft_wrap=True)
-            console.print(f"metrics {found.metrics}", markup=False)
+            say(f"kafka   {found.kafka}{wants}")
+            say(f"metrics {found.metrics}")
 
     if detach:
         show(stack.start_in_background(data_dir, kafka=kafka, redis=redis, timeout=timeout))
     else:
-        say = functools.partial(console.print, markup=False)
         stack.up(data_dir, kafka=kafka, redis=redis, say=say, ready=show)
 
 
@@ -69,9 +67,9 @@ def up_command(
 def down_command(data_dir: Path) -> None:
     """End a local stack. Its memory stays in the folder."""
     if stack.down(data_dir):
-        console.print("ended")
+        say("ended")
     else:
-        console.print("nothing runs in this folder")
+        say("nothing runs in this folder")
 
 
 @click.command("demo")

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from memory.model.answers import Position
+from memory.errors import Reason, Rejected
+from memory.model.answers import ItemRef, Position
 from memory.ports import MemoryIndex
 from streams.client import MemoryClient, Pending
 
@@ -19,7 +20,11 @@ IN_FLIGHT = 2000
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of the events sent. `reasons` holds one (reason, detail) a rejection."""
+    """What became of the events sent.
+
+    `visible` counts images, of those accepted, that answers can rest on now. `reasons` holds an
+    id, a reason and a detail a rejection.
+    """
 
     accepted: int
     rejected: int
@@ -34,8 +39,9 @@ class BulkIngest:
     def __init__(self, client: MemoryClient, index: MemoryIndex) -> None:
         self._client = client
         self._index = index
-        self._pending: deque[Pending] = deque()
-        self._sent: list[Position] = []
+        self._pending: deque[tuple[str, Pending]] = deque()
+        self._sent: list[tuple[str, Position]] = []
+        self._ids: set[str] = set()
         self._rejections = client.rejections()
 
     def __enter__(self) -> Self:
@@ -50,17 +56,28 @@ class BulkIngest:
         self._client.close()
 
     def ingest(self, file: Path, image_id: str, label: str, subjects: Sequence[str]) -> None:
-        """Send one image; waits only when thousands are under way."""
-        self._pending.append(self._client.ingest(file, id=image_id, label=label, subjects=subjects))
+        """Send one image; waits only when thousands are under way.
+
+        Raises `Rejected`, also for an id that was sent before, and OSError.
+        """
+        spelt = ItemRef(image_id).image_id
+        if spelt in self._ids:
+            raise Rejected(Reason.INVALID_ID, "another of these files has this id; rename one")
+        sent = self._client.ingest(file, id=spelt, label=label, subjects=subjects)
+        self._ids.add(spelt)
+        self._pending.append((spelt, sent))
         if len(self._pending) > IN_FLIGHT:
-            self._sent.append(self._pending.popleft().position(60))
+            self._place(*self._pending.popleft())
+
+    def _place(self, image_id: str, sent: Pending) -> None:
+        self._sent.append((image_id, sent.position(60)))
 
     def finish(self, timeout: float, merged: Callable[[int], None]) -> IngestReport:
         """Wait until all that was sent is visible or rejected, at most `timeout` seconds."""
-        self._sent.extend(pending.position(60) for pending in self._pending)
-        self._pending.clear()
+        while self._pending:
+            self._place(*self._pending.popleft())
         deadline = time.monotonic() + timeout
-        while (done := self._merged(self._sent)) < len(self._sent) and time.monotonic() < deadline:
+        while (done := self._merged()) < len(self._sent) and time.monotonic() < deadline:
             merged(done)
             time.sleep(0.1)
         merged(done)
@@ -69,22 +86,23 @@ class BulkIngest:
             (found.topic, found.partition, found.offset): found
             for found in self._rejections.poll(until_quiet=0.5)
         }
-        places = {place: (place.topic, place.partition, place.offset) for place in self._sent}
-        accepted = [place for place in self._sent if places[place] not in said]
-        reasons = tuple(
-            {"reason": said[place].reason, "detail": said[place].detail}
-            for place in places.values()
-            if place in said
-        )
+        accepted: list[str] = []
+        reasons = []
+        for image_id, sent in self._sent:
+            why = said.get((sent.topic, sent.partition, sent.offset))
+            if why is None:
+                accepted.append(image_id)
+            else:
+                reasons.append({"id": image_id, "reason": why.reason, "detail": why.detail})
         return IngestReport(
             accepted=len(accepted),
             rejected=len(reasons),
-            visible=self._merged(accepted),
+            visible=sum(self._index.holds(list(dict.fromkeys(accepted)))),
             in_time=done == len(self._sent),
-            reasons=reasons,
+            reasons=tuple(reasons),
         )
 
-    def _merged(self, places: Sequence[Position]) -> int:
-        """How many of these have been merged, or looked at and rejected."""
+    def _merged(self) -> int:
+        """How many of those sent have been merged, or looked at and rejected."""
         positions = self._index.positions()
-        return sum(positions.get(p.log_partition, 0) > p.offset for p in places)
+        return sum(positions.get(p.log_partition, 0) > p.offset for _, p in self._sent)

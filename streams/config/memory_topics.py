@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from memory.errors import Misconfigured
 from streams.config.connections import kafka_cluster
@@ -22,10 +22,16 @@ def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
     )
 
 
-def create_topics(settings: Settings) -> None:
-    """Create what is missing; `Misconfigured` when what is there breaks a promise."""
+def create_topics(settings: Settings, changed: Callable[[str], None] | None = None) -> None:
+    """Create what is missing; `Misconfigured` when what is there breaks a promise.
+
+    With `changed`, which is told each change, settings that break one are set first.
+    """
     cluster, specs = kafka_cluster(settings), topic_specs(settings)
     admin.create(cluster, specs)
+    if changed is not None:
+        for change in admin.configure(cluster, specs):
+            changed(change)
     admin.check_or_refuse(cluster, specs)
 
 

@@ -43,25 +43,28 @@ def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
         admin.wait_for_topics([spec.name for spec in specs])
 
 
-def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
+def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
     """Give existing topics the settings they break; all their other settings stay.
 
-    Partitions and replication stay too. Raises `Misconfigured`, `Unavailable`.
+    Partitions and replication stay too. Returns what changed, a line each. Raises `Misconfigured`,
+    `Unavailable`.
     """
+    changes: list[str] = []
     with cluster.administration() as admin:
-        resources = [
-            ConfigResource(
-                ConfigResourceType.TOPIC,
-                spec.name,
-                {name: spec.settings[name].value for name in broken},
-            )
-            for spec, broken in zip(specs, _broken(admin, specs), strict=True)
-            if broken
-        ]
+        resources = []
+        for spec, broken in zip(specs, _broken(admin, specs), strict=True):
+            wanted = {name: spec.settings[name].value for name in broken}
+            if wanted:
+                resources.append(ConfigResource(ConfigResourceType.TOPIC, spec.name, wanted))
+            changes += [
+                f"{spec.name}: {name} was {broken[name]}, is {value}"
+                for name, value in wanted.items()
+            ]
         if resources:
             for name, result in admin.alter_configs(resources)["topic"].items():
                 if result != "OK":
                     raise Misconfigured(f"{name}: cannot be configured: {result}")
+    return changes
 
 
 def check(cluster: KafkaCluster, specs: Sequence[TopicSpec], *, shape: bool = True) -> list[str]:
@@ -82,8 +85,8 @@ def check(cluster: KafkaCluster, specs: Sequence[TopicSpec], *, shape: bool = Tr
                 problems.extend(_shape_problems(spec, found["partitions"]))
             problems.extend(
                 f"{spec.name}: {name} is {value}, wanted {spec.settings[name].relation} "
-                f"{spec.settings[name].value}; set it with kafka-configs.sh --alter "
-                f"--entity-type topics --entity-name {spec.name} "
+                f"{spec.settings[name].value}; set it with `visual-memory topics --configure` or kafka-configs.sh "
+                f"--alter --entity-type topics --entity-name {spec.name} "
                 f"--add-config {name}={spec.settings[name].value}"
                 for name, value in broken.items()
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +75,8 @@ class Desk:
         image = draw(self.folder / label / f"{name}.png", seed)
         more = [part for option in options.items() for part in option]
         done = self.json("ingest", image, "--id", name, *more)
-        assert done == {"accepted": 1, "rejected": 0, "visible": 1, "in_time": True, "reasons": []}
+        sent = {"accepted": 1, "rejected": 0, "visible": 1, "in_time": True}
+        assert done == {**sent, "passed_over": {}, "reasons": []}
         return image
 
 
@@ -213,6 +216,79 @@ def test_a_name_is_found_however_it_is_spelt_and_a_forget_of_nothing_says_so(des
     assert f"of {composed}" not in desk.labels(image)
 
 
+def test_what_a_terminal_would_obey_is_shown_and_not_done(desk: Desk) -> None:
+    """Markup, names of emoji, and a name of a file that takes the screen over."""
+    names = ["IMG_7 [final].png", "x[/b].png", "[red]", ":cat:", "http://a/" + "long" * 40]
+    images = [draw(desk.folder / "odd" / f"{n}.png", 60 + n) for n in range(len(names))]
+    for image, name in zip(images, names, strict=True):
+        desk.json("ingest", image, "--id", name, "--label", f"label of {name}")
+    for image, name in zip(images, names, strict=True):
+        said = desk.run("query", image, "-k", "1")
+        assert said.code == 0, said
+        assert f"label of {name} (100%)" in said.err
+        _, table = said.err.split("┡")
+        ids = [row.split("│")[2].strip() for row in table.splitlines() if row.startswith("│")]
+        assert "".join(ids).replace(" ", "") == name.replace(" ", "")
+    evil = desk.folder / "odd" / "\x1b[31mred\nline.png"
+    evil.write_bytes(b"no image")
+    said = desk.run("ingest", evil)
+    assert said.code == 1
+    assert "\x1b" not in said.err
+    assert r"\x1b[31mred\nline.png: invalid-id" in said.err
+
+
+def test_json_is_json_whatever_a_file_is_called(desk: Desk, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\x1b[31m.png")
+    draw(tmp_path / "good.png", 80).with_name(name).write_bytes(b"no image")
+    said = desk.run("ingest", tmp_path, "--json")
+    assert said.code == 1
+    assert (said.json["accepted"], said.json["rejected"]) == (1, 1)
+    assert said.json["reasons"][0]["file"] == str(tmp_path / name)
+
+
+def test_files_of_one_name_in_two_folders_are_two_images(desk: Desk, tmp_path: Path) -> None:
+    months = [
+        draw(tmp_path / name / "IMG_0001.png", n).parent for n, name in enumerate(("ma", "ap"))
+    ]
+    done = desk.json("ingest", *months)
+    assert (done["accepted"], done["visible"]) == (2, 2)
+    assert desk.labels(months[0] / "IMG_0001.png").items() >= {
+        ("ma/IMG_0001.png", "ma"),
+        ("ap/IMG_0001.png", "ap"),
+    }
+
+
+def test_what_cannot_be_read_or_is_no_image_is_named_and_the_rest_taken(
+    desk: Desk, tmp_path: Path
+) -> None:
+    draw(tmp_path / "album" / "good.png", 90)
+    (tmp_path / "album" / "film.mov").touch()
+    (tmp_path / "album" / "gone.png").symlink_to(tmp_path / "nowhere")
+    said = desk.run("ingest", tmp_path / "album", tmp_path / "typo.png")
+    assert said.code == 1
+    assert "gone.png: unreadable: No such file or directory" in said.err
+    assert "typo.png: unreadable: No such file or directory" in said.err
+    assert "passed over: 1 .mov" in said.err
+    assert "accepted 1, rejected 2, visible 1" in said.err
+
+
+def test_nothing_sent_is_no_success(desk: Desk, tmp_path: Path) -> None:
+    assert desk.run("ingest", tmp_path).code == 1
+    for n in range(2):
+        (tmp_path / f"{n}.mov").touch()
+    said = desk.run("ingest", tmp_path)
+    assert said.code == 1
+    assert "passed over: 2 .mov" in said.err
+    assert "no image is there; images end with" in said.err
+    assert desk.run("ingest", tmp_path, "--json").json["passed_over"] == {".mov": 2}
+
+
+def test_a_folder_is_no_question(desk: Desk, tmp_path: Path) -> None:
+    said = desk.run("query", tmp_path)
+    assert said.code == 2
+    assert "is a directory" in said.err
+
+
 def test_a_question_without_an_answer_ends_with_1_and_says_why(desk: Desk) -> None:
     said = desk.run("query", "--item", "nobody")
     assert said.code == 1
@@ -241,6 +317,22 @@ def test_a_difference_in_the_topics_ends_with_1_and_is_named(desk: Desk) -> None
         assert len(desk.run("topics", "--check", "--json").json["problems"]) == 1
     finally:
         alter(desk.memory.settings.kafka, name, retention_ms="-1")
+
+
+def test_topics_are_brought_to_what_the_settings_say(desk: Desk) -> None:
+    """As with a larger limit for images, which the topics of before do not take."""
+    limit = {"VISUAL_MEMORY_MAX_IMAGE_BYTES": str(3 << 20)}
+    larger = Desk(desk.memory, desk.folder, {**desk.environment, **limit})
+    said = larger.run("topics", "--check")
+    assert said.code == 1
+    assert "max.message.bytes" in said.err
+    assert "visual-memory topics --configure" in said.err
+    assert larger.run("topics", "--check", "--configure").code == 2
+    changes = larger.json("topics", "--configure")["changes"]
+    assert changes
+    assert all(re.search(r"max\.message\.bytes was \d+, is \d+", change) for change in changes)
+    assert larger.run("topics", "--check").code == 0
+    assert desk.json("topics", "--configure")["changes"] == [], "nothing is made smaller"
 
 
 def test_only_looking_creates_no_topic(

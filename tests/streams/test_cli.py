@@ -12,8 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from streams.cli import cli
+from streams.cli import UNEXPECTED, cli, main
 from streams.local.server import HOST, free_port
+from streams.workers import faust_app
 from tests.integration.guide import SECTIONS
 from tests.integration.running import KEY, ROOT
 
@@ -43,6 +44,21 @@ def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_what_nobody_foresaw_is_a_line_without_its_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError(SECRET)
+
+    monkeypatch.setattr("streams.cli.cli", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == UNEXPECTED == faust_app.EXIT_UNEXPECTED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ZeroDivisionError at test_cli.py:" in line
+    assert SECRET not in line
 
 
 WRONG_USE = {

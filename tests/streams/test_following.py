@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kafka import KafkaProducer
 
@@ -12,6 +13,8 @@ from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
 from memory.model.answers import Position
 from memory.model.events import LogPartition
+from memory.model.state import Put, Trace, TraceWrite
+from memory.model.times import make_stamp
 from streams.client import MemoryClient, bulk_ingest
 from streams.client.bulk_ingest import BulkIngest, IngestReport
 from streams.contract import encoding, topics
@@ -21,6 +24,11 @@ from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
 
 PARTITIONS = 2
+
+
+def trace(image_id: str) -> Trace:
+    vector = np.ones(2, np.float32)
+    return Trace(image_id, "digest", "cat", "tests", (), {}, "test", vector)
 
 
 class Workers:
@@ -33,15 +41,21 @@ class Workers:
         self._prefix = prefix
         self._follower = follower
         self._index = index
+        self._bad: set[tuple[str, int, int]] = set()
 
     @property
     def sent(self) -> list[Position]:
-        return self._follower._sent
+        return [place for _, place in self._follower._sent]
 
     def merge(self, *places: Position) -> None:
+        for image_id, place in self._follower._sent:
+            if place in places and (place.topic, place.partition, place.offset) not in self._bad:
+                write = TraceWrite(make_stamp(1, image_id), trace(image_id))
+                self._index.put([Put(self._index.image_key(image_id), write=write)])
         self._index.advance({LogPartition(p.topic_id, p.partition): p.offset + 1 for p in places})
 
     def reject(self, topic: str, partition: int, offset: int) -> None:
+        self._bad.add((topic, partition, offset))
         record = Record(topic, partition, offset, None, None, (), 0)
         said = encoding.encode_rejection(record, Rejected(Reason.NOT_AN_IMAGE, "no image"))
         self._producer.send(
@@ -133,7 +147,7 @@ def test_rejections_of_ones_own_events_are_told_with_their_reason(
             workers.merge(*workers.sent)
 
     send(3)
-    reasons = ({"reason": "not-an-image", "detail": "no image"},)
+    reasons = ({"id": "i1", "reason": "not-an-image", "detail": "no image"},)
     assert follower.finish(30, work) == IngestReport(2, 1, 2, in_time=True, reasons=reasons)
 
 
@@ -182,6 +196,33 @@ def test_rejections_of_others_events_are_not_ones_own(
 
     send(2)
     assert follower.finish(30, work) == IngestReport(2, 0, 2, in_time=True, reasons=())
+
+
+def test_visible_is_what_answers_can_rest_on(
+    follower: BulkIngest, workers: Workers, index: ExactIndex, send: Callable[[int], None]
+) -> None:
+    """Merged is not enough: it may be forgotten by then."""
+
+    def work(merged: int) -> None:
+        if not merged:
+            workers.merge(*workers.sent)
+            index.put([Put(index.image_key("i1"), barrier=9)])
+
+    send(3)
+    report = follower.finish(30, work)
+    assert (report.accepted, report.visible) == (3, 2)
+
+
+def test_two_files_of_one_id_are_not_sent_as_one_image(
+    follower: BulkIngest, tmp_path: Path, send: Callable[[int], None]
+) -> None:
+    send(1)
+    for image_id in ("i0", "Jose\u0301", "José"):
+        if image_id == "Jose\u0301":
+            follower.ingest(tmp_path / "image", image_id, "cat", ())
+            continue
+        with pytest.raises(Rejected, match="another of these files has this id"):
+            follower.ingest(tmp_path / "image", image_id, "cat", ())
 
 
 def test_nothing_sent_is_all_of_it_at_once(follower: BulkIngest) -> None:
