@@ -18,6 +18,7 @@ class Reason(StrEnum):
     EMPTY_PAYLOAD = "empty-payload"
     NOT_AN_IMAGE = "not-an-image"
     TRUNCATED_IMAGE = "truncated-image"
+    UNSUPPORTED_IMAGE = "unsupported-image"
     IMAGE_TOO_LARGE = "image-too-large"
     INVALID_VECTOR = "invalid-vector"
     WRONG_DIMENSION = "wrong-dimension"

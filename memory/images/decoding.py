@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import ctypes
 import io
-import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, inf
-from typing import Any
+from functools import cache
+from math import ceil
 
-import numpy as np
-import numpy.typing as npt
+import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from memory.errors import Misconfigured, Reason, Rejected
+from memory.images import png, tiff
+from memory.images.colour import to_rgb
+from memory.images.jpeg import lacks_end, with_end
+from memory.images.png import is_png, scale_transparency, without_metadata
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    {
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".avif", ".heic", ".heif", ".hif"),
+    }
 )
 """What files of these formats are called."""
 
@@ -37,15 +41,10 @@ DRAFT_SIDE = 1024
 """A JPEG beyond so many pixels is decoded at a fraction of its size, to sides of at least this:
 four times what models look at."""
 
-STRIP_PIXELS = 1 << 20
-"""What is made of large images by way of wider numbers is made strip by strip."""
-
 MAX_SCANS = 32
 """Scans of a progressive JPEG over the largest image allowed; encoders write about ten."""
 
-PNG = b"\x89PNG\r\n\x1a\n"
-MAGIC = (PNG, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+MAGIC = (png.SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 ORIENTATION = 0x0112
 TRANSPOSE_BY_ORIENTATION = {
@@ -61,10 +60,6 @@ TRANSPOSE_BY_ORIENTATION = {
 # warnings.catch_warnings swaps a list of the whole process: two threads inside it at once can
 # leave the wrong one behind.
 _warnings_held = threading.Lock()
-
-
-Scale = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""From an image's own numbers to 0 to 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +79,14 @@ class ImageLimits:
 def decode(data: bytes, limits: ImageLimits) -> Image.Image:
     """The image as RGB, upright, on white where it is transparent; the first frame of many.
 
-    16 bits are scaled to 8. Raises `Rejected`: EMPTY_PAYLOAD; NOT_AN_IMAGE when it is none of
-    `FORMATS`; IMAGE_TOO_LARGE beyond the limits; TRUNCATED_IMAGE when it is cut short or broken.
+    Deep grey is scaled to 8 bits: 12 and 16 bits from their whole range, integers of 32 bits and
+    floats, which have no agreed one, from their least to their greatest finite value.
+    Raises `Rejected`: EMPTY_PAYLOAD; NOT_AN_IMAGE when it is none of `FORMATS`; UNSUPPORTED_IMAGE
+    for a kind of TIFF that cannot be read; IMAGE_TOO_LARGE beyond the limits; TRUNCATED_IMAGE when
+    it is cut short or broken.
     Safe to call from many threads, which take turns.
     """
+    _register_formats()
     if not data:
         raise Rejected(Reason.EMPTY_PAYLOAD, "the image has no bytes")
     if len(data) > limits.max_bytes:
@@ -101,6 +100,10 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         except Image.DecompressionBombError:
             raise _too_many_pixels(limits) from None
         except UnidentifiedImageError:
+            if kind := tiff.unsupported_kind(data):
+                raise Rejected(
+                    Reason.UNSUPPORTED_IMAGE, f"{kind} cannot be read; save it as PNG"
+                ) from None
             if _looks_like_an_image(data):
                 raise _broken("no readable header") from None
             raise Rejected(
@@ -112,25 +115,44 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
             raise _broken(type(error).__name__) from None
 
 
+@cache
+def _register_formats() -> None:
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    tiff.register_deep_greys()
+
+
 def _decoded(data: bytes, limits: ImageLimits) -> Image.Image:
     if _webp_canvas(data) > limits.max_pixels:
         raise _too_many_pixels(limits)
-    with Image.open(io.BytesIO(_png_without_metadata(data)), formats=FORMATS) as image:
-        pixels = image.width * image.height
-        if pixels > limits.max_pixels:
-            raise _too_many_pixels(limits)
-        # Each scan is a pass over all pixels and may take a few bytes only. A thumbnail inside
-        # the metadata has scans too: the count may be a little high, never low.
-        scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
-        if scans * pixels > MAX_SCANS * limits.max_pixels:
-            raise _too_large(f"the image has {scans} scans; save it as a baseline JPEG")
+    if is_png(data):
+        data = without_metadata(data)
+    elif lacks_end(data):
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image, data, limits)
+        data = with_end(data)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        pixels = _check_pixels(image, data, limits)
         if pixels > DRAFT_PIXELS and min(image.size) > DRAFT_SIDE:
             shrunk = DRAFT_SIDE / min(image.size)
             image.draft(None, (ceil(image.width * shrunk), ceil(image.height * shrunk)))
         image.load()
         turn = TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
-        rgb = _rgb(image)
+        if image.format == "PNG":
+            scale_transparency(image, data)
+        rgb = to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_pixels(image: Image.Image, data: bytes, limits: ImageLimits) -> int:
+    pixels = image.width * image.height
+    if pixels > limits.max_pixels:
+        raise _too_many_pixels(limits)
+    # Each scan is a pass over all pixels and may take a few bytes only. A thumbnail inside
+    # the metadata has scans too: the count may be a little high, never low.
+    scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans * pixels > MAX_SCANS * limits.max_pixels:
+        raise _too_large(f"the image has {scans} scans; save it as a baseline JPEG")
+    return pixels
 
 
 def _too_large(detail: str) -> Rejected:
@@ -164,24 +186,6 @@ def _webp_canvas(data: bytes) -> int:
     return (width & 0x3FFF) * (height & 0x3FFF)
 
 
-def _png_without_metadata(data: bytes) -> bytes:
-    """A PNG's chunks that make its first picture; anything else unchanged.
-
-    Text and profiles are compressed and may swell a thousandfold, and one chunk too large makes
-    Pillow refuse the whole image; animation chunks only matter from the second frame on.
-    """
-    if not data.startswith(PNG):
-        return data
-    kept, at = [PNG], len(PNG)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if kind in PIXEL_CHUNKS:
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where the metadata cannot be read."""
     try:
@@ -189,71 +193,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - broken metadata spoils no pixels
         return 1
     return found if isinstance(found, int) else 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _grey(image, _from_16_bits)
-    if image.mode == "F":
-        return _grey(image, _stretch_of(image))
-    if image.has_transparency_data or image.mode == "PA":
-        return _on_white(image)
-    return image.convert("RGB")
-
-
-def _strips(image: Image.Image) -> Iterator[Image.Image]:
-    """The image from top to bottom, about `STRIP_PIXELS` at a time."""
-    rows = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgb, top = Image.new("RGB", image.size), 0
-    for strip in _strips(image):
-        rgba = strip.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        rgb.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
-        top += strip.height
-    return rgb
-
-
-def _from_16_bits(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The high byte, as Pillow takes of 16-bit colour. 32-bit integers count as 16-bit ones."""
-    return (values.clip(0, 65535) if values.dtype.itemsize > 2 else values) >> 8
-
-
-def _stretch_of(image: Image.Image) -> Scale:
-    """Stretched from the least to the greatest finite value: floats have no agreed range."""
-    least, greatest = inf, -inf
-    for strip in _strips(image):
-        values = _finite(strip)
-        least, greatest = min(least, values.min()), max(greatest, values.max())
-
-    def scale(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if greatest == least:
-            return np.zeros(values.shape)
-        return ((_finite(values) - least) / (greatest - least) * 255).round()
-
-    return scale
-
-
-def _finite(values: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(values, np.float64), posinf=0.0, neginf=0.0)
-
-
-def _grey(image: Image.Image, scale: Scale) -> Image.Image:
-    """A grey image; white where its one transparent grey stands."""
-    transparent = image.info.get("transparency")
-    grey, top = Image.new("L", image.size), 0
-    for strip in _strips(image):
-        values = np.asarray(strip)
-        found = scale(values).astype(np.uint8)
-        if isinstance(transparent, int):
-            found[values == transparent] = 255
-        grey.paste(Image.fromarray(found), (0, top))
-        top += strip.height
-    return grey.convert("RGB")
 
 
 def give_back_memory() -> None:
