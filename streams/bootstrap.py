@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import faust
 import redis
 
-from memory.claims import ClaimFetcher
+from memory.claims import AddressRules, ClaimFetcher
 from memory.embedders import load_embedder
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.facts import EveryGeneration, Take
@@ -99,6 +99,7 @@ def claim_fetcher(settings: Settings) -> ClaimFetcher | None:
         timeout=settings.claim_timeout,
         private_addresses=settings.claim_private_addresses,
         concurrency=settings.claim_concurrency,
+        rules=AddressRules(settings.claim_address_length, settings.claim_encoded_slashes),
     )
 
 
@@ -152,7 +153,6 @@ def catch_up_on_fences(
     With `missing_of` only those that it finds missing, so that who may only read can start.
     """
     cluster = connections.kafka_cluster(settings)
-    topic_id = topic_ids[cluster.full_name(Topic.FENCES)]
 
     def apply(facts: Sequence[FenceFact]) -> None:
         missing = facts if missing_of is None else missing_of(facts)
@@ -166,7 +166,7 @@ def catch_up_on_fences(
                 f"them there ({error}); start a forget worker first"
             ) from None
 
-    read_facts(cluster, topic_id, memory.index, apply)
+    read_facts(cluster, topic_ids[cluster.full_name(Topic.FENCES)], memory.index, apply)
 
 
 def worker(

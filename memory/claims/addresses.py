@@ -16,7 +16,7 @@ from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import ClaimPayload
 
 MAX_URI = 2048
-"""Characters of the longest address."""
+"""Characters of the longest address, unless an operator allows more."""
 PORTS = {"file": 0, "http": 80, "https": 443}
 
 _PRINTABLE = frozenset(string.printable) - frozenset(string.whitespace)
@@ -25,6 +25,23 @@ _AUTHORITY = re.compile(r"([a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?:
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ESCAPED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRules:
+    """What an operator decides of addresses.
+
+    `encoded_slashes`: whether a part of a server's path may hold ``%2F``, as names in object stores
+    do. A server that reads it as a slash names something else by it.
+    """
+
+    max_length: int = MAX_URI
+    encoded_slashes: bool = False
+
+
+WELL_FORMED = AddressRules(max_length=8192, encoded_slashes=True)
+"""What no operator can allow is refused wherever it is seen."""
+USUAL = AddressRules()
 
 
 class _Malformed(Exception):
@@ -57,10 +74,10 @@ class Address:
         )
 
 
-def read_address(uri: str) -> Address:
+def read_address(uri: str, rules: AddressRules = USUAL) -> Address:
     """The address of a claim. Raises `Rejected`, which quotes nothing of it."""
     try:
-        return _read(uri)
+        return _read(uri, rules)
     except _Malformed as malformed:
         raise Rejected(Reason.INVALID_CLAIM, f"the claim's address {malformed}") from None
 
@@ -73,7 +90,7 @@ def read_prefix(text: str) -> Address:
         if text.lower() == "file:///":
             raise _Malformed("allows every file there is; name a folder")
         is_folder = text.lower().startswith("file:")
-        found = _read(text[:-1] if is_folder else text)
+        found = _read(text[:-1] if is_folder else text, USUAL)
         path = f"{found.path}/" if is_folder else found.path
         if found.query:
             raise _Malformed("has a query; give only what every address starts with")
@@ -92,10 +109,10 @@ def read_prefix(text: str) -> Address:
 
 
 def checked_claim(claim: ClaimPayload) -> ClaimPayload:
-    """The claim, if its address and digest are well formed. Raises `Rejected`."""
+    """The claim, if its digest and, by some rules, its address are well formed. Raises `Rejected`."""
     if not _DIGEST.fullmatch(claim.digest):
         raise Rejected(Reason.INVALID_CLAIM, "a claim's sha256 is 64 hex digits in lower case")
-    read_address(claim.uri)
+    read_address(claim.uri, WELL_FORMED)
     return claim
 
 
@@ -113,8 +130,8 @@ def is_public(host: str) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
-def _read(uri: str) -> Address:
-    _check_characters(uri)
+def _read(uri: str, rules: AddressRules) -> Address:
+    _check_characters(uri, rules.max_length)
     if (parts := _PARTS.fullmatch(uri)) is None:
         raise _Malformed("does not start with a scheme, :// and an absolute path")
     scheme, authority, path, query = parts[1].lower(), parts[2].lower(), parts[3], parts[4] or ""
@@ -124,7 +141,7 @@ def _read(uri: str) -> Address:
         raise _Malformed("has a user or a password in it; leave them out")
     if path is None:
         raise _Malformed("has no path")
-    _check_path(path)
+    _check_path(path, encoded_slashes=rules.encoded_slashes and scheme != "file")
     if scheme == "file":
         if authority:
             raise _Malformed("of a file has a host; write file:/// and an absolute path")
@@ -135,9 +152,9 @@ def _read(uri: str) -> Address:
     return Address(scheme, host, port, path, query)
 
 
-def _check_characters(uri: str) -> None:
-    if len(uri) > MAX_URI:
-        raise _Malformed(f"has {len(uri)} characters; at most {MAX_URI} are allowed")
+def _check_characters(uri: str, max_length: int) -> None:
+    if len(uri) > max_length:
+        raise _Malformed(f"has {len(uri)} characters; at most {max_length} are allowed")
     if not _PRINTABLE.issuperset(uri):
         raise _Malformed("has more than printable ASCII; percent-encode the rest")
     if "\\" in uri:
@@ -153,7 +170,7 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
     return found[1], port
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, *, encoded_slashes: bool) -> None:
     if not _ESCAPED.fullmatch(path):
         raise _Malformed("has a broken percent-encoding")
     for part in path.split("/"):
@@ -161,10 +178,10 @@ def _check_path(path: str) -> None:
         layers = [part.encode()]
         while (decoded := unquote_to_bytes(layers[-1])) != layers[-1]:
             layers.append(decoded)
-        for layer in layers:
-            if layer.partition(b";")[0] in (b".", b".."):
+        for depth, layer in enumerate(layers):
+            if any(piece.partition(b";")[0] in (b".", b"..") for piece in layer.split(b"/")):
                 raise _Malformed("has . or .. as a part of its path, plain or encoded")
-            if b"/" in layer or b"\\" in layer:
+            if b"\\" in layer or (b"/" in layer and not (encoded_slashes and depth == 1)):
                 raise _Malformed("has an encoded slash or backslash")
             if any(byte < 0x20 or byte == 0x7F for byte in layer):
                 raise _Malformed("has an encoded control character")

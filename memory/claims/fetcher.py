@@ -8,10 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from memory.claims.addresses import checked_claim, read_address, read_prefix
+from memory.claims.addresses import (
+    USUAL,
+    AddressRules,
+    checked_claim,
+    read_address,
+    read_prefix,
+)
 from memory.claims.files import read_file
 from memory.claims.http import read_http
-from memory.claims.limits import Deadline, Limits
+from memory.claims.limits import Deadline, Fetched, Limits
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import ClaimPayload, ImagePayload, Payload, VectorPayload
 from memory.ports import Fetch
@@ -57,7 +63,7 @@ class ClaimFetcher:
     `prefixes` are URIs that end in a slash (file, http, https). A claim takes at most `timeout`
     seconds from the start of its fetching to its last byte, and `max_bytes`; up to `concurrency`
     are fetched side by side. Only with `private_addresses` may a host's name stand for an IP
-    address that is not of the public internet. `tls` replaces the system's certificates.
+    address that is not of the public internet. `rules` say what addresses may be. `tls` replaces the system's certificates.
     Raises `Misconfigured` for a prefix that cannot be one.
     """
 
@@ -69,6 +75,7 @@ class ClaimFetcher:
         timeout: float = 10.0,
         private_addresses: bool = False,
         concurrency: int = 8,
+        rules: AddressRules = USUAL,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         if not prefixes:
@@ -76,6 +83,7 @@ class ClaimFetcher:
         self._prefixes = [read_prefix(prefix) for prefix in prefixes]
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._rules = rules
         self._private_addresses = private_addresses
         if tls is None and any(prefix.scheme == "https" for prefix in self._prefixes):
             tls = ssl.create_default_context()
@@ -98,10 +106,16 @@ class ClaimFetcher:
 
     def _fetch(self, claim: ClaimPayload, late: set[ServerAddress]) -> bytes | Rejected:
         try:
-            data = self._read(claim, late)
+            fetched = self._read(claim, late)
         except Rejected as rejected:
             return rejected
+        data = fetched.data
         if hashlib.sha256(data).hexdigest() != claim.digest:
+            if fetched.encoded:
+                return Rejected(
+                    Reason.CLAIM_ENCODED,
+                    "the claim's server sends the image compressed; have it sent as it is",
+                )
             return Rejected(
                 Reason.CLAIM_MISMATCH,
                 "what the claim points to has another SHA-256 than the claim; it has changed, "
@@ -109,8 +123,8 @@ class ClaimFetcher:
             )
         return data
 
-    def _read(self, claim: ClaimPayload, late: set[ServerAddress]) -> bytes:
-        address = read_address(claim.uri)
+    def _read(self, claim: ClaimPayload, late: set[ServerAddress]) -> Fetched:
+        address = read_address(claim.uri, self._rules)
         prefix = next((p for p in self._prefixes if address.is_under(p)), None)
         if prefix is None:
             raise Rejected(
@@ -125,7 +139,7 @@ class ClaimFetcher:
         limits = Limits(self._max_bytes, Deadline(time.monotonic() + self._timeout))
         try:
             if address.scheme == "file":
-                return read_file(address, prefix, limits)
+                return Fetched(read_file(address, prefix, limits))
             return read_http(
                 address,
                 limits,

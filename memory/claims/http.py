@@ -17,7 +17,7 @@ from memory.errors import Reason, Rejected
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-from memory.claims.limits import CHUNK, Deadline, Limits
+from memory.claims.limits import CHUNK, Deadline, Fetched, Limits
 
 MAX_FRAMING_BYTES = 8 << 20
 """Bytes that headers and the framing of chunks may take."""
@@ -25,7 +25,7 @@ MAX_FRAMING_BYTES = 8 << 20
 
 def read_http(
     address: Address, limits: Limits, *, private_addresses: bool, tls: ssl.SSLContext | None
-) -> bytes:
+) -> Fetched:
     """The body of a GET, sent without cookies, credentials or a proxy; no redirect is followed.
 
     Without `private_addresses` nothing is connected to but the public internet. `tls` is for
@@ -145,7 +145,7 @@ def _looked_up(
     return [(family, place) for family, _, _, _, place in found]
 
 
-def _body(response: HTTPResponse, limits: Limits) -> bytes:
+def _body(response: HTTPResponse, limits: Limits) -> Fetched:
     if 300 <= response.status < 400:
         raise Rejected(
             Reason.CLAIM_REDIRECTED,
@@ -165,11 +165,6 @@ def _body(response: HTTPResponse, limits: Limits) -> bytes:
         )
     if response.status != 200:
         raise _unavailable(f"it answers with status {response.status}")
-    if (response.getheader("Content-Encoding") or "identity").strip().lower() != "identity":
-        raise Rejected(
-            Reason.CLAIM_ENCODED,
-            "the claim's server sends the image compressed; have it sent as it is",
-        )
     limits.check(response.length or 0)
     data = bytearray()
     while chunk := response.read(min(CHUNK, limits.max_bytes + 1 - len(data))):
@@ -177,7 +172,9 @@ def _body(response: HTTPResponse, limits: Limits) -> bytes:
         limits.check(len(data))
     if response.length:
         raise _unavailable("it ended the connection before the image's end")
-    return bytes(data)
+    # Stores keep what an uploader once said of an object: only its digest tells whether it is so.
+    encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
+    return Fetched(bytes(data), encoded=encoding != "identity")
 
 
 class _Stream(io.RawIOBase):

@@ -25,6 +25,14 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was read; `encoded` when a server says that it is not the object as it is."""
+
+    data: bytes
+    encoded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How much is read, and until when."""
 

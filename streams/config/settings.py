@@ -106,6 +106,13 @@ class Settings(BaseSettings):
     claim_private_addresses: bool = Field(
         default=False, description="whether a claim's host may have a private or local IP address"
     )
+    claim_encoded_slashes: bool = Field(
+        default=False,
+        description="whether a part of a claim's path may hold %2F, as names in object stores do",
+    )
+    claim_address_length: int = Field(
+        2048, ge=1, le=8192, description="characters of the longest address of a claim"
+    )
     claim_concurrency: int = Field(8, ge=1, description="claims a worker fetches side by side")
     batch: int = Field(256, ge=1, description="records merged together by the writing roles")
     image_batch: int = Field(

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from memory.claims.addresses import Address, is_public, read_address, read_prefix
+from memory.claims.addresses import (
+    USUAL,
+    WELL_FORMED,
+    Address,
+    AddressRules,
+    checked_claim,
+    is_public,
+    read_address,
+    read_prefix,
+)
 from memory.errors import Misconfigured, Reason, Rejected
+from memory.model.events import ClaimPayload
 
 SECRET = "customer-4"
 
@@ -198,3 +208,35 @@ def test_an_address_of_the_public_internet_is_known(address: str) -> None:
 )
 def test_a_private_local_or_reserved_address_is_known_in_all_its_forms(address: str) -> None:
     assert not is_public(address)
+
+
+ALLOWING = AddressRules(max_length=4096, encoded_slashes=True)
+
+
+def test_an_encoded_slash_may_be_allowed_for_servers() -> None:
+    for uri in ("https://h/o/a%2Fb", "https://h/o/a%2fb%2Fc?q", "https://h/" + "a" * 4000):
+        assert read_address(uri, ALLOWING).path.startswith("/")
+        assert checked_claim(ClaimPayload(uri, "0" * 64)).uri == uri
+        with pytest.raises(Rejected):
+            read_address(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://h/o/..%2Fa",
+        "https://h/o/a%2F..%2Fb",
+        "https://h/o/a%2F%2e%2e",
+        "https://h/o/a%2F..;x%2Fb",
+        "https://h/o/a%252Fb",
+        "https://h/o/a%5Cb",
+        "file:///o/a%2Fb",
+        "https://h/" + "a" * 8192,
+    ],
+)
+def test_what_climbs_or_is_read_twice_is_refused_all_the_same(uri: str) -> None:
+    for rules in (USUAL, ALLOWING, WELL_FORMED):
+        with pytest.raises(Rejected):
+            read_address(uri, rules)
+    with pytest.raises(Rejected):
+        checked_claim(ClaimPayload(uri, "0" * 64))

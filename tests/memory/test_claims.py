@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from memory.claims import ClaimFetcher, claim_of, files, http
+from memory.claims import AddressRules, ClaimFetcher, claim_of, files, http
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.answers import Query
 from memory.model.events import ClaimPayload, Forget, Ingest, Selector, SelectorKind
@@ -154,9 +155,29 @@ def test_bytes_of_another_digest_are_refused(
 
 
 def test_a_compressed_body_is_refused(web: Site, fetcher: Callable[..., ClaimFetcher]) -> None:
-    web.pages["/a.png"] = Served(DATA, headers={"Content-Encoding": "gzip"})
+    packed = gzip.compress(DATA)
+    web.pages["/a.png"] = Served(packed, headers={"Content-Encoding": "gzip"})
     found = fetch_one(fetcher(web.url("/")), web.url("/a.png"))
     assert reason_of(found) is Reason.CLAIM_ENCODED
+
+
+def test_what_is_only_said_to_be_compressed_is_taken(
+    web: Site, fetcher: Callable[..., ClaimFetcher]
+) -> None:
+    """Stores repeat what an uploader once said of an object; the digest knows better."""
+    web.pages["/a.png"] = Served(DATA, headers={"Content-Encoding": "aws-chunked"})
+    assert fetch_one(fetcher(web.url("/")), web.url("/a.png")) == [DATA]
+
+
+def test_an_operator_allows_encoded_slashes_and_long_addresses(
+    web: Site, fetcher: Callable[..., ClaimFetcher]
+) -> None:
+    path = "/o/2026%2F11%2Fa.png?sig=" + "x" * 3000
+    web.pages[path] = Served(DATA)
+    refused = fetch_one(fetcher(web.url("/")), web.url(path))
+    assert reason_of(refused) is Reason.INVALID_CLAIM
+    rules = AddressRules(max_length=4096, encoded_slashes=True)
+    assert fetch_one(fetcher(web.url("/"), rules=rules), web.url(path)) == [DATA]
 
 
 def test_an_image_of_the_greatest_size_is_fetched(

@@ -11,6 +11,7 @@ from unittest.mock import ANY, AsyncMock, MagicMock, Mock, call, create_autospec
 
 import pytest
 
+from memory.claims import AddressRules
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason
 from memory.exact_index import ExactIndex
@@ -63,6 +64,8 @@ SETTINGS = load(
     claim_timeout=3.5,
     claim_private_addresses=True,
     claim_concurrency=5,
+    claim_encoded_slashes=True,
+    claim_address_length=4000,
     batch=11,
     image_batch=7,
     questions_in_flight=13,
@@ -227,7 +230,10 @@ def test_an_embedder_is_loaded_for_the_device_and_counted_by_its_kind_alone() ->
     counted.assert_called_once_with(loaded.return_value, "transformers")
 
 
-@holds("claim_prefixes", "claim_timeout", "claim_private_addresses", "claim_concurrency")
+@holds(
+    *("claim_prefixes", "claim_timeout", "claim_private_addresses", "claim_concurrency"),
+    *("claim_encoded_slashes", "claim_address_length"),
+)
 def test_claims_are_fetched_as_the_settings_say() -> None:
     with replaced("ClaimFetcher") as fetcher:
         assert bootstrap.claim_fetcher(SETTINGS) is fetcher.return_value
@@ -238,6 +244,7 @@ def test_claims_are_fetched_as_the_settings_say() -> None:
         timeout=3.5,
         private_addresses=True,
         concurrency=5,
+        rules=AddressRules(4000, encoded_slashes=True),
     )
 
 

@@ -58,7 +58,7 @@ def test_the_settings_of_claims_have_the_defaults_that_their_page_tells() -> Non
     rows = re.findall(
         rf"^\| `{ENVIRONMENT_PREFIX}([A-Z_]+)` \| (\S+) \|", CLAIMS, flags=re.MULTILINE
     )
-    assert len(rows) == 5
+    assert len(rows) == 7
     for name, told in rows:
         default = Settings.model_fields[name.lower()].default
         assert told == ("none" if default == () else str(default).lower()), name
