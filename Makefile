@@ -5,8 +5,8 @@ ARGS ?=
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-# Two at a time, each with servers of its own, for two cores; ARGS='-n 0' runs one after the other.
-SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+# Three at a time, each with servers of its own: with two, two cores stood idle for a third of the time. ARGS='-n 0' runs one after the other.
+SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench clean
 

@@ -11,7 +11,7 @@ import click
 
 from memory.errors import Misconfigured, Rejected, Unavailable
 from streams.cli import memory_commands, operations, stack_commands
-from streams.cli.options import say
+from streams.cli.options import say, visible
 from streams.cli.rebuild import rebuild
 from streams.local.process import LocalServerError
 
@@ -50,7 +50,8 @@ def main() -> None:
     except (Misconfigured, Unavailable, Rejected, LocalServerError) as error:
         _refuse(str(error))
     except OSError as error:
-        _refuse(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        named = (visible(str(part)) for part in (error.filename, error.strerror or error) if part)
+        _refuse(": ".join(named))
     except Exception as error:  # noqa: BLE001 - a traceback tells a user nothing, and may tell others too much
         _refuse(_unexpected(error), UNEXPECTED)
 

@@ -64,6 +64,8 @@ def _files(path: Path, found: Selection) -> Iterator[Path]:
     try:
         if path.is_dir():
             yield from _walk(path, (), found)
+        elif path.exists() and not path.is_file():
+            found.unreadable[path] = "a pipe, socket or device"
         else:
             path.open("rb").close()
             yield path

@@ -17,7 +17,7 @@ from memory.errors import Rejected
 from memory.images import SUFFIXES
 from memory.model.answers import Rule
 from streams.cli.image_files import Selection, find_images
-from streams.cli.options import as_json, cell, console, emit, say, servers
+from streams.cli.options import as_json, cell, console, emit, say, servers, visible
 from streams.client.bulk_ingest import BulkIngest, IngestReport
 from streams.config.settings import Settings
 
@@ -99,10 +99,10 @@ def _report(
         emit(summary)
     else:
         for reason in reasons:
-            named = f"{reason['file']}: " if "file" in reason else ""
-            say(f"rejected: {named}{reason['reason']}: {reason['detail']}", "red")
+            named = visible(reason.get("file") or reason["id"])
+            say(f"rejected: {named}: {reason['reason']}: {reason['detail']}", "red")
         for kind, count in sorted(selection.passed_over.items()):
-            say(f"passed over: {count} {kind}")
+            say(f"passed over: {count} {visible(kind)}")
         say(f"accepted {report.accepted}, rejected {summary['rejected']}, visible {report.visible}")
         if not selection.images and not refused:
             say(f"no image is there; images end with {', '.join(sorted(SUFFIXES))}", "red")

@@ -23,19 +23,28 @@ DEFAULT_SHOWN = "the user's data folder"
 console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
+_UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
+"""In emoji and in letters of some scripts."""
+
+
 def visible(text: str) -> str:
     """A stranger's text with escapes in place of what a terminal would obey or cannot show."""
     return "".join(
-        sign if unicodedata.category(sign) not in _UNSHOWN else ascii(sign)[1:-1] for sign in text
+        ascii(sign)[1:-1]
+        if unicodedata.category(sign) in _UNSHOWN and sign not in _JOINERS
+        else sign
+        for sign in text
     )
 
 
-_UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-
-
 def say(text: str, style: str = "") -> None:
-    """Print a line for a person, as it is: nothing in it is markup, and nothing is cut off."""
-    console.print(Text(visible(text), style=style), soft_wrap=True)
+    """Print lines for a person: nothing in them is markup, and nothing is cut off.
+
+    A stranger's text in them goes through `visible` first, or may make lines of its own.
+    """
+    shown = "\n".join(map(visible, text.split("\n")))
+    console.print(Text(shown, style=style), soft_wrap=True)
 
 
 def cell(text: str) -> Text:

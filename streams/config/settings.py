@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from memory.errors import Misconfigured
+from memory.errors import Misconfigured, Reason, Rejected
+from memory.model.events import MAX_LABEL
+from memory.model.text import canonical_name
 
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
 CACHE = user_cache_path("visual-memory", appauthor=False)
@@ -26,6 +28,17 @@ def _parted(given: object) -> object:
     if isinstance(given, str):
         return tuple(part for piece in given.split(",") if (part := piece.strip()))
     return given
+
+
+def _spelt(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels as the memory spells them."""
+    try:
+        return tuple(
+            canonical_name(label, what="a label", reason=Reason.INVALID_LABEL, limit=MAX_LABEL)
+            for label in labels
+        )
+    except Rejected as why:
+        raise ValueError(why.detail) from None
 
 
 class Settings(BaseSettings):
@@ -127,7 +140,9 @@ class Settings(BaseSettings):
     )
     web_host: str = Field("127.0.0.1", description="where /metrics, /livez and /readyz listen")
     web_port: int = Field(0, ge=0, le=65535, description="their port; 0 takes a free one")
-    metric_labels: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
+    metric_labels: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_parted), AfterValidator(_spelt)
+    ] = Field(
         (), description="labels (classes) whose items are counted in metrics, separated by commas"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

@@ -12,7 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from memory.errors import Misconfigured
 from streams.cli import UNEXPECTED, cli, main
+from streams.cli.options import visible
 from streams.local.server import HOST, free_port
 from streams.workers import faust_app
 from tests.integration.guide import SECTIONS
@@ -44,6 +46,24 @@ def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def test_lines_of_ones_own_stay_lines_and_a_strangers_signs_are_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise Misconfigured("first: [bold]\nsecond: \x1b[2J\u202e 👩\u200d👧 :cat:")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streams.cli.cli", fail)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "first: [bold]",
+        r"second: \x1b[2J\u202e 👩" + "\u200d👧 :cat:",
+    ]
+    assert visible("a\nb") == r"a\nb"
 
 
 def test_what_nobody_foresaw_is_a_line_without_its_text(

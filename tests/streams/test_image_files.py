@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_taken(
 ) -> None:
     put(tmp_path / "a.png", tmp_path / "closed" / "b.png", tmp_path / "shut.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
     iterdir, opened = Path.iterdir, Path.open
 
     def refuse(path: Path) -> None:
@@ -114,5 +116,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_taken(
         "closed": "Permission denied",
         "shut.png": "Permission denied",
         "gone.png": "No such file or directory",
+        "pipe.png": "a pipe, socket or device",
         "typo": "No such file or directory",
     }

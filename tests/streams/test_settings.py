@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from memory.errors import Misconfigured
 from streams.config.settings import load
 
 
@@ -16,3 +17,13 @@ def test_metric_labels_are_separated_by_commas(
 ) -> None:
     monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", given)
     assert load().metric_labels == labels
+
+
+def test_metric_labels_are_spelt_as_the_memory_spells_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", "cat,Jose\u0301")
+    assert load().metric_labels == ("cat", "José")
+    monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", "cat\u200b")
+    with pytest.raises(Misconfigured, match="METRIC_LABELS.*cannot be seen"):
+        load()
