@@ -59,7 +59,8 @@ def canonical_name(value: str, *, what: str, reason: Reason, limit: int) -> str:
     form NFC. Refused is what `checked_text` refuses, and what cannot be seen: two names that look
     alike would be two.
     """
-    if value.isascii():
+    # A form that takes quadratic time, of a text that may be long; it shortens no text to a quarter.
+    if value.isascii() or len(value) > 4 * limit:
         return checked_text(value, what=what, reason=reason, limit=limit)
     spelt = unicodedata.normalize("NFC", _OTHER_SPACE.sub(" ", value))
     checked_text(spelt, what=what, reason=reason, limit=limit)

@@ -89,6 +89,14 @@ def test_all_forms_of_a_name_are_one(name: str) -> None:
         assert spelt(unicodedata.normalize(form, name)) == canonical
 
 
+@pytest.mark.timeout(5)
+def test_a_long_name_costs_no_time() -> None:
+    """Marks in the wrong order are sorted one by one: a million of them would take hours."""
+    with pytest.raises(Rejected, match="characters; at most 100 are allowed"):
+        spelt("a" + "\u0301\u0327" * 500_000)
+    assert spelt("\u1112\u1161\u11ab" * 100) == "한" * 100
+
+
 def test_no_character_alone_is_blank() -> None:
     """Whatever Unicode calls a space, a control or a format sign is no name."""
     taken = []

@@ -25,5 +25,5 @@ def test_metric_labels_are_spelt_as_the_memory_spells_them(
     monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", "cat,Jose\u0301")
     assert load().metric_labels == ("cat", "José")
     monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", "cat\u200b")
-    with pytest.raises(Misconfigured, match="METRIC_LABELS.*cannot be seen"):
+    with pytest.raises(Misconfigured, match=r"METRIC_LABELS.*cannot be seen"):
         load()
