@@ -57,9 +57,9 @@ def unsupported_kind(data: bytes) -> str | None:
     """What a TIFF is that Pillow cannot open though its header can be read; else None."""
     if not data.startswith(SIGNATURES):
         return None
-    directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
     file = io.BytesIO(data)
     try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
         file.seek(directory.next)
         directory.load(file)
         width, height, bits = (directory[tag] for tag in (IMAGEWIDTH, IMAGELENGTH, BITSPERSAMPLE))
