@@ -146,12 +146,9 @@ class VisualMemory:
             now = now_us()
             return Forgotten(first_seen, until, now, now, images=0, matched=None, repeated=True)
         pages: Iterable[Sequence[ImageKey]]
-        fenced, unknown = None, 0
+        fenced = None
         if selector.kind is SelectorKind.IMAGE:
-            image = index.image_key(selector.value)
-            item = index.item(image)
-            unknown = int(item is None or not item.known)
-            pages = [[image]]
+            pages = [[index.image_key(selector.value)]]
         elif selector.kind is SelectorKind.LABEL:
             for page in index.images_with_label(selector.value):
                 index.expansion(key, page)
@@ -162,10 +159,13 @@ class VisualMemory:
             self._fence_log.append([Fence(selector_key, until)])
             fenced = now_us()
             pages = index.images_with_selector(selector_key)
-        images, matched = 0, -unknown
+        images = matched = 0
         for page in pages:
-            matched += len(page)
-            images += self._erase(page, until)
+            results = self._erase(page, until)
+            images += sum(result.erased for result in results)
+            # An image that is named need not be known; one that is listed is.
+            named = selector.kind is SelectorKind.IMAGE
+            matched += sum(not named or result.erased or result.sources > 0 for result in results)
         erased = now_us()
         self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
@@ -174,13 +174,13 @@ class VisualMemory:
             first_seen, until, fenced or erased, erased, images, matched, repeated=False
         )
 
-    def _erase(self, images: Sequence[ImageKey], until: int) -> int:
-        """Raise the barrier of each image; returns how many showed something until now."""
+    def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:
+        """Raise the barrier of each image."""
         barriers = [Barrier(image, until) for image in images]
         self._fence_log.append(barriers)
         results = self.index.put([Put(image, barrier=until) for image in images])
         self._tell(images, told=set(barriers))
-        return sum(result.erased for result in results)
+        return results
 
     def apply(self, facts: Iterable[FenceFact]) -> None:
         """Take facts of forgetting from the log, as a new or an older memory must."""

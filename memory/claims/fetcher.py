@@ -63,8 +63,8 @@ class ClaimFetcher:
     `prefixes` are URIs that end in a slash (file, http, https). A claim takes at most `timeout`
     seconds from the start of its fetching to its last byte, and `max_bytes`; up to `concurrency`
     are fetched side by side. Only with `private_addresses` may a host's name stand for an IP
-    address that is not of the public internet. `rules` say what addresses may be. `tls` replaces the system's certificates.
-    Raises `Misconfigured` for a prefix that cannot be one.
+    address that is not of the public internet. `rules` say what addresses may be, `tls`
+    replaces the system's certificates. Raises `Misconfigured` for a prefix that cannot be one.
     """
 
     def __init__(

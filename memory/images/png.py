@@ -42,9 +42,12 @@ def without_metadata(data: bytes) -> bytes:
         if kind in PIXEL_CHUNKS:
             kept.append(chunk)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            keyword, text = _text(kind, chunk[8:-4])
-            if text and keyword in ORIENTING:
-                texts.setdefault(ORIENTING[keyword], _as_chunk(kind, ORIENTING[keyword], text))
+            keyword, _, rest = chunk[8:-4].partition(b"\0")
+            name = ORIENTING.get(keyword)
+            # The first of a kind alone: thousands may be there, each of which has to be unpacked.
+            if name is not None and name not in texts:
+                text = _unpacked(kind, rest)
+                texts[name] = _as_chunk(kind, name, text) if text else b""
     # Pillow reads what stands before the pixels when it opens the image.
     return b"".join([*kept[:2], *texts.values(), *kept[2:]])
 
@@ -72,9 +75,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """A text's keyword, and what it says: nothing where that is too long or broken."""
-    keyword, _, rest = body.partition(b"\0")
+def _unpacked(kind: bytes, rest: bytes) -> bytes:
+    """What a text says, from what follows its keyword: nothing where it is too long or broken."""
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed = rest[:1] == b"\1"
@@ -87,8 +89,8 @@ def _text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
         try:
             rest = unpacking.decompress(rest, MAX_TEXT + 1)
         except zlib.error:
-            return keyword, b""
-    return keyword, rest if len(rest) <= MAX_TEXT else b""
+            return b""
+    return rest if len(rest) <= MAX_TEXT else b""
 
 
 def _as_chunk(kind: bytes, keyword: bytes, text: bytes) -> bytes:

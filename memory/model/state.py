@@ -45,11 +45,6 @@ class Item:
             return self.corrected
         return self.trace.label if self.trace else None
 
-    @property
-    def known(self) -> bool:
-        """Whether an event about the image was ever taken, also one that is forgotten."""
-        return bool(self.selectors) or self.label is not None
-
 
 @dataclass(frozen=True, slots=True)
 class TraceWrite:

@@ -14,6 +14,7 @@ from platformdirs import user_cache_path, user_data_path
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from memory.claims.addresses import MAX_URI, WELL_FORMED
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import MAX_LABEL
 from memory.model.text import canonical_name
@@ -124,7 +125,10 @@ class Settings(BaseSettings):
         description="whether a part of a claim's path may hold %2F, as names in object stores do",
     )
     claim_address_length: int = Field(
-        2048, ge=1, le=8192, description="characters of the longest address of a claim"
+        MAX_URI,
+        ge=1,
+        le=WELL_FORMED.max_length,
+        description="characters of the longest address of a claim",
     )
     claim_concurrency: int = Field(8, ge=1, description="claims a worker fetches side by side")
     batch: int = Field(256, ge=1, description="records merged together by the writing roles")

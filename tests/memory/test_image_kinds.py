@@ -204,8 +204,9 @@ def test_the_orientation_in_a_pngs_texts_is_applied(text: str, place: str) -> No
         chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 4\nno hex"),
         chunk(b"iTXt", b"XML:com.adobe.xmp"),
         itxt(b"XML:com.adobe.xmp", XMP.replace(b"6", b"9"), packed=True),
-        *[chunk(b"tEXt", b"Comment\0" + bytes(70_000))] * 3,
+        chunk(b"tEXt", b"Comment\0" + bytes(70_000)),
     ],
+    ids=["swells", "no zlib", "no hex", "no text", "no orientation", "a comment"],
 )
 def test_a_text_that_is_too_long_or_broken_spoils_no_image(text: bytes) -> None:
     plain = encoded(picture())
@@ -217,9 +218,7 @@ def test_the_transparent_grey_of_every_depth_is_white(depth: int, key: int) -> N
     row = key << (16 - depth) if depth < 16 else key
     packed = b"\0" + struct.pack(">HH", row, 0)[: max(2, depth // 4)]
     data = png(2, 1, depth, 0, packed, chunk(b"tRNS", struct.pack(">H", key)))
-    found = greys(data)
-    assert found[0] == 255
-    assert found[1] in (0, 255 if depth == 0 else 0)
+    assert greys(data) == [255, 0]
     other = png(2, 1, depth, 0, packed, chunk(b"tRNS", struct.pack(">H", 0)))
     assert greys(other)[0] == (key * 255 // ((1 << depth) - 1) if depth < 16 else key >> 8)
     assert greys(other)[1] == 255
