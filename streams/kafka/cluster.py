@@ -14,6 +14,7 @@ from kafka.net.compat import KafkaNetClient
 from streams.contract.topics import Topic
 from streams.kafka import fail_fast
 from streams.kafka.errors import map_kafka_errors
+from streams.kafka.lenient_batches import read_leniently
 from streams.kafka.log_filter import keep_payloads_out_of_logs
 
 _T = TypeVar("_T")
@@ -58,7 +59,7 @@ class KafkaCluster:
 
         Aborted records are passed over, and partitions end before a transaction that is open.
         """
-        return self._built(
+        consumer = self._built(
             KafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
@@ -68,6 +69,8 @@ class KafkaCluster:
             metrics_enabled=False,
             **settings,
         )
+        read_leniently(consumer)
+        return consumer
 
     @contextmanager
     def administration(self) -> Iterator[KafkaAdminClient]:

@@ -9,90 +9,27 @@ that positions that rest on records alone stay behind the log's end.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import cramjam
 from aiokafka.consumer import fetcher
-from aiokafka.errors import UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.contract.records import PASSED_OVER, SWOLLEN
+from streams.kafka.decompression import VERSION, SwollenBatch, decompress
+from streams.kafka.lenient_batches import LenientBuffer
 from streams.workers.metrics import UNREADABLE
 
 _log = logging.getLogger(__name__)
 
-MAX_DECOMPRESSED_BYTES = 32 << 20
-"""What a compressed batch may become: brokers bound it only as it is sent, and 0.4 MB of gzip can
-become 400 MB.
-"""
 RETRY_SECONDS = 10.0
 """After this long a batch that could not be read is fetched again: the network may have broken it."""
-HEADER = struct.Struct(">qiibIhiqqqhii")
-"""Of a batch of version 2; the attributes' last three bits name the codec."""
-VERSION, ATTRIBUTES = 16, slice(21, 23)
 
 unreadable: dict[TopicPartition, str] = {}
 """The partitions that this process holds up, and why: the offset and the kind of fault."""
-
-
-class _SwollenBatch(Exception):
-    """The batch would become larger than it may."""
-
-
-def _into(decompress: Callable[[bytes, bytearray], int]) -> Callable[[bytes], bytearray]:
-    def decompress_within(data: bytes) -> bytearray:
-        # Untouched pages of it cost nothing.
-        buffer = bytearray(MAX_DECOMPRESSED_BYTES)
-        try:
-            size = decompress(data, buffer)
-        except cramjam.DecompressionError as error:
-            if "failed to write whole buffer" in str(error):
-                raise _SwollenBatch from None
-            raise
-        return buffer[:size]
-
-    return decompress_within
-
-
-def _snappy(data: bytes) -> bytearray:
-    """Snappy as Java writes it, in blocks behind a header of 16 bytes, or bare."""
-    blocks = [data]
-    if data.startswith(b"\x82SNAPPY\0"):
-        stream, blocks = io.BytesIO(data[16:]), []
-        while length := stream.read(4):
-            blocks.append(stream.read(int.from_bytes(length)))
-    if sum(map(cramjam.snappy.decompress_raw_len, blocks)) > MAX_DECOMPRESSED_BYTES:
-        raise _SwollenBatch
-    return bytearray(b"".join(bytes(cramjam.snappy.decompress_raw(block)) for block in blocks))
-
-
-CODECS: Mapping[int, Callable[[bytes], bytearray]] = {
-    1: _into(cramjam.gzip.decompress_into),
-    2: _snappy,
-    3: _into(cramjam.lz4.decompress_into),
-    4: _into(cramjam.zstd.decompress_into),
-}
-
-
-class _Text(bytes):
-    """Bytes that decode whatever they hold."""
-
-    def decode(self, *_: Any, **__: Any) -> str:
-        return super().decode("utf-8", "backslashreplace")
-
-
-class _Buffer(bytearray):
-    """What aiokafka's parser in Python reads headers from."""
-
-    def __getitem__(self, key: Any) -> Any:
-        found: Any = super().__getitem__(key)
-        return _Text(found) if isinstance(key, slice) else found
 
 
 class _Substitute:
@@ -122,8 +59,8 @@ class _Batch:
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            raw = self._decompressed()
-        except _SwollenBatch:
+            raw = decompress(self._raw)
+        except SwollenBatch:
             offsets = range(self._batch.base_offset, self._batch.next_offset)
             appended = self._batch.max_timestamp
             yield from (_Substitute(offset, SWOLLEN, appended) for offset in offsets)
@@ -133,18 +70,8 @@ class _Batch:
         except UnicodeDecodeError:
             # From the batch's start: the fetcher passes over offsets that it has seen.
             lenient: Any = _DefaultRecordBatchPy(raw)
-            lenient._buffer = _Buffer(raw)  # noqa: SLF001 - where it reads headers from
+            lenient._buffer = LenientBuffer(raw)  # noqa: SLF001 - where it reads headers from
             yield from lenient
-
-    def _decompressed(self) -> Any:
-        if self._raw[VERSION] < 2 or not self._batch.compression_type:
-            return self._raw
-        codec = CODECS.get(self._batch.compression_type)
-        if codec is None:
-            raise UnsupportedCodecError(f"codec {self._batch.compression_type}")
-        header = bytearray(self._raw[: HEADER.size])
-        header[ATTRIBUTES] = struct.pack(">h", self._batch.attributes & ~0x07)
-        return header + codec(bytes(self._raw[HEADER.size :]))
 
 
 class _Records(_MemoryRecordsPy):  # type: ignore[misc]  # final to type checkers only

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,12 @@ from streams.config.settings import load
 from streams.contract.encoding import encode_ingest
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
+from streams.kafka.decompression import MAX_DECOMPRESSED_BYTES
 from streams.kafka.log_witness import LogWitness
 from streams.local.kafka_server import KafkaServer
-from streams.workers.fetched_batches import MAX_DECOMPRESSED_BYTES
 from tests.integration.events import EMBEDDER, rejected, unit
 from tests.integration.running import KEY, Running, running
+from tests.integration.test_rebuild import rebuild
 
 pytestmark = pytest.mark.servers
 
@@ -229,3 +231,38 @@ def test_a_batch_that_cannot_be_read_holds_up_its_partition_alone_and_is_named(
             assert "behind" not in memory.index().label_counts()
             assert f"{topic}[0]: the batch at offset 1 cannot be read" in memory.logs()
             assert memory.restarts("ingest") == 0
+
+
+class Latin(str):
+    """A header's name in another encoding than UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object, **__: object) -> bytes:
+        return super().encode("latin-1")
+
+
+def test_a_rebuild_reads_what_the_workers_read_and_rejects_what_they_reject(
+    memory: Running,
+) -> None:
+    large = encode_ingest(
+        source="test",
+        event_id="large",
+        time=now_us(),
+        image_id="large",
+        label="large",
+        payload=VectorPayload(unit(5), "test"),
+    )
+    padded = replace(large, headers=(*large.headers, ("pad", bytes(MAX_DECOMPRESSED_BYTES))))
+    named = event("latin-1", 6)
+    named = replace(named, headers=(*named.headers, (Latin("caf\xe9"), b"1")))
+    write(memory, [padded], compression_type="zstd", max_request_size=4 * MAX_DECOMPRESSED_BYTES)
+    write(memory, [named, event("rebuilt-1", 7)])
+    memory.wait_until_merged()
+    counts, digests = memory.index().label_counts(), memory.index().digests()
+    assert counts["latin"] == counts["rebuilt"] == 1
+    assert "large" not in counts
+    done = rebuild(memory)
+    assert done.returncode == 0, done.stderr
+    assert memory.index().label_counts() == counts
+    assert memory.index().digests() == digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -253,8 +254,24 @@ def test_a_jpeg_that_lacks_pixels_too_is_refused(missing: int) -> None:
             assert reason(data[:-missing]) is Reason.TRUNCATED_IMAGE
 
 
-def test_a_progressive_jpeg_without_its_end_may_lack_scans_and_is_refused() -> None:
-    assert reason(noisy(progressive=True)[:-2]) is Reason.TRUNCATED_IMAGE
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_without_its_end_is_all_there_when_no_scan_is_missing(mode: str) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (64, 64, len(mode)), np.uint8)
+    image = Image.frombytes(mode, (64, 64), pixels.tobytes())
+    data = encoded(image, "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) >= 4
+    assert same(decode(data[:-2], LIMITS), decode(data, LIMITS))
+    assert same(decode(data[:-1], LIMITS), decode(data, LIMITS))
+    for cut in (*scans, *(scan + 20 for scan in scans), len(data) - 8, len(data) - 100):
+        assert reason(data[:cut]) is Reason.TRUNCATED_IMAGE
+
+
+def test_a_scan_that_says_it_is_nothing_ends_no_search_for_scans() -> None:
+    odd = b"\xff\xda\x00\x00" + b"\xff\xda\x00\x02" + b"\xff\xda\x00\x08\x01\x09\x00\x00\x3f\x00"
+    data = noisy(progressive=True)
+    assert reason(data[:2] + odd + data[2:-2]) is Reason.TRUNCATED_IMAGE
+    assert reason(data[:-2] + odd) is Reason.TRUNCATED_IMAGE
 
 
 def test_a_jpeg_without_its_end_is_bounded_like_others() -> None:

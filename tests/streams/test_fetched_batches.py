@@ -13,6 +13,7 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from streams.contract.records import PASSED_OVER, SWOLLEN
+from streams.kafka import decompression
 from streams.workers import fetched_batches
 from streams.workers.fetched_batches import unreadable
 
@@ -30,7 +31,7 @@ TP = TopicPartition("topic", 3)
 
 @pytest.fixture(autouse=True)
 def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetched_batches, "MAX_DECOMPRESSED_BYTES", 10_000)
+    monkeypatch.setattr(decompression, "MAX_DECOMPRESSED_BYTES", 10_000)
     unreadable.clear()
 
 
