@@ -14,12 +14,19 @@ from memory.redis.errors import map_redis_errors
 class Attempts(Protocol):
     """Counts that survive every worker: they tell a record that ends workers from one met by chance."""
 
-    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
-        """Count this start of reading; returns the starts in a row at this same offset."""
+    def count_start(self, topic_id: str, partition: int, offset: int, *, within: int = 1) -> int:
+        """Count this start of reading; returns the starts in a row, this one included.
+
+        In a row are starts each less than `within` records behind the one before.
+        """
         ...
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         """Count an attempt to process this record alone; returns the attempts so far."""
+        ...
+
+    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+        """Whether a record from this offset on was attempted alone, and that has not ended."""
         ...
 
     def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
@@ -27,7 +34,7 @@ class Attempts(Protocol):
         ...
 
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
-        """Forget the attempts at a record that was processed."""
+        """Forget the attempts at a record that was processed, or rejected."""
         ...
 
 
@@ -43,13 +50,13 @@ class RecordAttempts:
         self._starts = f"{namespace}:starts:{role}"
         self._attempts = f"{namespace}:attempts:{role}"
 
-    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
-        """Starts of reading in a row at this offset, this one included."""
+    def count_start(self, topic_id: str, partition: int, offset: int, *, within: int = 1) -> int:
+        """Starts of reading in a row, this one included, each `within` records of the last."""
         place = f"{topic_id}:{partition}"
         with map_redis_errors():
             before = self._client.hget(self._starts, place)
-        last, starts = (int(n) for n in before.split(b":")) if before else (-1, 0)
-        starts = starts + 1 if last == offset else 1
+        last, starts = (int(n) for n in before.split(b":")) if before else (offset, 0)
+        starts = starts + 1 if 0 <= offset - last < within else 1
         # A full Redis refuses to count, but must not keep a worker from forgetting.
         with contextlib.suppress(Unavailable), map_redis_errors():
             self._client.hset(self._starts, place, f"{offset}:{starts}")
@@ -63,6 +70,17 @@ class RecordAttempts:
         self._add(place, 1)
         return attempts
 
+    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+        """Whether a record from this offset on was attempted alone, and that has not ended."""
+        with map_redis_errors():
+            attempts = self._client.hgetall(self._attempts)
+        return any(
+            place.startswith(f"{topic_id}:{partition}:".encode())
+            and int(place.rpartition(b":")[2]) >= offset
+            and int(number) > 0
+            for place, number in attempts.items()
+        )
+
     def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
         """Take back the last attempt, which did not end the worker but has not ended either."""
         self._add(f"{topic_id}:{partition}:{offset}", -1)
@@ -73,6 +91,6 @@ class RecordAttempts:
             self._client.hincrby(self._attempts, place, number)
 
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
-        """Forget the attempts at a record that was processed."""
+        """Forget the attempts at a record that was processed, or rejected."""
         with map_redis_errors():
             self._client.hdel(self._attempts, f"{topic_id}:{partition}:{offset}")

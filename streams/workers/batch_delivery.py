@@ -62,11 +62,12 @@ class BatchDelivery(Delivery):
         """Process a record at which, or next to which, workers have ended before."""
         if not self._is_suspect([event]):
             await self._process(handle, [event])
-        elif await self._has_ended_workers(event):
+            return
+        if await self._has_ended_workers(event):
             await self._process(lambda records: self._reject(records[0]), [event])
         else:
             await self._process(handle, [event])
-            await self._count(self._attempts.clear, event)
+        await self._count(self._attempts.clear, event)
 
     async def _finish(
         self, events: Sequence[EventT[Any]], outgoing: Sequence[OutgoingRecord]

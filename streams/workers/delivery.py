@@ -285,8 +285,10 @@ class Delivery:
             for tp in assigned:
                 offset = stored.get(self._log_partition(tp.partition), 0)
                 offsets[tp] = offset
-                starts = self._attempts.count_start(self._source.topic_id, tp.partition, offset)
-                if starts > STARTS_BEFORE_SUSPICION:
+                place = (self._source.topic_id, tp.partition, offset)
+                starts = self._attempts.count_start(*place, within=self._source.batch)
+                # Found one by one, a record that ends workers has a new offset to start at.
+                if starts > STARTS_BEFORE_SUSPICION or self._attempts.has_unfinished(*place):
                     self._suspect[tp.partition] = offset + self._source.batch
             return offsets
 

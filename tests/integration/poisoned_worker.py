@@ -9,13 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from memory.model.answers import Probe, SearchResult
-from memory.model.state import CorrectionWrite, Put, PutResult
+from memory.model.state import CorrectionWrite, Put, PutResult, TraceWrite
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
 from streams.workers import faust_app
 
 POISONOUS_K = 66
+
+
+def label(put: Put) -> str | None:
+    match put.write:
+        case CorrectionWrite(_, label):
+            return label
+        case TraceWrite(_, trace):
+            return trace.label
+    return None
 
 
 class Poisoned:
@@ -28,7 +37,7 @@ class Poisoned:
         return getattr(self._index, name)
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        if any(isinstance(w := put.write, CorrectionWrite) and w.label == "poison" for put in puts):
+        if any(label(put) == "poison" for put in puts):
             os.kill(os.getpid(), signal.SIGKILL)
         return self._index.put(puts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from streams.client.sending import Pending
 from streams.contract.messages import Answer
 from tests.integration.events import EMBEDDER, rebuilt_digests, rejected, unit
 from tests.integration.poisoned_worker import POISONOUS_K
@@ -102,6 +104,28 @@ def test_a_record_that_ends_every_worker_is_rejected_and_holds_nobody_up(
         (only,) = rejected(memory)
         assert only["reason"] == "internal"
         assert (only["partition"], only["offset"]) == (poison.partition, poison.offset)
+
+
+def test_an_image_that_ends_every_worker_is_rejected_and_holds_nobody_up(
+    poisoned: Callable[..., AbstractContextManager[Running]],
+) -> None:
+    with poisoned("ingest", partitions=1) as memory:
+        client = memory.client()
+
+        def ingest(number: int) -> Pending:
+            label = "poison" if number == 3 else "fine"
+            return client.ingest(unit(number), id=f"i{number}", label=label, embedder="test")
+
+        sent = [ingest(number) for number in range(40)]
+        poison = sent[3].position()
+        started = time.monotonic()
+        memory.wait_until_merged()
+        print(f"isolated and rejected within {time.monotonic() - started:.1f} s")
+        assert memory.index().label_counts() == {"fine": 39}
+        (only,) = rejected(memory)
+        assert only["reason"] == "internal"
+        assert (only["partition"], only["offset"]) == (poison.partition, poison.offset)
+        assert memory.restarts("ingest") <= 4
 
 
 def test_a_question_that_ends_every_worker_is_rejected_and_holds_nobody_up(

@@ -69,11 +69,14 @@ class FileLedger:
     def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         return True
 
-    def count_start(self, topic_id: str, partition: int, offset: int) -> int:
+    def count_start(self, topic_id: str, partition: int, offset: int, *, within: int = 1) -> int:
         return 1
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
+
+    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+        return False
 
     def withdraw(self, topic_id: str, partition: int, offset: int) -> None:
         """Nothing is counted here."""

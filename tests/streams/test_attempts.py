@@ -54,6 +54,13 @@ def test_a_start_at_another_offset_counts_anew(make: Make) -> None:
     assert starts == [1, 2, 1, 1, 1, 2]
 
 
+def test_starts_a_batch_apart_are_in_a_row(make: Make) -> None:
+    """A worker may finish some records before one of the same batch ends it."""
+    attempts = make()
+    starts = [attempts.count_start("t", 0, offset, within=8) for offset in (7, 14, 22, 22, 29, 28)]
+    assert starts == [1, 2, 1, 2, 3, 1]
+
+
 def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:
     assert [make().count_attempt("t", 0, 7) for _ in range(3)] == [1, 2, 3]
     make().clear("t", 0, 7)
@@ -64,6 +71,24 @@ def test_an_attempt_that_only_waits_is_taken_back(make: Make) -> None:
     assert make().count_attempt("t", 0, 7) == 1
     make().withdraw("t", 0, 7)
     assert [make().count_attempt("t", 0, 7) for _ in range(2)] == [1, 2]
+
+
+def test_an_attempt_that_has_not_ended_is_known_from_its_offset_and_from_those_before(
+    make: Make,
+) -> None:
+    attempts = make()
+    attempts.count_attempt("t:u", 0, 7)
+    assert [attempts.has_unfinished("t:u", 0, offset) for offset in (6, 7, 8)] == [
+        True,
+        True,
+        False,
+    ]
+    assert not any(attempts.has_unfinished(*place) for place in [("t", 0, 7), ("t:u", 1, 7)])
+    attempts.withdraw("t:u", 0, 7)
+    assert not attempts.has_unfinished("t:u", 0, 0)
+    attempts.count_attempt("t:u", 0, 7)
+    attempts.clear("t:u", 0, 7)
+    assert not attempts.has_unfinished("t:u", 0, 0)
 
 
 def test_success_of_a_record_never_tried_alone_is_no_fault(make: Make) -> None:
@@ -119,7 +144,12 @@ def test_a_full_redis_keeps_no_worker_from_starting_nor_from_a_record(
 def test_a_redis_that_is_away_is_unavailable() -> None:
     client = connect(f"redis://127.0.0.1:{free_port()}/0")
     attempts = RecordAttempts(client, "away", "ingest")
-    for call in (attempts.count_start, attempts.count_attempt, attempts.clear):
+    for call in (
+        attempts.count_start,
+        attempts.has_unfinished,
+        attempts.count_attempt,
+        attempts.clear,
+    ):
         with pytest.raises(Unavailable):
             call("t", 0, 7)
     client.close()
