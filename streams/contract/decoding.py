@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from msgspec import convert
+from msgspec.json import decode
+
 from memory.errors import Reason, Rejected
 from memory.model.answers import ItemRef, Position, Query, Rule
 from memory.model.events import (
@@ -35,9 +38,8 @@ from streams.contract.messages import (
     QueryEvent,
     Receipt,
     Rejection,
-    position_from_json,
 )
-from streams.contract.payloads import payload_digest, read_object, read_payload
+from streams.contract.payloads import checked_json, payload_digest, read_object, read_payload
 from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
@@ -221,8 +223,8 @@ def _read_answer(record: Record, topic: Topic, shape: type[_T]) -> _T | Marker:
     if isinstance(event, Marker):
         return event
     try:
-        return shape.from_json(read_object(record.value or b"", event.content_type))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return decode(checked_json(record.value or b"", event.content_type), type=shape)
+    except (ValueError, RecursionError):
         raise Rejected(Reason.INVALID_PAYLOAD, f"the value is no {topic}") from None
 
 
@@ -271,8 +273,8 @@ def _after(text: str | None) -> tuple[Position, ...]:
         found = load_json(text)
         if not isinstance(found, list) or len(found) > MAX_AFTER:
             raise ValueError("no list")
-        return tuple(position_from_json(position) for position in found)
-    except (KeyError, TypeError, ValueError):
+        return convert(found, tuple[Position, ...])
+    except ValueError:
         raise Rejected(
             Reason.INVALID_HEADER,
             f"{Header.AFTER} must be a JSON array of at most {MAX_AFTER} positions: "

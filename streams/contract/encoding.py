@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Position, Query
+from memory.model.answers import ItemRef, Message, Position, Query
 from memory.model.events import Correction, Ingest, Payload, Selector
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
-from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
+from streams.contract.messages import (
+    DEFAULT_TIMEOUT,
+    ENCODER,
+    MAX_TIMEOUT,
+    Answer,
+    Receipt,
+    Rejection,
+)
 from streams.contract.payloads import write_payload
 from streams.contract.records import (
     HEARTBEAT,
@@ -105,19 +112,17 @@ def encode_query(
         Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
     }
     if after:
-        extra[Header.AFTER] = canonical_json([position.to_json() for position in after])
+        extra[Header.AFTER] = ENCODER.encode(after).decode()
     return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
 
 
 def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
     extra = {Header.QUERY_ID: answer.query}
-    return _memory_event(Topic.PREDICTION, answer.query, answer.to_json(), extra, reply_partition)
+    return _memory_event(Topic.PREDICTION, answer.query, answer, extra, reply_partition)
 
 
 def encode_receipt(receipt: Receipt) -> OutgoingRecord:
-    return _memory_event(
-        Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt.to_json()
-    )
+    return _memory_event(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt)
 
 
 def encode_rejection(
@@ -128,7 +133,7 @@ def encode_rejection(
         str(why.reason), why.detail, record.topic, record.partition, record.offset, admitted_after
     )
     place = f"{record.topic}:{record.partition}:{record.offset}"
-    return _memory_event(Topic.REJECTED, place, said.to_json())
+    return _memory_event(Topic.REJECTED, place, said)
 
 
 def encode_heartbeat(topic: Topic, partition: int) -> OutgoingRecord:
@@ -153,9 +158,10 @@ def _record(
 def _memory_event(
     topic: Topic,
     event_id: str,
-    body: Mapping[str, Any],
+    body: Message,
     extra: Mapping[Any, str] = NO_ATTRIBUTES,
     partition: int | None = None,
 ) -> OutgoingRecord:
     headers = cloudevents.write(event_type(topic), SOURCE, event_id, now_us(), JSON, extra)
-    return OutgoingRecord(topic, record_key(SOURCE, event_id), dump_json(body), headers, partition)
+    value = ENCODER.encode(body)
+    return OutgoingRecord(topic, record_key(SOURCE, event_id), value, headers, partition)

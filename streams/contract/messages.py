@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
 
-from memory.model.answers import Neighbor, Position, Prediction, Query
+from msgspec import field
+from msgspec.json import Encoder, schema_components
+
+from memory.model.answers import Message, Neighbor, Position, Prediction, Query
+from memory.model.events import Forget
+from memory.model.outcomes import Forgotten
+from streams.contract.topics import Topic
 
 MAX_AFTER = 256
 MAX_TIMEOUT = 300.0
@@ -31,11 +37,18 @@ class QueryEvent:
 
 
 Status = Literal["answered", "empty", "stale", "expired", "rejected"]
-STATUSES: tuple[Status, ...] = ("answered", "empty", "stale", "expired", "rejected")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+def _none() -> None:
+    """A default that is written like any other value."""
+
+
+def _nothing() -> dict[str, float]:
+    """As above."""
+    return {}
+
+
+class Answer(Message, frozen=True):
     """What a prediction record says.
 
     `status`: ``answered``; ``empty`` (the memory holds nothing); ``stale`` (the memory has not
@@ -47,15 +60,15 @@ class Answer:
     status: Status
     reason: str | None = None
     detail: str | None = None
-    label: str | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
-    neighbors: tuple[Neighbor, ...] = ()
-    rule: str | None = None
-    k: int | None = None
-    exact: bool | None = None
-    embedder: str | None = None
-    as_of: tuple[Position, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
+    label: str | None = field(default_factory=_none)
+    shares: Mapping[str, float] = field(default_factory=_nothing)
+    neighbors: tuple[Neighbor, ...] = field(default_factory=lambda: ())
+    rule: str | None = field(default_factory=_none)
+    k: int | None = field(default_factory=_none)
+    exact: bool | None = field(default_factory=_none)
+    embedder: str | None = field(default_factory=_none)
+    as_of: tuple[Position, ...] = field(default_factory=lambda: ())
+    timings: Mapping[str, float] = field(default_factory=_nothing)
 
     @classmethod
     def of(cls, query_id: str, prediction: Prediction) -> Self:
@@ -73,108 +86,50 @@ class Answer:
             timings=prediction.timings,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        why = {"reason": self.reason, "detail": self.detail}
-        return {
-            "query": self.query,
-            "status": self.status,
-            **{name: text for name, text in why.items() if text is not None},
-            "label": self.label,
-            "shares": dict(self.shares),
-            "neighbors": [neighbor.to_json() for neighbor in self.neighbors],
-            "rule": self.rule,
-            "k": self.k,
-            "exact": self.exact,
-            "embedder": self.embedder,
-            "as_of": [position.to_json() for position in self.as_of],
-            "timings": dict(self.timings),
-        }
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or ValueError if the value is not an answer."""
-        if value["status"] not in STATUSES:
-            raise ValueError("unknown status")
-        return cls(
-            query=str(value["query"]),
-            status=value["status"],
-            reason=value.get("reason"),
-            detail=value.get("detail"),
-            label=value["label"],
-            shares={label: float(share) for label, share in value["shares"].items()},
-            neighbors=tuple(
-                Neighbor(n["id"], n["label"], float(n["distance"]), n["rank"], float(n["weight"]))
-                for n in value["neighbors"]
-            ),
-            rule=value["rule"],
-            k=value["k"],
-            exact=value["exact"],
-            embedder=value["embedder"],
-            as_of=tuple(position_from_json(position) for position in value["as_of"]),
-            timings={stage: float(seconds) for stage, seconds in value["timings"].items()},
-        )
+class SelectorDigest(Message, frozen=True):
+    """What a receipt says of the selector: nothing that would name a person."""
+
+    kind: str
+    digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Message, frozen=True):
     """What a forget-receipt says: the stage a request has come to, and when each was reached.
 
-    `request` and `selector_digest` are digests; no receipt holds a raw id. `stages` are µs by
+    `request` and the selector's digest are digests; no receipt holds a raw id. `stages` are µs by
     name, `until` is µs, `images` counts those that showed something until now, `matched` those of
-    which the memory ever heard: None where that is not known (any more).
+    which the memory ever heard: None where that is not known (any more). `status`: ``unmatched``
+    when the memory never heard of what the request names (is it spelt so?), ``repeated`` when the
+    request was carried out before.
     """
 
     request: str
     stage: str
     stages: Mapping[str, int]
-    selector_kind: str
-    selector_digest: str
+    selector: SelectorDigest
     until: int
     images: int
-    repeated: bool = False
-    matched: int | None = None
-
-    @property
-    def status(self) -> Literal["matched", "unmatched", "repeated"]:
-        """``unmatched``: the memory never heard of what the request names; is it spelt so?
-
-        ``repeated``: the request was carried out before.
-        """
-        if self.repeated:
-            return "repeated"
-        return "unmatched" if self.matched == 0 else "matched"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "request": self.request,
-            "stage": self.stage,
-            "stages": dict(self.stages),
-            "selector": {"kind": self.selector_kind, "digest": self.selector_digest},
-            "until": self.until,
-            "status": self.status,
-            "matched": self.matched,
-            "images": self.images,
-            "repeated": self.repeated,
-        }
+    repeated: bool = field(default_factory=lambda: False)
+    matched: int | None = field(default_factory=_none)
+    status: Literal["matched", "unmatched", "repeated"] = field(default_factory=lambda: "matched")
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or ValueError if the value is not a receipt."""
+    def of(cls, request: Forget, selector_digest: str, done: Forgotten) -> Self:
         return cls(
-            request=str(value["request"]),
-            stage=str(value["stage"]),
-            stages={stage: int(time) for stage, time in value["stages"].items()},
-            selector_kind=str(value["selector"]["kind"]),
-            selector_digest=str(value["selector"]["digest"]),
-            until=int(value["until"]),
-            images=int(value["images"]),
-            repeated=bool(value["repeated"]),
-            matched=None if value.get("matched") is None else int(value["matched"]),
+            request=request.request_id,
+            stage="erased",
+            stages={"received": done.first_seen, "fenced": done.fenced, "erased": done.erased},
+            selector=SelectorDigest(str(request.selector.kind), selector_digest),
+            until=done.until,
+            images=done.images,
+            repeated=done.repeated,
+            matched=done.matched,
+            status="repeated" if done.repeated else "unmatched" if done.matched == 0 else "matched",
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(Message, frozen=True):
     """Why the event at (full topic name, partition, offset) was not taken.
 
     `admitted_after`, µs: for what is forgotten, events after this time are taken again.
@@ -187,38 +142,19 @@ class Rejection:
     offset: int
     admitted_after: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        shown: dict[str, Any] = {
-            "reason": self.reason,
-            "detail": self.detail,
-            "topic": self.topic,
-            "partition": self.partition,
-            "offset": self.offset,
-        }
-        if self.admitted_after is not None:
-            shown["admitted_after"] = self.admitted_after
-        return shown
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises KeyError, TypeError or ValueError if the value is not a rejection."""
-        after = value.get("admitted_after")
-        return cls(
-            reason=str(value["reason"]),
-            detail=str(value["detail"]),
-            topic=str(value["topic"]),
-            partition=int(value["partition"]),
-            offset=int(value["offset"]),
-            admitted_after=None if after is None else int(after),
-        )
+ENCODER: Final = Encoder(order="sorted")
+"""One text for one value."""
 
 
-def position_from_json(value: Any) -> Position:
-    """Raises KeyError, TypeError or ValueError if the value is not a position."""
-    texts = (value["topic"], value["topic_id"])
-    numbers = (value["partition"], value["offset"], value.get("time", 0))
-    if not all(isinstance(text, str) for text in texts) or not all(
-        type(number) is int and 0 <= number < 1 << 63 for number in numbers
-    ):
-        raise ValueError("not a position")
-    return Position(*texts, *numbers[:2], time=value.get("time"))
+def json_schemas() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of what the memory says, by topic."""
+    said = {Topic.PREDICTION: Answer, Topic.FORGET_RECEIPT: Receipt, Topic.REJECTED: Rejection}
+    shapes, parts = schema_components(said.values(), ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "anyOf": [
+            {"title": str(topic), **shape} for topic, shape in zip(said, shapes, strict=True)
+        ],
+        "$defs": parts,
+    }

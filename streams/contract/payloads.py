@@ -104,15 +104,20 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def read_object(value: bytes, content_type: str | None) -> dict[str, Any]:
-    """The JSON object that a record's value is."""
+def checked_json(value: bytes, content_type: str | None) -> bytes:
+    """A record's value, which its header says to be JSON."""
     if content_type is None:
         raise Rejected(Reason.MISSING_HEADER, f"the header {Header.CONTENT_TYPE} is missing")
     if media_type(content_type) != JSON:
         raise Rejected(Reason.UNKNOWN_CONTENT_TYPE, f"{Header.CONTENT_TYPE} must be {JSON}")
     if not value:
         raise Rejected(Reason.EMPTY_PAYLOAD, "the record's value is empty")
-    return _object(value)
+    return value
+
+
+def read_object(value: bytes, content_type: str | None) -> dict[str, Any]:
+    """The JSON object that a record's value is."""
+    return _object(checked_json(value, content_type))
 
 
 def _object(value: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
@@ -199,9 +200,7 @@ def _accuracy(answers: Sequence[Answer], asked: Sequence[Sample]) -> tuple[float
 
 
 def _nearest(answer: Answer) -> Answer:
-    from dataclasses import replace
-
-    return replace(answer, label=answer.neighbors[0].label)
+    return msgspec.structs.replace(answer, label=answer.neighbors[0].label)
 
 
 def _example(answers: Sequence[Answer], asked: Sequence[Sample]) -> int:

@@ -133,21 +133,8 @@ class ForgetAgent:
             started = time.perf_counter()
             done = self._memory.forget(request)
             observe_stage("forget", time.perf_counter() - started)
-            receipt = Receipt(
-                request=request.request_id,
-                stage="erased",
-                stages={
-                    "received": done.first_seen,
-                    "fenced": done.fenced,
-                    "erased": done.erased,
-                },
-                selector_kind=str(request.selector.kind),
-                selector_digest=self._memory.index.selector_key(request.selector),
-                until=done.until,
-                images=done.images,
-                repeated=done.repeated,
-                matched=done.matched,
-            )
+            digest = self._memory.index.selector_key(request.selector)
+            receipt = Receipt.of(request, digest, done)
             EVENTS.labels(
                 "forget", "erased" if receipt.status == "matched" else receipt.status
             ).inc()

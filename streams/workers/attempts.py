@@ -25,7 +25,7 @@ class Attempts(Protocol):
         """Count an attempt to process this record alone; returns the attempts so far."""
         ...
 
-    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+    def holds_attempts(self, topic_id: str, partition: int, offset: int) -> bool:
         """Whether a record from this offset on was attempted alone, and that has not ended."""
         ...
 
@@ -70,7 +70,7 @@ class RecordAttempts:
         self._add(place, 1)
         return attempts
 
-    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+    def holds_attempts(self, topic_id: str, partition: int, offset: int) -> bool:
         """Whether a record from this offset on was attempted alone, and that has not ended."""
         with map_redis_errors():
             attempts = self._client.hgetall(self._attempts)

@@ -288,7 +288,7 @@ class Delivery:
                 place = (self._source.topic_id, tp.partition, offset)
                 starts = self._attempts.count_start(*place, within=self._source.batch)
                 # Found one by one, a record that ends workers has a new offset to start at.
-                if starts > STARTS_BEFORE_SUSPICION or self._attempts.has_unfinished(*place):
+                if starts > STARTS_BEFORE_SUSPICION or self._attempts.holds_attempts(*place):
                     self._suspect[tp.partition] = offset + self._source.batch
             return offsets
 

@@ -42,7 +42,7 @@ from memory.service import VisualMemory
 from streams.cli import cli
 from streams.contract import decoding, encoding, topics
 from streams.contract.facts import encode_fact
-from streams.contract.messages import Answer, Receipt
+from streams.contract.messages import Answer, Receipt, SelectorDigest
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers import metrics
@@ -91,8 +91,7 @@ def outgoing() -> dict[str, OutgoingRecord]:
         request="r1",
         stage="erased",
         stages={"received": NOW, "fenced": NOW + 1, "erased": NOW + 2},
-        selector_kind="subject",
-        selector_digest="subject:" + "0" * 32,
+        selector=SelectorDigest("subject", "subject:" + "0" * 32),
         until=NOW + 300_000_000,
         images=2,
         matched=3,

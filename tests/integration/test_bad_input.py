@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from kafka import KafkaProducer
@@ -298,7 +299,7 @@ def test_an_asker_whose_question_is_bad_is_told_so(memory: Running) -> None:
 def test_a_question_that_cannot_see_its_write_in_time_is_answered_stale(memory: Running) -> None:
     client = memory.client()
     written = client.ingest(unit(1), id="late", label="late", embedder="test").position()
-    never = replace(written, offset=written.offset + 1_000_000)
+    never = msgspec.structs.replace(written, offset=written.offset + 1_000_000)
     answer = client.query(unit(1), embedder="test", after=[never], timeout=1)
     assert answer.status == "stale"
 

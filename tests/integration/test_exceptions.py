@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from streams.client.sending import Pending
@@ -135,7 +135,7 @@ def test_a_question_that_ends_every_worker_is_rejected_and_holds_nobody_up(
         client = memory.client()
         written = client.ingest(unit(1), id="one", label="cat", embedder="test").position()
         client.query(unit(1), embedder="test", after=[written])
-        never = replace(written, offset=written.offset + 1_000_000)
+        never = msgspec.structs.replace(written, offset=written.offset + 1_000_000)
 
         def ask(k: int = 1, timeout: float = 60, **more: Any) -> Future[Answer]:
             return client.ask(unit(1), embedder="test", k=k, timeout=timeout, **more)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from memory.errors import Unavailable
@@ -67,7 +67,7 @@ def test_a_position_in_a_log_of_another_time_is_stale_at_once(memory: Running) -
 
 def test_a_position_in_a_partition_that_is_not_there_is_stale_at_once(memory: Running) -> None:
     client = memory.client()
-    nowhere = replace(ahead(memory), partition=7)
+    nowhere = msgspec.structs.replace(ahead(memory), partition=7)
     answer = client.query(unit(1), embedder="test", after=[nowhere], timeout=60)
     assert answer.status == "stale"
     assert "does not read" in (answer.detail or "")

@@ -10,9 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -223,7 +224,7 @@ def events_come_late(watched: Watched) -> Iterator[None]:
 @contextmanager
 def questions_wait(watched: Watched) -> Iterator[None]:
     written = watched.client.correct("image-3", "lynx").position()
-    never = replace(written, offset=written.offset + 1_000_000)
+    never = msgspec.structs.replace(written, offset=written.offset + 1_000_000)
     answer = watched.client.query(
         watched.vector(3), embedder=watched.embedder, after=[never], timeout=3
     )

@@ -75,7 +75,7 @@ class FileLedger:
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
 
-    def has_unfinished(self, topic_id: str, partition: int, offset: int) -> bool:
+    def holds_attempts(self, topic_id: str, partition: int, offset: int) -> bool:
         return False
 
     def withdraw(self, topic_id: str, partition: int, offset: int) -> None:

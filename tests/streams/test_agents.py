@@ -6,10 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
@@ -390,10 +390,10 @@ def test_a_position_in_what_the_log_lost_is_told_at_once_and_one_of_what_stands_
         (answer,) = asking(remembering, question(after=(after,)), merged=lambda: merged)
         return said(answer)["status"]
 
-    assert status(replace(AT, time=5_000)) == "stale"
+    assert status(msgspec.structs.replace(AT, time=5_000)) == "stale"
     assert status(AT) == "stale", "nobody knows which of both it means"
-    assert status(replace(AT, time=5_001)) == "answered"
-    assert status(replace(AT, offset=AT.offset - 3, time=1)) == "answered"
+    assert status(msgspec.structs.replace(AT, time=5_001)) == "answered"
+    assert status(msgspec.structs.replace(AT, offset=AT.offset - 3, time=1)) == "answered"
 
 
 def test_a_log_that_is_cut_while_a_question_waits_makes_no_answer_of_it(
@@ -403,7 +403,9 @@ def test_a_log_that_is_cut_while_a_question_waits_makes_no_answer_of_it(
         remembering.loses(AT.log_partition, Cut(AT.offset, 5_000))
         return {AT.log_partition: AT.offset + 1}
 
-    (answer,) = asking(remembering, question(after=(replace(AT, time=4_000),)), merged=merged)
+    (answer,) = asking(
+        remembering, question(after=(msgspec.structs.replace(AT, time=4_000),)), merged=merged
+    )
     assert said(answer)["status"] == "stale"
 
 

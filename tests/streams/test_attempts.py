@@ -78,17 +78,17 @@ def test_an_attempt_that_has_not_ended_is_known_from_its_offset_and_from_those_b
 ) -> None:
     attempts = make()
     attempts.count_attempt("t:u", 0, 7)
-    assert [attempts.has_unfinished("t:u", 0, offset) for offset in (6, 7, 8)] == [
+    assert [attempts.holds_attempts("t:u", 0, offset) for offset in (6, 7, 8)] == [
         True,
         True,
         False,
     ]
-    assert not any(attempts.has_unfinished(*place) for place in [("t", 0, 7), ("t:u", 1, 7)])
+    assert not any(attempts.holds_attempts(*place) for place in [("t", 0, 7), ("t:u", 1, 7)])
     attempts.withdraw("t:u", 0, 7)
-    assert not attempts.has_unfinished("t:u", 0, 0)
+    assert not attempts.holds_attempts("t:u", 0, 0)
     attempts.count_attempt("t:u", 0, 7)
     attempts.clear("t:u", 0, 7)
-    assert not attempts.has_unfinished("t:u", 0, 0)
+    assert not attempts.holds_attempts("t:u", 0, 0)
 
 
 def test_success_of_a_record_never_tried_alone_is_no_fault(make: Make) -> None:
@@ -146,7 +146,7 @@ def test_a_redis_that_is_away_is_unavailable() -> None:
     attempts = RecordAttempts(client, "away", "ingest")
     for call in (
         attempts.count_start,
-        attempts.has_unfinished,
+        attempts.holds_attempts,
         attempts.count_attempt,
         attempts.clear,
     ):

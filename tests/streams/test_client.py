@@ -28,7 +28,7 @@ from memory.model.events import (
 )
 from streams.client import MemoryClient, sending
 from streams.contract import decoding, encoding, topics
-from streams.contract.messages import Answer, QueryEvent, Receipt
+from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
@@ -417,7 +417,7 @@ def receipts(record: Record) -> list[OutgoingRecord]:
 
     def receipt(stage: str, stages: dict[str, int], request: str) -> OutgoingRecord:
         return encoding.encode_receipt(
-            Receipt(request, stage, stages, str(event.selector.kind), "digest", 9, 4)
+            Receipt(request, stage, stages, SelectorDigest(str(event.selector.kind), "d"), 9, 4)
         )
 
     return [

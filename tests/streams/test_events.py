@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
+import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
+from memory.errors import Reason, Rejected
 from memory.model.answers import Neighbor, Position, Prediction, Rule, Vote
 from streams.contract import decoding, encoding
-from streams.contract.messages import Answer, Receipt, Rejection
+from streams.contract.messages import Answer, Receipt, Rejection, SelectorDigest, json_schemas
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key
 from streams.contract.topics import Topic, event_type
 
@@ -108,13 +111,13 @@ def test_a_refused_answer_survives_its_record() -> None:
 
 
 def test_a_receipt_survives_its_record() -> None:
-    receipt = Receipt("r" * 64, "erased", {"fenced": 1, "erased": 2}, "subject", "d", 99, 3, True)
+    receipt = Receipt(
+        "r" * 64, "erased", {"fenced": 1, "erased": 2}, SelectorDigest("subject", "d"), 99, 3, True
+    )
     assert decoding.decode_receipt(received(encoding.encode_receipt(receipt))) == receipt
 
 
 def test_a_rejection_survives_its_record() -> None:
-    from memory.errors import Reason, Rejected
-
     record = Record("p-image-ingest", 2, 9, b"k", b"v", (), 0)
     outgoing = encoding.encode_rejection(
         record, Rejected(Reason.FORGOTTEN, "it is forgotten"), admitted_after=5
@@ -125,8 +128,6 @@ def test_a_rejection_survives_its_record() -> None:
 
 
 def test_a_rejection_holds_nothing_of_the_record() -> None:
-    from memory.errors import Reason, Rejected
-
     record = Record("t", 0, 0, b"secret-key", b"secret", (("ce_subject", b"secret-id"),), 0)
     outgoing = encoding.encode_rejection(record, Rejected(Reason.INTERNAL, "why"))
     assert b"secret" not in (outgoing.value or b"")
@@ -144,3 +145,45 @@ def test_a_heartbeat_has_one_key_and_is_a_marker() -> None:
 def test_the_size_of_a_record_counts_key_value_and_headers() -> None:
     record = OutgoingRecord(Topic.QUERY, b"kk", b"vvv", (("é", b"12345"),))
     assert record.size == 2 + 3 + 2 + 5
+
+
+def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
+    schemas = json_schemas()
+    titles = {each["title"]: each["$ref"].rpartition("/")[2] for each in schemas["anyOf"]}
+    assert titles == {"prediction": "Answer", "forget-receipt": "Receipt", "rejected": "Rejection"}
+    receipt = Receipt("r", "erased", {"fenced": 1}, SelectorDigest("subject", "d"), 99, 3)
+    refused = Answer("q", "rejected", reason="invalid-k", detail="why")
+    written = [Answer.of("q", PREDICTION), receipt, Rejection("why", "text", "t", 0, 1, 2)]
+    for message in written:
+        shape = schemas["$defs"][type(message).__name__]["properties"]
+        optional = {"reason", "detail"} if isinstance(message, Answer) else set()
+        assert set(message.to_json()) | optional == set(shape)
+    assert {"reason", "detail"} <= set(refused.to_json())
+    assert schemas["$defs"]["Neighbor"]["required"] == ["id", "label", "distance", "rank", "weight"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{}",
+        b'{"query": "q", "status": "unknown"}',
+        b'{"query": 1, "status": "empty"}',
+        b'{"query": "q", "status": "empty", "k": "ten"}',
+        b'{"query": "q", "status": "empty", "as_of": [{"topic": "t"}]}',
+        b'{"query": "q", "status": "empty", "neighbors": [1]}',
+        b'{"query": "\\ud800", "status": "empty"}',
+        b'{"query": "q", "status": "empty", "shares": {"a": NaN}}',
+        b"\xff",
+        b'{"query": "q", "status": "empty", "more": ' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_answer_is_rejected(value: bytes) -> None:
+    record = received(encoding.encode_prediction(Answer("q", "empty"), 0))
+    with pytest.raises(Rejected, match="no prediction"):
+        decoding.decode_prediction(replace(record, value=value))
+
+
+def test_fields_of_a_later_version_are_passed_by() -> None:
+    record = received(encoding.encode_prediction(Answer("q", "empty"), 0))
+    later = b'{"more": [1], ' + (record.value or b"")[1:]
+    assert decoding.decode_prediction(replace(record, value=later)) == Answer("q", "empty")
