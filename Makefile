@@ -3,12 +3,13 @@
 PYTHON ?= python3
 ARGS ?=
 VENV = .venv
+PEERS = .venv-peers
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # Three at a time, each with servers of its own: with two, two cores stood idle for a third of the time. ARGS='-n 0' runs one after the other.
 SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench clean
+.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench bench-peers clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -63,5 +64,13 @@ format: $(STAMP)  ## format and mend what can be mended
 bench: $(STAMP)  ## measure throughput and latency on this machine (ARGS=--quick: a tenth)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench-peers: $(STAMP) $(PEERS)/.installed  ## this service beside what one would pick instead (ARGS=--quick)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 clean:  ## remove what this Makefile made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

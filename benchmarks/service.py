@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from memory.model.answers import Position
@@ -26,7 +26,7 @@ from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE, Settings, load, worker_environment
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
-from streams.local.process import ChildSpec
+from streams.local.process import ChildSpec, Process
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
 from streams.local.supervisor import Supervisor
@@ -43,6 +43,8 @@ class Servers:
     folder: Path
     kafka: str
     redis: str
+    kafka_pids: tuple[int, ...]
+    redis_pids: tuple[int, ...]
 
 
 @contextlib.contextmanager
@@ -51,7 +53,11 @@ def servers(folder: Path) -> Iterator[Servers]:
         KafkaServer(folder / "kafka", CACHE) as kafka,
         RedisServer(folder / "redis", CACHE) as store,
     ):
-        yield Servers(folder, kafka.bootstrap, store.url)
+        yield Servers(folder, kafka.bootstrap, store.url, _pids(kafka), _pids(store))
+
+
+def _pids(server: Process) -> tuple[int, ...]:
+    return () if server.pid is None else (server.pid,)
 
 
 def vectors(count: int, seed: int = 0) -> list[Vector]:
@@ -107,6 +113,7 @@ def running(
     *,
     embedder: str = f"vectors:{EMBEDDER}:{DIM}",
     algorithm: str = "FLAT",
+    **changed: Any,
 ) -> Iterator[Service]:
     """Workers of the roles, one each, on topics and keys of their own."""
     values: dict[str, Any] = {
@@ -117,6 +124,7 @@ def running(
         "hmac_key": secrets.token_hex(32),
         "embedder": embedder,
         "index_algorithm": algorithm,
+        **changed,
     }
     settings = load(**values)
     memory_topics.create_topics(settings)
@@ -170,17 +178,17 @@ def round_trips(service: Service, count: int) -> list[float]:
     return found
 
 
+def workers() -> dict[str, psutil.Process]:
+    """The workers of this process, by role."""
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            arguments = child.cmdline()
+            if "worker" in arguments:
+                found[arguments[arguments.index("worker") + 1]] = child
+    return found
+
+
 def resident() -> dict[str, float]:
     """MB of memory that each worker of this process holds, by role."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            pages = int((folder / "statm").read_text().split()[1])
-        except OSError:
-            continue
-        if parent == os.getpid() and b"worker" in arguments:
-            role = arguments[arguments.index(b"worker") + 1].decode()
-            found[role] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-    return found
+    return {role: round(each.memory_info().rss / 2**20, 1) for role, each in workers().items()}
