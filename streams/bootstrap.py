@@ -211,7 +211,7 @@ def wire(
         cluster.bootstrap,
         instance=memory_topics.group_instance(settings, topic, topic_id),
         max_record_bytes=settings.max_image_bytes,
-        buffer=2 * batch,
+        batch=batch,
         credentials=faust_app.credentials(cluster.security),
     )
     patience = PATIENCE_SECONDS if ROLES[role].embeds else None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from faust.types import EventT
 
 from memory.errors import Moved
 from memory.model.events import LogPartition
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.delivery import Delivery
-from streams.workers.faust_app import to_record
+from streams.workers.faust_app import Read
 
 MAX_BATCH_BYTES = 32 << 20
 
@@ -31,52 +28,50 @@ class BatchDelivery(Delivery):
 
     async def _pump(self, handle: HandleBatch) -> None:
         while True:
-            events = [await self._queue.get()]
-            size = len(events[0].message.value or b"")
+            reads = [await self._queue.get()]
+            size = len(reads[0].record.value or b"")
             while (
-                len(events) < self._source.batch
+                len(reads) < self._source.batch
                 and size < MAX_BATCH_BYTES
                 and not self._queue.empty()
             ):
-                events.append(self._queue.get_nowait())
-                size += len(events[-1].message.value or b"")
-            if self._is_suspect(events):
-                for event in events:
-                    await self._process_alone(handle, event)
+                reads.append(self._queue.get_nowait())
+                size += len(reads[-1].record.value or b"")
+            if self._is_suspect(read.record for read in reads):
+                for read in reads:
+                    await self._process_alone(handle, read)
             else:
-                await self._process(handle, events)
+                await self._process(handle, reads)
 
-    async def _process(self, handle: HandleBatch, events: Sequence[EventT[Any]]) -> None:
-        records = [to_record(event) for event in events]
+    async def _process(self, handle: HandleBatch, reads: Sequence[Read]) -> None:
+        records = [read.record for read in reads]
         while True:
             try:
                 outgoing = await self._retry(lambda: self.in_thread(handle, records))
-                await self._finish(events, outgoing)
+                await self._finish(reads, outgoing)
             except Moved:
                 # All of it again: a step that was done is in the memory that was left.
                 await self._retry(lambda: self.in_thread(self._positions.follow))
             else:
                 return
 
-    async def _process_alone(self, handle: HandleBatch, event: EventT[Any]) -> None:
+    async def _process_alone(self, handle: HandleBatch, read: Read) -> None:
         """Process a record at which, or next to which, workers have ended before."""
-        if not self._is_suspect([event]):
-            await self._process(handle, [event])
+        if not self._is_suspect([read.record]):
+            await self._process(handle, [read])
             return
-        if await self._has_ended_workers(event):
-            await self._process(lambda records: self._reject(records[0]), [event])
+        if await self._has_ended_workers(read.record):
+            await self._process(lambda records: self._reject(records[0]), [read])
         else:
-            await self._process(handle, [event])
-        await self._count(self._attempts.clear, event)
+            await self._process(handle, [read])
+        await self._count(self._attempts.clear, read.record)
 
-    async def _finish(
-        self, events: Sequence[EventT[Any]], outgoing: Sequence[OutgoingRecord]
-    ) -> None:
+    async def _finish(self, reads: Sequence[Read], outgoing: Sequence[OutgoingRecord]) -> None:
         await self.publish(outgoing)
         ends: dict[LogPartition, int] = {}
-        for event in events:
-            partition = self._log_partition(event.message.partition)
-            ends[partition] = max(ends.get(partition, 0), event.message.offset + 1)
+        for record, _ in reads:
+            partition = self._log_partition(record.partition)
+            ends[partition] = max(ends.get(partition, 0), record.offset + 1)
         await self._advance(ends)
-        for event in events:
-            event.ack()
+        for read in reads:
+            read.ack()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,16 +24,17 @@ from typing import Any, TypeVar
 import faust
 from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted, ProducerSendError
-from faust.types import TP, EventT
+from faust.types import TP
 
 from memory.errors import Moved, Unavailable
 from memory.model.events import LogPartition
+from memory.model.times import SECOND
 from memory.ports import Positions
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka.log_witness import LogWitness
 from streams.workers.attempts import Attempts
-from streams.workers.faust_app import Transport, exit_now, group_trouble, log_time
+from streams.workers.faust_app import Read, Transport, exit_now, group_trouble
 from streams.workers.fetched_batches import unreadable
 from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
 
@@ -104,7 +105,7 @@ class Delivery:
         self._attempts = attempts
         self._full_name = full_name
         self._reject = reject
-        self._queue: asyncio.Queue[EventT[Any]] = asyncio.Queue(2 * source.batch)
+        self._queue: asyncio.Queue[Read] = asyncio.Queue(2 * source.batch)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=source.role)
         self._suspect: dict[int, int] = {}
         self._assigned_at = 0.0
@@ -173,9 +174,10 @@ class Delivery:
 
     async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
-            message = event.message
-            self._known_log.saw(message.partition, message.offset, log_time(message))
-            await self._queue.put(event)
+            last = event.value[-1]
+            for record in event.value:
+                self._known_log.saw(record.partition, record.offset, record.timestamp)
+                await self._queue.put(Read(record, event if record is last else None))
 
     def _exit_on_error(
         self, pump: Callable[[], Awaitable[None]]
@@ -188,30 +190,28 @@ class Delivery:
 
         return exiting
 
-    async def _has_ended_workers(self, event: EventT[Any]) -> bool:
+    async def _has_ended_workers(self, record: Record) -> bool:
         """Count an attempt at this record alone; whether there have been too many."""
-        attempts = await self._count(self._attempts.count_attempt, event)
+        attempts = await self._count(self._attempts.count_attempt, record)
         if attempts > ATTEMPTS_ALONE:
-            _log.error(
-                "%s %s[%d]@%d ended a worker again: rejected", *self._names_of(event.message)
-            )
+            _log.error("%s %s[%d]@%d ended a worker again: rejected", *self._names_of(record))
         return attempts > ATTEMPTS_ALONE
 
-    async def _count(self, count: Callable[[str, int, int], _T], event: EventT[Any]) -> _T:
-        return await self._retry(lambda: self.in_thread(count, *self._place(event)))
+    async def _count(self, count: Callable[[str, int, int], _T], record: Record) -> _T:
+        return await self._retry(lambda: self.in_thread(count, *self._place(record)))
 
-    def _place(self, event: EventT[Any]) -> tuple[str, int, int]:
-        return (self._source.topic_id, event.message.partition, event.message.offset)
+    def _place(self, record: Record) -> tuple[str, int, int]:
+        return (self._source.topic_id, record.partition, record.offset)
 
     def _names_of(self, message: Any) -> tuple[str, str, int, int]:
         return (self._source.role, message.topic, message.partition, message.offset)
 
-    def _is_suspect(self, events: Sequence[EventT[Any]]) -> bool:
+    def _is_suspect(self, records: Iterable[Record]) -> bool:
         return any(
-            event.message.offset < self._suspect.get(event.message.partition, 0)
+            record.offset < self._suspect.get(record.partition, 0)
             # What came since (by the log's clock) cannot have ended an earlier worker.
-            and event.message.timestamp < self._assigned_at
-            for event in events
+            and record.timestamp < self._assigned_at * SECOND
+            for record in records
         )
 
     async def _advance(self, ends: Mapping[LogPartition, int]) -> None:

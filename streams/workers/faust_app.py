@@ -12,9 +12,9 @@ import tempfile
 import threading
 import traceback
 from asyncio import Task
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import faust
 from aiokafka.errors import KafkaError
@@ -76,6 +76,18 @@ class BoundedWorker(faust.Worker):
         self._schedule_shutdown(signal.SIGINT)
 
 
+class Read(NamedTuple):
+    """A record, and the event of Faust's that it is the last of."""
+
+    record: Record
+    event: EventT[Any] | None
+
+    def ack(self) -> None:
+        """Let the consumer group know, for lag tools alone."""
+        if self.event is not None:
+            self.event.ack()
+
+
 Seek = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 
 
@@ -94,6 +106,24 @@ class _Consumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's
+        """What was fetched, a message a partition: a record alone costs Faust 150 µs on its way.
+
+        Such a message has the offset of its last record, and all of them as its value.
+        """
+        fetched, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        for tp, records in (fetched or {}).items():
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if records and (active is None or tp in active):
+                message: Any = self._to_message(tp, records[-1])
+                message.value = [Record.of(record) for record in records]
+                yield tp, message
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Let a full stream keep the reader waiting: a pause of its partition is a fetch lost."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         offsets = await self.seek_offsets(set(self.assignment()))
@@ -130,10 +160,10 @@ def make_app(
     *,
     instance: str | None,
     max_record_bytes: int,
-    buffer: int,
+    batch: int,
     credentials: faust.SASLCredentials | faust.SSLCredentials | None = None,
 ) -> faust.App:
-    """A Faust app with the settings delivery relies on; `buffer` is in records a partition.
+    """A Faust app with the settings delivery relies on; it is handed `batch` records at most.
 
     `credentials` are Faust's for the brokers, None for plain text.
 
@@ -166,7 +196,9 @@ def make_app(
         broker_heartbeat_interval=2.0,
         broker_commit_interval=1.0,
         stream_wait_empty=False,
-        stream_buffer_maxsize=buffer,
+        broker_max_poll_records=batch,
+        # A message is what was fetched of a partition.
+        stream_buffer_maxsize=1,
     )
 
 
@@ -189,27 +221,6 @@ def group_trouble(app: faust.App) -> BaseException | None:
     if keeping is None or not keeping.done() or keeping.cancelled():
         return None
     return keeping.exception()
-
-
-def to_record(event: EventT[Any]) -> Record:
-    """Faust's event as the contract's record; its time in µs."""
-    message: Any = event.message
-    return Record(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        key=message.key,
-        value=message.value,
-        headers=tuple(message.headers or ()),
-        timestamp=log_time(message),
-    )
-
-
-def log_time(message: Any) -> int:
-    """When the log took a message of Faust's, µs."""
-    # The log's own unit: beyond the year 2242 a float of seconds holds no microseconds.
-    milliseconds: int = round(message.timestamp * 1000)
-    return milliseconds * 1000
 
 
 async def log_ends(app: faust.App) -> dict[int, int]:

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any
-
-from faust.types import EventT
 
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.delivery import Delivery
-from streams.workers.faust_app import exit_now, to_record
+from streams.workers.faust_app import Read, exit_now
 from streams.workers.offsets import Offsets
 
 NOTE_SECONDS = 1.0
@@ -21,7 +18,7 @@ AnswerRecord = Callable[[Record], Awaitable[Sequence[OutgoingRecord]]]
 """Answer one question on the event loop; raises nothing but `Unavailable`."""
 
 
-_alone: ContextVar[EventT[Any] | None] = ContextVar("_alone", default=None)
+_alone: ContextVar[Record | None] = ContextVar("_alone", default=None)
 """The record that the running task answers with all places to itself."""
 
 
@@ -87,25 +84,26 @@ class TaskDelivery(Delivery):
         notes = asyncio.create_task(self._exit_on_error(note_positions)())
         try:
             while True:
-                event = await self._queue.get()
-                alone = self._is_suspect([event])
+                read = await self._queue.get()
+                alone = self._is_suspect([read.record])
                 await self._places.take(alone=alone)
-                self._offsets.start(event.message.partition, event.message.offset)
-                task = asyncio.create_task(self._one(answer, event, alone=alone))
+                self._offsets.start(read.record.partition, read.record.offset)
+                task = asyncio.create_task(self._one(answer, read, alone=alone))
                 running.add(task)
                 task.add_done_callback(running.discard)
         finally:
             notes.cancel()
 
-    async def _one(self, answer: AnswerRecord, event: EventT[Any], *, alone: bool) -> None:
+    async def _one(self, answer: AnswerRecord, read: Read, *, alone: bool) -> None:
+        record = read.record
         try:
             if alone:
-                _alone.set(event)
-                await self._answer_alone(answer, event)
+                _alone.set(record)
+                await self._answer_alone(answer, record)
             else:
-                await self._answer(answer, event)
-            self._offsets.finish(event.message.partition, event.message.offset)
-            event.ack()
+                await self._answer(answer, record)
+            self._offsets.finish(record.partition, record.offset)
+            read.ack()
             if alone:
                 # At once: else one that ends a worker brings back all before it.
                 await self._note()
@@ -118,12 +116,12 @@ class TaskDelivery(Delivery):
         if moved := self._offsets.take_advances():
             await self._advance({self._log_partition(p): o for p, o in moved.items()})
 
-    async def _answer(self, answer: AnswerRecord, event: EventT[Any]) -> None:
-        await self.publish(await self._retry(lambda: answer(to_record(event))))
+    async def _answer(self, answer: AnswerRecord, record: Record) -> None:
+        await self.publish(await self._retry(lambda: answer(record)))
 
-    async def _answer_alone(self, answer: AnswerRecord, event: EventT[Any]) -> None:
-        if await self._has_ended_workers(event):
-            await self.publish(self._reject(to_record(event)))
+    async def _answer_alone(self, answer: AnswerRecord, record: Record) -> None:
+        if await self._has_ended_workers(record):
+            await self.publish(self._reject(record))
         else:
-            await self._answer(answer, event)
-            await self._count(self._attempts.clear, event)
+            await self._answer(answer, record)
+            await self._count(self._attempts.clear, record)

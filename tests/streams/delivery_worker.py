@@ -131,7 +131,7 @@ async def note_taken(app: Any, file: Path) -> None:
 def main(told: Mapping[str, Any]) -> None:
     batch_delivery.MAX_BATCH_BYTES = told.get("batch_bytes", batch_delivery.MAX_BATCH_BYTES)
     app = faust_app.make_app(
-        told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, buffer=2 * BATCH
+        told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, batch=BATCH
     )
     source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH)
     ledger = FileLedger(told)

@@ -423,7 +423,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
         "one:1,two:2",
         instance=f"me.id-{topic}.5",
         max_record_bytes=3_000_000,
-        buffer=2 * batch,
+        batch=batch,
         credentials=ANY,
     )
     assert worker.make_app.call_args.kwargs["credentials"].username == "ann"
@@ -572,7 +572,7 @@ def test_an_app_has_what_delivery_relies_on() -> None:
         "one:1,two:2",
         instance="me",
         max_record_bytes=3_000_000,
-        buffer=22,
+        batch=11,
         credentials=faust_app.credentials(CLUSTER.security),
     )
     conf: Any = app.conf
@@ -580,7 +580,7 @@ def test_an_app_has_what_delivery_relies_on() -> None:
     assert [str(url) for url in conf.broker] == ["kafka://one:1", "kafka://two:2"]
     assert conf.broker_credentials.username == "ann"
     assert conf.consumer_group_instance_id == "me"
-    assert conf.stream_buffer_maxsize == 22
+    assert conf.broker_max_poll_records == 11
     assert conf.producer_acks == -1
     assert conf.consumer_max_fetch_size == conf.producer_max_request_size == 6_000_000
     assert conf.consumer_auto_offset_reset == "earliest"

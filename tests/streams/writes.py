@@ -48,7 +48,7 @@ TOPICS = {
     "forget": Topic.FORGET_REQUEST,
 }
 PARTITIONS = {"ingest": 2, "correct": 1, "forget": 1}
-APP = faust_app.make_app("none", "localhost:9", instance=None, max_record_bytes=1, buffer=1)
+APP = faust_app.make_app("none", "localhost:9", instance=None, max_record_bytes=1, batch=1)
 BEGINNING = 4_000_000_000_000_000
 """µs; later than now, so that no record that is read again is one that may have ended a worker."""
 
