@@ -215,7 +215,7 @@ def wire(
         credentials=faust_app.credentials(cluster.security),
     )
     patience = PATIENCE_SECONDS if ROLES[role].embeds else None
-    source = Source(role, topic, topic_id, batch, patience)
+    source = Source(role, topic, topic_id, batch, ROLES[role].batches_at_once, patience)
     parts: dict[str, Any] = {
         "positions": memory.index,
         "known_log": LogWitness(cluster, topic, topic_id, memory.index),

@@ -10,19 +10,23 @@ from streams.contract.topics import Topic
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a worker does: the topic it reads, whether it changes the memory, whether it embeds."""
+    """What a worker does: the topic it reads, whether it changes the memory, whether it embeds.
+
+    With more than one of its batches under way, one uses the CPU while another waits for Redis.
+    """
 
     name: str
     topic: Topic
     writes: bool = False
     embeds: bool = False
+    batches_at_once: int = 1
 
 
 ROLES: Mapping[str, Role] = {
     role.name: role
     for role in (
-        Role("ingest", Topic.IMAGE_INGEST, writes=True, embeds=True),
-        Role("correct", Topic.LABEL_CORRECTION, writes=True),
+        Role("ingest", Topic.IMAGE_INGEST, writes=True, embeds=True, batches_at_once=2),
+        Role("correct", Topic.LABEL_CORRECTION, writes=True, batches_at_once=2),
         Role("forget", Topic.FORGET_REQUEST, writes=True),
         Role("query", Topic.QUERY, embeds=True),
     )

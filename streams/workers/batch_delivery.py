@@ -1,8 +1,10 @@
-"""Delivery in batches: one unfinished at a time, told and noted before it counts as done."""
+"""Delivery in batches: a few unfinished at a time, told and noted in their order."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from memory.errors import Moved
 from memory.model.events import LogPartition
@@ -20,40 +22,69 @@ It runs in a thread. What it returns is published and acknowledged before the po
 
 
 class BatchDelivery(Delivery):
-    """Gives a handler batches, one unfinished at a time."""
+    """Gives a handler batches, `at_once` of its source at a time, each in a thread of its own."""
 
     def start(self, handle: HandleBatch) -> None:
         """Let the app read the topic, and hand what it reads to `handle`."""
         self._run(lambda: self._pump(handle))
 
     async def _pump(self, handle: HandleBatch) -> None:
+        room = asyncio.Semaphore(self._source.at_once)
+        last: asyncio.Task[None] | None = None
         while True:
-            reads = [await self._queue.get()]
-            size = len(reads[0].record.value or b"")
-            while (
-                len(reads) < self._source.batch
-                and size < MAX_BATCH_BYTES
-                and not self._queue.empty()
-            ):
-                reads.append(self._queue.get_nowait())
-                size += len(reads[-1].record.value or b"")
+            await room.acquire()
+            reads = await self._next_batch()
             if self._is_suspect(read.record for read in reads):
+                if last is not None:
+                    await asyncio.wait([last])
                 for read in reads:
                     await self._process_alone(handle, read)
+                room.release()
             else:
-                await self._process(handle, reads)
+                process = partial(self._process, handle, reads, last)
+                last = asyncio.create_task(self._exit_on_error(process)())
+                last.add_done_callback(lambda _: room.release())
 
-    async def _process(self, handle: HandleBatch, reads: Sequence[Read]) -> None:
+    async def _next_batch(self) -> list[Read]:
+        """What has come meanwhile, at least one."""
+        reads = [await self._queue.get()]
+        size = len(reads[0].record.value or b"")
+        while (
+            len(reads) < self._source.batch and size < MAX_BATCH_BYTES and not self._queue.empty()
+        ):
+            reads.append(self._queue.get_nowait())
+            size += len(reads[-1].record.value or b"")
+        return reads
+
+    async def _process(
+        self,
+        handle: HandleBatch,
+        reads: Sequence[Read],
+        before: asyncio.Task[None] | None = None,
+    ) -> None:
+        """Carry out a batch; its position moves when that of the batch before has."""
         records = [read.record for read in reads]
         while True:
             try:
                 outgoing = await self._retry(lambda: self.in_thread(handle, records))
-                await self._finish(reads, outgoing)
+                await self.publish(outgoing)
+                if before is not None:
+                    await asyncio.wait([before])
+                await self._advance(self._ends_of(records))
             except Moved:
                 # All of it again: a step that was done is in the memory that was left.
                 await self._retry(lambda: self.in_thread(self._positions.follow))
             else:
-                return
+                break
+        for read in reads:
+            read.ack()
+
+    def _ends_of(self, records: Sequence[Record]) -> dict[LogPartition, int]:
+        ends: dict[LogPartition, int] = {}
+        for record in records:
+            partition = self._log_partition(record.partition)
+            ends[partition] = max(ends.get(partition, 0), record.offset + 1)
+        return ends
 
     async def _process_alone(self, handle: HandleBatch, read: Read) -> None:
         """Process a record at which, or next to which, workers have ended before."""
@@ -65,13 +96,3 @@ class BatchDelivery(Delivery):
         else:
             await self._process(handle, [read])
         await self._count(self._attempts.clear, read.record)
-
-    async def _finish(self, reads: Sequence[Read], outgoing: Sequence[OutgoingRecord]) -> None:
-        await self.publish(outgoing)
-        ends: dict[LogPartition, int] = {}
-        for record, _ in reads:
-            partition = self._log_partition(record.partition)
-            ends[partition] = max(ends.get(partition, 0), record.offset + 1)
-        await self._advance(ends)
-        for read in reads:
-            read.ack()

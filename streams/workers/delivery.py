@@ -65,6 +65,8 @@ class LogReplaced(Exception):
 class Source:
     """What a role reads. `topic` is the full name, with its prefix.
 
+    Up to `at_once` batches of `batch` records are under way side by side.
+
     A call that blocks for more than `patience` seconds hangs, and ends the worker; None bounds
     nothing, for calls that may rightly take as long as the memory is large.
     """
@@ -73,6 +75,7 @@ class Source:
     topic: str
     topic_id: str
     batch: int
+    at_once: int = 1
     patience: float | None = None
 
 
@@ -194,17 +197,13 @@ class Delivery:
         """Count an attempt at this record alone; whether there have been too many."""
         attempts = await self._count(self._attempts.count_attempt, record)
         if attempts > ATTEMPTS_ALONE:
-            _log.error("%s %s[%d]@%d ended a worker again: rejected", *self._names_of(record))
+            place = (self._source.role, record.topic, record.partition, record.offset)
+            _log.error("%s %s[%d]@%d ended a worker again: rejected", *place)
         return attempts > ATTEMPTS_ALONE
 
     async def _count(self, count: Callable[[str, int, int], _T], record: Record) -> _T:
-        return await self._retry(lambda: self.in_thread(count, *self._place(record)))
-
-    def _place(self, record: Record) -> tuple[str, int, int]:
-        return (self._source.topic_id, record.partition, record.offset)
-
-    def _names_of(self, message: Any) -> tuple[str, str, int, int]:
-        return (self._source.role, message.topic, message.partition, message.offset)
+        place = (self._source.topic_id, record.partition, record.offset)
+        return await self._retry(lambda: self.in_thread(count, *place))
 
     def _is_suspect(self, records: Iterable[Record]) -> bool:
         return any(
@@ -281,15 +280,16 @@ class Delivery:
         def read() -> dict[TP, int]:
             self._known_log.check([tp.partition for tp in assigned], anew=True)
             stored = self._positions.positions()
+            reach = self._source.batch * self._source.at_once
             offsets = {}
             for tp in assigned:
                 offset = stored.get(self._log_partition(tp.partition), 0)
                 offsets[tp] = offset
                 place = (self._source.topic_id, tp.partition, offset)
-                starts = self._attempts.count_start(*place, within=self._source.batch)
+                starts = self._attempts.count_start(*place, within=reach)
                 # Found one by one, a record that ends workers has a new offset to start at.
                 if starts > STARTS_BEFORE_SUSPICION or self._attempts.holds_attempts(*place):
-                    self._suspect[tp.partition] = offset + self._source.batch
+                    self._suspect[tp.partition] = offset + reach
             return offsets
 
         try:

@@ -409,11 +409,16 @@ class Wired:
 
 @holds("instance", "batch", "image_batch")
 @pytest.mark.parametrize(
-    ("role", "batch", "patience"),
-    [("ingest", 7, 300.0), ("correct", 11, None), ("forget", 11, None), ("query", 11, 300.0)],
+    ("role", "batch", "at_once", "patience"),
+    [
+        ("ingest", 7, 2, 300.0),
+        ("correct", 11, 2, None),
+        ("forget", 11, 1, None),
+        ("query", 11, 1, 300.0),
+    ],
 )
 def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
-    role: str, batch: int, patience: float | None
+    role: str, batch: int, at_once: int, patience: float | None
 ) -> None:
     worker = Wired(role)
     topic = ROLES[role].topic
@@ -427,7 +432,7 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
         credentials=ANY,
     )
     assert worker.make_app.call_args.kwargs["credentials"].username == "ann"
-    assert worker.source == Source(role, f"p-{topic}", f"id-{topic}", batch, patience)
+    assert worker.source == Source(role, f"p-{topic}", f"id-{topic}", batch, at_once, patience)
     assert worker.delivery.call_args.args == (worker.app, worker.source)
     parts = worker.delivery.call_args.kwargs
     assert parts["positions"] is worker.memory.index

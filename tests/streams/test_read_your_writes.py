@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from memory.model.events import LogPartition
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.workers.delivery import PositionsWentBack
+from streams.workers.faust_app import Read
 from tests.streams.writes import (
     IMAGES,
     LABELS,
@@ -256,14 +258,11 @@ def test_an_answer_has_seen_what_it_claims_and_what_was_asked_for(memory: type[M
 class AdvanceFirst(Carried):
     """A mistake: the position says that a batch is merged before it is."""
 
-    async def _process(self, handle: Any, events: Sequence[Any]) -> None:
-        await self._advance(
-            {
-                LogPartition(self._source.topic_id, e.message.partition): e.message.offset + 1
-                for e in events
-            }
-        )
-        await super()._process(handle, events)
+    async def _process(
+        self, handle: Any, reads: Sequence[Read], before: asyncio.Task[None] | None = None
+    ) -> None:
+        await self._advance(self._ends_of([read.record for read in reads]))
+        await super()._process(handle, reads, before)
 
 
 class FromTheEnd(Carried):

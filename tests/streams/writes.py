@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery, HandleBatch
 from streams.workers.delivery import Source
+from streams.workers.faust_app import Read
 from tests.streams.stepping import Gated, Stepped
 
 DIM = 4
@@ -300,14 +300,14 @@ class Worker:
         """Begin with a batch of what its partitions hold, if it is idle."""
         if self.busy:
             return
-        events: list[Any] = []
+        reads: list[Read] = []
         for partition, offset in self.next.items():
-            unread = self._log.partitions[self.role, partition][offset:][: most - len(events)]
-            events += [message_of(each.record) for each in unread]
+            unread = self._log.partitions[self.role, partition][offset:][: most - len(reads)]
+            reads += [Read(each.record, None) for each in unread]
             self.next[partition] = offset + len(unread)
-        if events:
+        if reads:
             self.work = Stepped(
-                lambda _work: asyncio.run(self._carrier._process(self._handle, events))
+                lambda _work: asyncio.run(self._carrier._process(self._handle, reads))
             )
 
     def step(self) -> None:
@@ -328,20 +328,6 @@ class Worker:
         if self.work is not None:
             self.work.kill()
             self.work = None
-
-
-def message_of(record: Record) -> Any:
-    """A record as Faust hands it over."""
-    message = SimpleNamespace(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-        timestamp=record.timestamp / 1_000_000,
-    )
-    return SimpleNamespace(message=message, ack=lambda: None)
 
 
 @dataclass
