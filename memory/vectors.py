@@ -55,8 +55,15 @@ def stored_vector(
     Raises `Rejected` for what it must not hold: its distances would mean nothing.
     """
     check_made_by(vector, made_by, embedder=embedder, dim=dim)
-    with np.errstate(over="ignore"):  # refused by the next line, if the vector is not of length 1
-        stored: npt.NDArray[np.floating[Any]] = vector.astype(dtype)
+    return stored_rows(vector, dtype)
+
+
+def stored_rows(
+    rows: npt.NDArray[np.floating[Any]], dtype: npt.DTypeLike
+) -> npt.NDArray[np.floating[Any]]:
+    """Vectors, the last axis, in the element type that a memory stores. Raises `Rejected`."""
+    with np.errstate(over="ignore"):  # refused by the next line, if a vector is not of length 1
+        stored: npt.NDArray[np.floating[Any]] = rows.astype(dtype)
     check_direction(stored)
     return stored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from PIL.Image import Image
 
 from memory.claims.fetcher import resolve_claims
@@ -58,8 +59,14 @@ class PayloadEmbedder:
     def _embed_group(
         self, prepared: Sequence[Image | Vector | Rejected]
     ) -> list[Vector | Rejected]:
-        vectors = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
-        return [next(vectors) if isinstance(one, Image) else one for one in prepared]
+        embedded = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
+        brought = iter(_units([one for one in prepared if isinstance(one, np.ndarray)]))
+        return [
+            one
+            if isinstance(one, Rejected)
+            else next(embedded if isinstance(one, Image) else brought)
+            for one in prepared
+        ]
 
     def _prepare(
         self, payload: ImagePayload | VectorPayload | Rejected
@@ -71,8 +78,7 @@ class PayloadEmbedder:
                 case VectorPayload(vector, made_by):
                     dim = self._embedder.dim
                     check_made_by(vector, made_by, embedder=self._embedder.digest, dim=dim)
-                    unit: Vector = unit_rows(vector[None])[0]
-                    return unit
+                    return vector
                 case Rejected():
                     return payload
         except Rejected as rejected:
@@ -95,3 +101,15 @@ class PayloadEmbedder:
         except Rejected as rejected:
             return rejected
         return vector
+
+
+def _units(vectors: Sequence[Vector]) -> list[Vector | Rejected]:
+    """Vectors of one dimension at length 1, or why one is not to be had."""
+    if not vectors:
+        return []
+    try:
+        return list(unit_rows(np.stack(vectors)))
+    except Rejected as rejected:
+        if len(vectors) == 1:
+            return [rejected]
+    return [unit for vector in vectors for unit in _units([vector])]

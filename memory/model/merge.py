@@ -117,8 +117,8 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
 
     The full digest lists an image under the selectors its admitted events bore.
     """
-    visible: list[str] = []
-    full: list[str] = []
+    visible: list[bytes] = []
+    full: list[bytes] = []
     shared_ids = 0
     for image, item in items.items():
         if item.trace_stamp or item.corrected_stamp:
@@ -140,5 +140,5 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
     return Digests(_sha256(visible), _sha256([*visible, *full]), shared_ids)
 
 
-def _sha256(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+def _sha256(lines: list[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from typing import Final
 
 import regex
+from msgspec.json import Encoder
 
 from memory.errors import Reason, Rejected
 
+_CANONICAL: Final = Encoder(order="sorted")
 _OTHER_SPACE = regex.compile(r"(?! )\p{Zs}")
 _UNSEEN = regex.compile(
     r"\p{Default_Ignorable_Code_Point}|\p{Noncharacter_Code_Point}|[\p{Zl}\p{Zp}\u2800\ufff9-\ufffb]"
@@ -72,6 +73,6 @@ def canonical_name(value: str, *, what: str, reason: Reason, limit: int) -> str:
     return spelt
 
 
-def canonical_json(value: Mapping[str, object] | Sequence[object]) -> str:
+def canonical_json(value: object) -> bytes:
     """One text for one value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(value)

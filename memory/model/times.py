@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from typing import NewType
+
+from memory.model.text import canonical_json
 
 Stamp = NewType("Stamp", str)
 """``<16 digits of µs>.<64 hex>``: totally ordered as plain strings."""
@@ -31,8 +32,7 @@ def make_stamp(at: int, *parts: str | None) -> Stamp:
     `parts` are source, id, type, image, label, subjects, payload digest, in that order
     (design, "The law"); None and "" differ. Tracing headers never take part.
     """
-    canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return Stamp(f"{at:016d}.{hashlib.sha256(canonical.encode()).hexdigest()}")
+    return Stamp(f"{at:016d}.{hashlib.sha256(canonical_json(parts)).hexdigest()}")
 
 
 def stamp_time(stamp: Stamp) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from memory.model.keys import SelectorKey, count_sources
 from memory.model.state import CorrectionWrite, Item, Put, PutResult, Trace, TraceWrite
 from memory.model.times import NEVER
 from memory.redis.schema import Schema
-from memory.vectors import stored_vector
+from memory.vectors import check_made_by, stored_rows
 
 DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
 """The fields that digests cover."""
@@ -40,39 +40,44 @@ def decode_time(text: bytes | None) -> int:
     return int(text) if text else NEVER
 
 
-def encode_put(put: Put, schema: Schema) -> list[str | bytes]:
+def encode_puts(puts: Sequence[Put], schema: Schema) -> Iterator[list[str | bytes]]:
     """The arguments of the functions `vm1_put` and `vm1_erase`. Raises `Rejected`."""
-    register: list[str | bytes] = ["", ""]
-    match put.write:
-        case TraceWrite(stamp, trace):
-            register = ["t", stamp, *_encode_trace(trace, schema)]
-        case CorrectionWrite(stamp, label):
-            register = ["c", stamp, label or ""]
-    return [
-        encode_time(put.barrier),
-        put.address.encode() if put.address else "",
-        " ".join(put.selectors),
-        *register,
-    ]
-
-
-def _encode_trace(trace: Trace, schema: Schema) -> list[str | bytes]:
-    vector = stored_vector(
-        trace.vector,
-        trace.embedder,
-        embedder=schema.embedder,
-        dim=schema.dim,
-        dtype=schema.element,
+    vectors = _encode_vectors(
+        [put.write.trace for put in puts if isinstance(put.write, TraceWrite)], schema
     )
+    for put in puts:
+        register: list[str | bytes] = ["", ""]
+        match put.write:
+            case TraceWrite(stamp, trace):
+                register = ["t", stamp, *_encode_trace(trace, next(vectors))]
+            case CorrectionWrite(stamp, label):
+                register = ["c", stamp, label or ""]
+        yield [
+            encode_time(put.barrier),
+            put.address.encode() if put.address else "",
+            " ".join(put.selectors),
+            *register,
+        ]
+
+
+def _encode_vectors(traces: Sequence[Trace], schema: Schema) -> Iterator[bytes]:
+    for trace in traces:
+        check_made_by(trace.vector, trace.embedder, embedder=schema.embedder, dim=schema.dim)
+    rows = [trace.vector for trace in traces]
+    stored = stored_rows(np.stack(rows), schema.element) if rows else ()
+    return (row.tobytes() for row in stored)
+
+
+def _encode_trace(trace: Trace, vector: bytes) -> list[str | bytes]:
     return [
         trace.image_id,
         trace.image_digest,
         trace.label,
         trace.source,
-        json.dumps(trace.subjects, ensure_ascii=False),
-        json.dumps(dict(trace.attributes), ensure_ascii=False),
+        json.dumps(trace.subjects, ensure_ascii=False) if trace.subjects else "[]",
+        json.dumps(dict(trace.attributes), ensure_ascii=False) if trace.attributes else "{}",
         trace.embedder,
-        vector.tobytes(),
+        vector,
     ]
 
 

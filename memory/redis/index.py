@@ -24,7 +24,7 @@ from memory.redis import marks, scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
-from memory.redis.hashes import decode_item, decode_put_result, encode_put, encode_time
+from memory.redis.hashes import decode_item, decode_put_result, encode_puts, encode_time
 from memory.redis.listings import enlist_images, note_told, untold_facts
 from memory.redis.names import KeyNames, place_name
 from memory.redis.schema import Schema, open_schema
@@ -139,13 +139,9 @@ class RedisIndex(KeyedDigests):
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
         pipeline = self._client.pipeline(transaction=False)
-        for put in puts:
-            pipeline.fcall(
-                "vm1_put" if isinstance(put.write, TraceWrite) else "vm1_erase",
-                3,
-                *self.names.item(put.image),
-                *encode_put(put, self._schema),
-            )
+        for put, arguments in zip(puts, encode_puts(puts, self._schema), strict=True):
+            function = "vm1_put" if isinstance(put.write, TraceWrite) else "vm1_erase"
+            pipeline.fcall(function, 3, *self.names.item(put.image), *arguments)
         with map_redis_errors():
             replies = pipeline.execute()
         return list(map(decode_put_result, replies))

@@ -99,18 +99,8 @@ class Envelope:
 
 def read(record: Record, topic: Topic) -> Envelope | Marker:
     """The envelope of an event on `topic`, or a marker. Raises `Rejected`."""
-    if any(name == Header.TYPE and value == HEARTBEAT.encode() for name, value in record.headers):
-        return Marker.HEARTBEAT
-    names = {name for name, _ in record.headers}
-    if PASSED_OVER in names:
-        return Marker.GAP
-    if SWOLLEN in names:
-        raise Rejected(
-            Reason.IMAGE_TOO_LARGE,
-            "the record came in a batch that is too large once it is decompressed; send less at once",
-        )
-    if record.value is None:
-        return Marker.TOMBSTONE
+    if not record.value and (marker := _marker(record)):
+        return marker
     headers = _texts(record)
     content_type = headers.pop(Header.CONTENT_TYPE, None)
     if content_type and content_type.lower().startswith("application/cloudevents"):
@@ -134,6 +124,21 @@ def read(record: Record, topic: Topic) -> Envelope | Marker:
         )
     attributes = {name.removeprefix(PREFIX): text for name, text in headers.items()}
     return Envelope(event_id, source, type_, parse_time(time), content_type, attributes)
+
+
+def _marker(record: Record) -> Marker | None:
+    """What a record without a value is, if it is no event. Raises `Rejected`."""
+    names = {name for name, _ in record.headers}
+    if (str(Header.TYPE), HEARTBEAT.encode()) in record.headers:
+        return Marker.HEARTBEAT
+    if PASSED_OVER in names:
+        return Marker.GAP
+    if SWOLLEN in names:
+        raise Rejected(
+            Reason.IMAGE_TOO_LARGE,
+            "the record came in a batch that is too large once it is decompressed; send less at once",
+        )
+    return Marker.TOMBSTONE if record.value is None else None
 
 
 def _texts(record: Record) -> dict[str, str]:

@@ -70,7 +70,7 @@ def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest |
         event.type,
         image_id,
         label,
-        canonical_json(subjects),
+        canonical_json(subjects).decode(),
         digest,
     )
     return Ingest(

@@ -14,7 +14,6 @@ from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
 from streams.contract.messages import (
     DEFAULT_TIMEOUT,
-    ENCODER,
     MAX_TIMEOUT,
     Answer,
     Receipt,
@@ -31,7 +30,6 @@ from streams.contract.records import (
     Record,
     record_key,
 )
-from streams.contract.strict_json import dump_json
 from streams.contract.topics import Topic, event_type
 
 
@@ -64,7 +62,7 @@ def encode_ingest(
     extra |= {cloudevents.PREFIX + name: text for name, text in attributes.items()}
     extra |= {Header.SUBJECT: image_id, Header.LABEL: label}
     if subjects:
-        extra[Header.SUBJECTS] = canonical_json(list(subjects))
+        extra[Header.SUBJECTS] = canonical_json(list(subjects)).decode()
     return _record(Topic.IMAGE_INGEST, source, event_id, time, value, kind, extra)
 
 
@@ -73,14 +71,16 @@ def encode_correction(
 ) -> OutgoingRecord:
     Correction(make_stamp(cloudevents.checked_time(time)), image_id, label)
     extra = {Header.SUBJECT: image_id}
-    value = dump_json({"label": label})
+    value = canonical_json({"label": label})
     return _record(Topic.LABEL_CORRECTION, source, event_id, time, value, JSON, extra)
 
 
 def encode_forget(
     *, source: str, event_id: str, time: int, selector: Selector, permanent: bool = False
 ) -> OutgoingRecord:
-    value = dump_json({"selector": {str(selector.kind): selector.value}, "permanent": permanent})
+    value = canonical_json(
+        {"selector": {str(selector.kind): selector.value}, "permanent": permanent}
+    )
     return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
 
 
@@ -112,7 +112,7 @@ def encode_query(
         Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
     }
     if after:
-        extra[Header.AFTER] = ENCODER.encode(after).decode()
+        extra[Header.AFTER] = canonical_json(after).decode()
     return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
 
 
@@ -163,5 +163,5 @@ def _memory_event(
     partition: int | None = None,
 ) -> OutgoingRecord:
     headers = cloudevents.write(event_type(topic), SOURCE, event_id, now_us(), JSON, extra)
-    value = ENCODER.encode(body)
+    value = canonical_json(body)
     return OutgoingRecord(topic, record_key(SOURCE, event_id), value, headers, partition)

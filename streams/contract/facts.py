@@ -8,10 +8,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.text import canonical_json
 from memory.model.times import FOREVER
 from streams.contract.cloudevents import Header
 from streams.contract.records import HEARTBEAT, JSON, Marker, OutgoingRecord, Record
-from streams.contract.strict_json import dump_json, load_json
+from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic, event_type
 
 KINDS: Mapping[str, type[FenceFact]] = {
@@ -26,7 +27,7 @@ _NAMES = {kind: name for name, kind in KINDS.items()}
 
 def encode_fact(fact: FenceFact) -> OutgoingRecord:
     """A fact's record; its key is the digest of what it says, so repeats compact away."""
-    value = dump_json({"kind": _NAMES[type(fact)], **asdict(fact)})
+    value = canonical_json({"kind": _NAMES[type(fact)], **asdict(fact)})
     headers = (
         (str(Header.TYPE), event_type(Topic.FENCES).encode()),
         (str(Header.CONTENT_TYPE), JSON.encode()),

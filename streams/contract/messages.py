@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from msgspec import field
-from msgspec.json import Encoder, schema_components
+from msgspec.json import schema_components
 
 from memory.model.answers import Message, Neighbor, Position, Prediction, Query
 from memory.model.events import Forget
@@ -141,10 +141,6 @@ class Rejection(Message, frozen=True):
     partition: int
     offset: int
     admitted_after: int | None = None
-
-
-ENCODER: Final = Encoder(order="sorted")
-"""One text for one value."""
 
 
 def json_schemas() -> dict[str, Any]:

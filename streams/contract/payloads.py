@@ -10,11 +10,11 @@ import numpy as np
 from memory.claims.addresses import checked_claim
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, ClaimPayload, ImagePayload, Payload, VectorPayload
-from memory.model.text import checked_text
+from memory.model.text import canonical_json, checked_text
 from memory.vectors import Vector, check_direction
 from streams.contract.cloudevents import Header
 from streams.contract.records import CLAIM, JSON, OCTETS, VECTOR
-from streams.contract.strict_json import dump_json, load_json
+from streams.contract.strict_json import load_json
 
 FLOAT32 = np.dtype("<f4")
 
@@ -61,7 +61,7 @@ def write_payload(payload: Payload, content_type: str) -> tuple[bytes, str, dict
         return payload.data, content_type, {}
     if isinstance(payload, ClaimPayload):
         checked_claim(payload)
-        return dump_json({"uri": payload.uri, "sha256": payload.digest}), CLAIM, {}
+        return canonical_json({"uri": payload.uri, "sha256": payload.digest}), CLAIM, {}
     with np.errstate(over="ignore"):  # what is too large for float32 is told as not finite
         elements = np.asarray(payload.vector).astype(FLOAT32)
     checked_vector(elements)

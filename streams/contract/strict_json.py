@@ -1,9 +1,8 @@
-"""JSON with one meaning for one text, and one text for one value."""
+"""JSON with one meaning for one text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 
@@ -20,14 +19,6 @@ def load_json(text: str) -> Any:
         # An escape can smuggle in half a character, which no later digest could encode.
         json.dumps(found, ensure_ascii=False).encode()
     return found
-
-
-def dump_json(value: Mapping[str, Any]) -> bytes:
-    """One text for one value."""
-    text = json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-    )
-    return text.encode()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
