@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL.Image import Image
@@ -15,15 +17,18 @@ from memory.model.events import ImagePayload, Payload, VectorPayload
 from memory.ports import Embedder, Fetch
 from memory.vectors import Vector, check_made_by, unit_rows
 
-PIXELS_AT_ONCE = 16_000_000
-"""Decoded at once, if not of one image: 48 MB, or 300 images of the size that models look at."""
+PIXELS_AT_ONCE = 8_000_000
+"""Decoded at once, if not of one image: 24 MB, or 150 images of the size that models look at."""
 
 Observe = Callable[[str, float], None]
 """Told (stage, seconds) of each step: fetch, embed, merge, search, vote."""
 
 
 class PayloadEmbedder:
-    """Makes unit vectors of what events and questions bring. Without `fetch` it takes no claims."""
+    """Makes unit vectors of what events and questions bring. Without `fetch` it takes no claims.
+
+    For many threads: one decodes while another's images are embedded.
+    """
 
     def __init__(
         self, embedder: Embedder, limits: ImageLimits, fetch: Fetch | None, observe: Observe
@@ -32,6 +37,8 @@ class PayloadEmbedder:
         self._limits = limits
         self._fetch = fetch
         self._observe = observe
+        self._decoding = threading.Lock()
+        self._embedding = threading.Lock()
 
     def embed(self, payloads: Sequence[Payload]) -> list[Vector | Rejected]:
         """A unit vector of each, or why there is none; in order. Raises `Unavailable`."""
@@ -45,21 +52,26 @@ class PayloadEmbedder:
         found: list[Vector | Rejected] = []
         waiting: list[Image | Vector | Rejected] = []
         pixels = greatest = 0
-        for payload in resolve_claims(payloads, self._fetch, self._observe):
-            one = self._prepare(payload)
-            if isinstance(one, Image):
-                if pixels and pixels + one.width * one.height > PIXELS_AT_ONCE:
-                    found += self._embed_group(waiting)
-                    waiting, pixels = [], 0
-                pixels += one.width * one.height
-                greatest = max(greatest, pixels)
-            waiting.append(one)
-        return found + self._embed_group(waiting), greatest
+        resolved = resolve_claims(payloads, self._fetch, self._observe)
+        with self._decoding:
+            for payload in resolved:
+                one = self._prepare(payload)
+                if isinstance(one, Image):
+                    size = one.width * one.height
+                    if pixels and pixels + size > PIXELS_AT_ONCE:
+                        found += self._embed_group(waiting, pixels + size)
+                        waiting, pixels = [], 0
+                    pixels += size
+                    greatest = max(greatest, pixels)
+                waiting.append(one)
+            return found + self._embed_group(waiting, pixels), greatest
 
     def _embed_group(
-        self, prepared: Sequence[Image | Vector | Rejected]
+        self, prepared: Sequence[Image | Vector | Rejected], pixels: int
     ) -> list[Vector | Rejected]:
-        embedded = iter(self._embed([one for one in prepared if isinstance(one, Image)]))
+        images = [one for one in prepared if isinstance(one, Image)]
+        with self._others_decode(pixels):
+            embedded = iter(self._embed(images))
         brought = iter(_units([one for one in prepared if isinstance(one, np.ndarray)]))
         return [
             one
@@ -67,6 +79,18 @@ class PayloadEmbedder:
             else next(embedded if isinstance(one, Image) else brought)
             for one in prepared
         ]
+
+    @contextmanager
+    def _others_decode(self, pixels: int) -> Iterator[None]:
+        """Let another thread decode meanwhile, unless what is held is a large image's."""
+        if pixels > 2 * PIXELS_AT_ONCE:
+            yield
+            return
+        self._decoding.release()
+        try:
+            yield
+        finally:
+            self._decoding.acquire()
 
     def _prepare(
         self, payload: ImagePayload | VectorPayload | Rejected
@@ -87,13 +111,14 @@ class PayloadEmbedder:
     def _embed(self, images: Sequence[Image]) -> list[Vector | Rejected]:
         if not images:
             return []
-        started = time.perf_counter()
-        try:
-            vectors: list[Vector | Rejected] = list(self._embedder.embed(images))
-        except Rejected:
-            vectors = [self._embed_alone(image) for image in images]
-        self._observe("embed", time.perf_counter() - started)
-        return vectors
+        with self._embedding:
+            started = time.perf_counter()
+            try:
+                vectors: list[Vector | Rejected] = list(self._embedder.embed(images))
+            except Rejected:
+                vectors = [self._embed_alone(image) for image in images]
+            self._observe("embed", time.perf_counter() - started)
+            return vectors
 
     def _embed_alone(self, image: Image) -> Vector | Rejected:
         try:
