@@ -3,8 +3,9 @@
 Run as a program with a JSON object as its argument: bootstrap, topic, group, folder, way. In the
 folder are `positions` (offsets by partition), `calls` (a line a call of the handler: the offsets
 by partition), `times` (how often the way's trouble is still to happen) and `taken` (how many records
-the worker has taken from the log). `outgoing`, if given, is a topic for what the handler tells, a
-record for each one that it is given.
+the worker has taken from the log). Of the way "first-waits" the first call waits until `go` is
+there. `outgoing`, if given, is a topic for what the handler tells, a record for each one that it
+is given.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Handler:
     def __init__(self, told: Mapping[str, str]) -> None:
         self._calls = Path(told["folder"], "calls")
         self._times = Path(told["folder"], "times")
+        self._go = Path(told["folder"], "go")
         self._way = told["way"]
+        self._first = True
         self._tells = "outgoing" in told
 
     def note(self, records: Sequence[Record]) -> None:
@@ -101,9 +104,13 @@ class Handler:
             calls.write(json.dumps(offsets) + "\n")
 
     def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        first, self._first = self._first, False
         self.note(records)
         if self._way == "stuck":
             time.sleep(600)
+        elif self._way == "first-waits" and first:
+            while not self._go.exists():
+                time.sleep(0.01)
         elif self._is_due():
             if self._way == "away":
                 raise Unavailable("away")
@@ -133,7 +140,7 @@ def main(told: Mapping[str, Any]) -> None:
     app = faust_app.make_app(
         told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, batch=BATCH
     )
-    source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH)
+    source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH, told.get("at_once", 1))
     ledger = FileLedger(told)
     more: dict[str, Any] = {
         "positions": ledger,

@@ -444,6 +444,31 @@ def test_a_batch_holds_no_more_bytes_than_its_bound_and_a_record(empty_place: Wo
     assert max(sizes) == 4, "the fourth takes it over the bound"
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_a_position_waits_for_the_batches_before_and_no_more_are_under_way_than_may_be(
+    place: Workplace, at_once: int
+) -> None:
+    with place.worker("first-waits", at_once=at_once) as process:
+        place.until(lambda: len(place.calls()) >= at_once, process)
+        time.sleep(1)
+        assert len(place.calls()) == at_once
+        assert place.positions() == {}
+        (place.folder / "go").touch()
+        place.until(place.all_done, process)
+    assert {p: sorted(offsets) for p, offsets in place.seen().items()} == {0: EACH, 1: EACH}
+
+
+def test_what_killed_workers_left_under_way_is_handed_over_again(place: Workplace) -> None:
+    with place.worker("first-waits", at_once=3) as process:
+        place.until(lambda: len(place.calls()) == 3, process)
+        ended(process, signal.SIGKILL)
+    begun = len(place.calls())
+    with place.worker("plain", at_once=3) as process:
+        place.until(place.all_done, process)
+    again = place.seen(begun)
+    assert {p: sorted(offsets) for p, offsets in again.items()} == {0: EACH, 1: EACH}
+
+
 def test_a_worker_that_gets_on_with_nothing_takes_no_more_from_the_log(
     empty_place: Workplace,
 ) -> None:
