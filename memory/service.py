@@ -5,6 +5,7 @@ Everything here is safe to repeat and to interleave with other workers; see memo
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -65,6 +66,7 @@ class VisualMemory:
         self._logs = dict(logs or {})
         self._partitions = partitions
         self._observe = observe
+        self._telling = threading.Lock()
 
     def remember(self, events: Sequence[Ingest]) -> list[Outcome]:
         """Merge images into the memory; one outcome an event, in order.
@@ -108,9 +110,10 @@ class VisualMemory:
         self, images: Iterable[ImageKey], told: Collection[Barrier | Posting] = frozenset()
     ) -> None:
         """Tell the log what a rebuilt memory must know of images of which something was erased."""
-        facts = self.index.untold(list(dict.fromkeys(images)))
-        self._fence_log.append([fact for fact in facts if fact not in told])
-        self.index.note_told(facts)
+        with self._telling:  # else two batches of one image both tell what neither has told yet
+            facts = self.index.untold(list(dict.fromkeys(images)))
+            self._fence_log.append([fact for fact in facts if fact not in told])
+            self.index.note_told(facts)
 
     def correct(self, events: Sequence[Correction]) -> list[Outcome]:
         """Merge people's labels; a correction may come before its image."""
