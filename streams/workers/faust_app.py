@@ -112,7 +112,13 @@ class _Consumer(driver.Consumer):
 
         Such a message has the offset of its last record, and all of them as its value.
         """
-        fetched, active = await self._wait_next_records(timeout)
+        try:
+            fetched, active = await self._wait_next_records(timeout)
+        except KafkaError:
+            if group_trouble(self.app) is not None:
+                # Delivery sees it too, and ends the worker with a last line that says so.
+                await self.sleep(SHUTDOWN_SECONDS)
+            raise
         generation = self.app.consumer_generation_id
         for tp, records in (fetched or {}).items():
             if not self.flow_active or self.app.consumer_generation_id != generation:
@@ -208,7 +214,7 @@ def run_app(app: faust.App, log_level: str) -> NoReturn:
     worker.execute_from_commandline()
 
 
-def group_trouble(app: faust.App) -> BaseException | None:
+def group_trouble(app: Any) -> BaseException | None:
     """What ended the task that keeps this worker in its consumer group, if anything did.
 
     aiokafka logs it and Faust never looks: such a worker lives on without partitions.
