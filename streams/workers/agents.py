@@ -146,8 +146,7 @@ class ForgetAgent:
 class QueryAgent:
     """Answers questions: waits for what they must have seen, then asks the memory.
 
-    Questions that wait while searches run are searched together next; of two searches one has
-    Redis while the other has the CPU.
+    Questions that wait while a search runs are searched together next.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class QueryAgent:
         self._decode = decode
         self._reply_address = reply_address
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
-            lambda queries: in_thread(memory.recall, queries), at_most=32, at_once=2
+            lambda queries: in_thread(memory.recall, queries), at_most=32
         )
         self._watch = Watch(positions)
         self._memory, self._in_thread = memory, in_thread

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from memory.errors import Unavailable
 from memory.model.answers import Position
@@ -21,28 +21,22 @@ MAX_WAITING_BYTES = 256 << 20
 
 
 class Batcher(Generic[_T, R]):
-    """Runs what waits together: a batch holds what came while `at_once` others ran."""
+    """Runs what waits together: each batch holds all that came while the last one ran."""
 
     def __init__(
-        self,
-        run: Callable[[Sequence[_T]], Awaitable[Sequence[R]]],
-        *,
-        at_most: int,
-        at_once: int = 1,
+        self, run: Callable[[Sequence[_T]], Awaitable[Sequence[R]]], *, at_most: int
     ) -> None:
         self._run = run
         self._at_most = at_most
-        self._at_once = at_once
         self._waiting: deque[tuple[_T, asyncio.Future[R]]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
 
     async def submit(self, item: _T) -> R:
         """The result for `item`; raises what the run of its batch raised."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._running) < self._at_once:
-            task = asyncio.create_task(self._drain())
-            self._running.add(task)
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain())
         return await future
 
     async def _drain(self) -> None:
@@ -62,8 +56,7 @@ class Batcher(Generic[_T, R]):
                         if not future.done():
                             future.set_result(result)
         finally:
-            # At once, not when the task has ended: who comes in between would wait for nobody.
-            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._running = None
 
 
 class Watch:

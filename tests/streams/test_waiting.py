@@ -35,33 +35,6 @@ def test_what_waits_while_a_batch_runs_is_run_together_next() -> None:
     assert [len(batch) for batch in batches] == [4, 4, 1]
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_so_many_batches_run_at_once_and_the_rest_waits(at_once: int) -> None:
-    batches: list[list[int]] = []
-    running = most = 0
-
-    async def run(items: Sequence[int]) -> list[int]:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        batches.append(list(items))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        running -= 1
-        return [10 * item for item in items]
-
-    async def ask() -> list[int]:
-        batcher = Batcher(run, at_most=4, at_once=at_once)
-        found = [asyncio.create_task(batcher.submit(n)) for n in range(9)]
-        await asyncio.sleep(0)
-        found += [asyncio.create_task(batcher.submit(n)) for n in range(9, 20)]
-        return await asyncio.gather(*found)
-
-    assert asyncio.run(ask()) == [10 * n for n in range(20)]
-    assert most == at_once
-    assert sorted(n for batch in batches for n in batch) == list(range(20))
-
-
 def test_an_exception_reaches_those_of_its_batch_and_nobody_else() -> None:
     async def run(items: Sequence[int]) -> list[int]:
         if 1 in items:
