@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import service
-from benchmarks.service import DIM, vectors
+from benchmarks.service import DIM, quantiles, vectors
 from memory.model.answers import Probe
 from memory.model.keys import ImageKey
 from memory.model.state import Put, Trace, TraceWrite
@@ -34,8 +34,8 @@ PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "redis", "torch", "nu
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p99 in milliseconds."""
-    return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 99)}
+    """As `quantiles`, with the unit in their names."""
+    return {f"{name}_ms": value for name, value in quantiles(seconds).items()}
 
 
 @contextlib.contextmanager

@@ -60,6 +60,11 @@ def _pids(server: Process) -> tuple[int, ...]:
     return () if server.pid is None else (server.pid,)
 
 
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50 and p99 in milliseconds."""
+    return {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 99)}
+
+
 def vectors(count: int, seed: int = 0) -> list[Vector]:
     """Unit vectors, float32, shape (384,) each."""
     drawn = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)

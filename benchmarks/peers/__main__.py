@@ -22,8 +22,8 @@ import psutil
 from benchmarks import service
 from benchmarks.__main__ import machine
 from benchmarks.peers.arms import Running, peer, this_service
-from benchmarks.peers.driver import Driver, quantiles
-from benchmarks.service import Servers, vectors
+from benchmarks.peers.driver import Driver
+from benchmarks.service import Servers, quantiles, vectors
 
 ARMS: Mapping[str, Callable[[Servers, str], AbstractContextManager[Running]]] = {
     "this service": this_service,

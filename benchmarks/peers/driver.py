@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from benchmarks.service import vectors
+from benchmarks.service import quantiles, vectors
 from memory.vectors import Vector
 
 K = 100
@@ -52,11 +51,6 @@ class Dialect(Protocol):
     def question_of(self, record: Any) -> str: ...
 
     def neighbours(self, record: Any) -> list[tuple[str, str]]: ...
-
-
-def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50 and p99, ms."""
-    return {f"p{q}": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 99)}
 
 
 class Driver:

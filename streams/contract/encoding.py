@@ -12,13 +12,7 @@ from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
-from streams.contract.messages import (
-    DEFAULT_TIMEOUT,
-    MAX_TIMEOUT,
-    Answer,
-    Receipt,
-    Rejection,
-)
+from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
 from streams.contract.payloads import write_payload
 from streams.contract.records import (
     HEARTBEAT,
