@@ -17,15 +17,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from memory.model.events import LogPartition
 from memory.model.keys import RequestKey
 from memory.model.logs import Cut
 from memory.redis.connection import connect
 from memory.vectors import Vector
 from streams.client import MemoryClient
-from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
-from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
@@ -290,8 +287,9 @@ def a_batch_is_broken(watched: Watched) -> Iterator[None]:
 @contextmanager
 def a_log_is_cut(watched: Watched) -> Iterator[None]:
     """As a worker notes it that finds a cut."""
-    name = kafka_cluster(watched.memory.settings).full_name(Topic.LABEL_CORRECTION)
-    place = LogPartition(watched.memory.topic_ids()[name], 0)
+    written = watched.client.correct("image-3", "lynx").position()
+    watched.memory.wait_until_merged()
+    place = written.log_partition
     offset = watched.memory.index().positions()[place]
     watched.memory.index().rewind(place, Cut(offset, time.time_ns() // 1000))
     yield
