@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from memory.embedders import VectorsOnly
 from memory.embedders.payloads import Observe, PayloadEmbedder
@@ -17,7 +17,7 @@ from memory.images import ImageLimits
 from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
 from memory.model.arrival import Arrival, outcome_of
 from memory.model.events import Correction, Forget, Ingest, SelectorKind
-from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.state import CorrectionWrite, Put, PutResult
@@ -106,13 +106,11 @@ class VisualMemory:
         )
         return outcomes
 
-    def _tell(
-        self, images: Iterable[ImageKey], told: Collection[Barrier | Posting] = frozenset()
-    ) -> None:
+    def _tell(self, images: Iterable[ImageKey]) -> None:
         """Tell the log what a rebuilt memory must know of images of which something was erased."""
         with self._telling:  # else two batches of one image both tell what neither has told yet
             facts = self.index.untold(list(dict.fromkeys(images)))
-            self._fence_log.append([fact for fact in facts if fact not in told])
+            self._fence_log.append(facts)
             self.index.note_told(facts)
 
     def correct(self, events: Sequence[Correction]) -> list[Outcome]:
@@ -138,8 +136,9 @@ class VisualMemory:
     def forget(self, request: Forget) -> Forgotten:
         """Carry out a request: when this returns, no answer rests on what it names.
 
-        Fences and their facts are durable before anything is erased. Repeating an unfinished
-        request finishes it; a label is expanded into images once and never again.
+        A fence, and what a label was expanded into, are in the log before anything is erased; an
+        image that is named is erased at once and told before the request is closed. Repeating an
+        unfinished request finishes it; a label is expanded once and never again.
         """
         index, selector = self.index, request.selector
         key = index.request_key(request.request_id)
@@ -156,6 +155,8 @@ class VisualMemory:
             for page in index.images_with_label(selector.value):
                 index.expansion(key, page)
             pages = [sorted(index.expansion(key, ()))]
+            # A rebuilt memory would expand it into others.
+            self._fence_log.append([Barrier(image, until) for image in pages[0]])
         else:
             selector_key = index.selector_key(selector)
             index.fence(selector_key, until)
@@ -178,11 +179,12 @@ class VisualMemory:
         )
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:
-        """Raise the barrier of each image."""
-        barriers = [Barrier(image, until) for image in images]
-        self._fence_log.append(barriers)
+        """Raise the barrier of each image, then tell the log.
+
+        Who ends between the two carries the request out again, and tells it then.
+        """
         results = self.index.put([Put(image, barrier=until) for image in images])
-        self._tell(images, told=set(barriers))
+        self._tell(images)
         return results
 
     def apply(self, facts: Iterable[FenceFact]) -> None:

@@ -12,7 +12,7 @@ import redis
 
 from memory.claims import AddressRules, ClaimFetcher
 from memory.embedders import load_embedder
-from memory.errors import Misconfigured, Reason, Rejected
+from memory.errors import Misconfigured
 from memory.facts import EveryGeneration, Take
 from memory.images import ImageLimits
 from memory.model.forgetting import FenceFact
@@ -26,17 +26,14 @@ from streams.client import MemoryClient
 from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, prepare_process
-from streams.contract import decoding
-from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
+from streams.kafka.fence_log import KafkaFenceLog, read_facts
 from streams.kafka.log_witness import LogWitness
-from streams.workers import faust_app, probes
-from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
+from streams.workers import faust_app, handlers, probes
 from streams.workers.attempts import RecordAttempts
-from streams.workers.batch_delivery import BatchDelivery, HandleBatch
+from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.delivery import Source
-from streams.workers.fence_log import KafkaFenceLog, read_facts
 from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import Counted, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
@@ -108,14 +105,16 @@ def open_memory(
     index: MemoryIndex,
     made_for: Embedder | None,
     topic_ids: Mapping[str, str],
-    others: Callable[[], Sequence[Take]] = tuple,
+    others: Callable[[], Sequence[Take]] | None = None,
 ) -> VisualMemory:
-    """`others` tells the other generations of the memory, which forget what this one does."""
+    """`others`, of who forgets, tells the other generations of the memory, which do the same."""
     cluster = connections.kafka_cluster(settings)
     names = [cluster.full_name(role.topic) for role in ROLES.values() if role.writes]
     logs = {topic_ids[name]: name for name in names}
     fences = KafkaFenceLog(cluster, topic_ids[cluster.full_name(Topic.FENCES)], index)
-    fence_log = EveryGeneration(fences, others)
+    if others is not None:
+        fences.connect()
+    fence_log = EveryGeneration(fences, others or tuple)
     return memory_of(settings, index, made_for, fence_log, logs)
 
 
@@ -186,7 +185,7 @@ def worker(
     made_for = embedder(settings) if ROLES[role].embeds else None
     index = open_index(settings, store, made_for)
     index.check_durability()
-    others = generations(settings, store, index).others if role == "forget" else tuple
+    others = generations(settings, store, index).others if role == "forget" else None
     memory = open_memory(settings, wrap_index(index), made_for, topic_ids, others)
     missing_of = None if ROLES[role].writes else index.missing_facts
     catch_up_on_fences(settings, memory, topic_ids, missing_of)
@@ -221,15 +220,17 @@ def wire(
         "known_log": LogWitness(cluster, topic, topic_id, memory.index),
         "attempts": RecordAttempts(store, settings.namespace, role),
         "full_name": cluster.full_name,
-        "reject": partial(_given_up, role, settings.partitions),
+        "reject": partial(handlers.rejection_of, role, settings.partitions),
     }
     carrier: BatchDelivery | TaskDelivery
     if role == "query":
         carrier = tasks = TaskDelivery(app, source, **parts)
-        tasks.start(_query_agent(settings, memory, tasks), settings.questions_in_flight)
+        agent = handlers.query_agent(memory, tasks, settings.partitions)
+        tasks.start(agent, settings.questions_in_flight)
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
-        batches.start(_writing_agent(role, memory, topic_id, microseconds(settings.clock_skew)))
+        skew = microseconds(settings.clock_skew)
+        batches.start(handlers.writing_agent(role, memory, topic_id, skew))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_topics, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)
@@ -241,33 +242,6 @@ def wire(
         await readiness.watch()
 
     return app
-
-
-def _query_agent(settings: Settings, memory: VisualMemory, delivery: TaskDelivery) -> QueryAgent:
-    return QueryAgent(
-        memory,
-        partial(decoding.decode_query, partitions=settings.partitions),
-        partial(decoding.reply_address, partitions=settings.partitions),
-        delivery.in_thread,
-        lambda: delivery.in_thread(memory.index.positions),
-        delivery.place_free,
-    )
-
-
-def _writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
-    if role == "forget":
-        return ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=skew))
-    located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
-    if role == "ingest":
-        return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)
-    return WritingAgent(role, partial(decoding.decode_correction, **located), memory.correct)
-
-
-def _given_up(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
-    why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
-    if role == "query":
-        return refusal(record, why, decoding.reply_address(record, partitions=partitions))
-    return [rejection(role, record, why)]
 
 
 def run_worker(settings: Settings, role: str) -> NoReturn:

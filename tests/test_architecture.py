@@ -128,7 +128,6 @@ ARROWS = {
     },
     "streams.rebuild": {
         *("memory", "streams.bootstrap", "streams.config", "streams.contract", "streams.kafka"),
-        "streams.workers",
     },
     "streams.stack": {"memory", "streams.config", "streams.local"},
     "streams.demo": {
@@ -143,7 +142,6 @@ ARROWS = {
             "streams.local",
             "streams.rebuild",
             "streams.stack",
-            "streams.workers",
         ),
     },
 }

@@ -183,10 +183,13 @@ class RedisIndex(KeyedDigests):
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         key, _ = self.names.request(request)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.fcall("vm1_grow", 1, self.names.open_requests, request)
+        pipeline.fcall("vm1_open_request", 1, key, encode_time(time))
         with map_redis_errors():
-            first_seen, closed = self._client.fcall("vm1_open_request", 1, key, encode_time(time))
-            if closed != b"1":
-                self._client.fcall("vm1_grow", 1, self.names.open_requests, request)
+            _, (first_seen, closed) = pipeline.execute()
+            if closed == b"1":
+                self._client.srem(self.names.open_requests, request)
         return int(first_seen), closed == b"1"
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:

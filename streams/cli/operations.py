@@ -169,7 +169,7 @@ def fences_command(
     """
     from streams import bootstrap
     from streams.config import connections
-    from streams.workers import fence_log
+    from streams.kafka import fence_log
 
     cluster = connections.kafka_cluster(settings)
     if retell:

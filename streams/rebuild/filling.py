@@ -20,8 +20,8 @@ from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import map_kafka_errors
+from streams.kafka.fence_log import read_facts
 from streams.kafka.reading import partitions_of, read_ranges
-from streams.workers.fence_log import read_facts
 
 SAY_SECONDS = 1.0
 AHEAD = 1000

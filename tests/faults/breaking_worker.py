@@ -29,8 +29,8 @@ from streams import bootstrap
 from streams.config.settings import Settings, load
 from streams.contract import decoding
 from streams.contract.cloudevents import Header
+from streams.kafka.fence_log import KafkaFenceLog
 from streams.workers import delivery, faust_app
-from streams.workers.fence_log import KafkaFenceLog
 
 POISON = "poison"
 POISON_SOURCE = b"cannot-be-decoded"

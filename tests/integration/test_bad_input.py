@@ -34,7 +34,7 @@ from streams.config.connections import kafka_cluster
 from streams.contract import encoding
 from streams.contract.records import HEARTBEAT, OutgoingRecord, record_key
 from streams.contract.topics import Topic
-from streams.workers.fence_log import replay
+from streams.kafka.fence_log import replay
 from tests.integration.events import DIM, EMBEDDER, rejected, unit
 from tests.integration.running import Running, running
 

@@ -18,9 +18,9 @@ from streams.client import MemoryClient
 from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
 from streams.contract.topics import Topic
+from streams.kafka.fence_log import replay, retell
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
-from streams.workers.fence_log import replay, retell
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import Running, running
 from tests.waiting import until

@@ -31,9 +31,9 @@ from streams.contract import decoding
 from streams.contract.cloudevents import Header
 from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
-from streams.kafka import admin
+from streams.kafka import admin, fence_log
 from streams.kafka.cluster import KafkaCluster
-from streams.workers import faust_app, fence_log, probes
+from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
 from streams.workers.fetched_batches import held_partitions
@@ -278,6 +278,7 @@ def test_an_open_memory_answers_with_positions_in_the_writing_topics_and_tells_a
     ):
         bootstrap.open_memory(SETTINGS, index, embedder, IDS, others)
     log.assert_called_once_with(CLUSTER, "id-fences", index)
+    log.return_value.connect.assert_called_once_with()
     every.assert_called_once_with(log.return_value, others)
     written = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
     names = {f"id-{topic}": f"p-{topic}" for topic in written}
@@ -370,7 +371,7 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
     assert generations.call_args_list == (
         [call(SETTINGS, redis.return_value, index)] if forgets else []
     )
-    others = generations.return_value.others if forgets else tuple
+    others = generations.return_value.others if forgets else None
     memory.assert_called_once_with(SETTINGS, wrapped, made_for, IDS, others)
     missing_of = index.missing_facts if role == "query" else None
     caught_up.assert_called_once_with(SETTINGS, memory.return_value, IDS, missing_of)

@@ -23,7 +23,7 @@ from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.workers.fence_log import KafkaFenceLog, find_garbage, give_up, replay
+from streams.kafka.fence_log import KafkaFenceLog, find_garbage, give_up, replay
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 UNTIL = st.integers(0, FOREVER)

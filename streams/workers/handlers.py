@@ -1,0 +1,44 @@
+"""What each role does with its records: its agent, with how it decodes and what it calls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from memory.errors import Reason, Rejected
+from memory.service import VisualMemory
+from streams.contract import decoding
+from streams.contract.records import OutgoingRecord, Record
+from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
+from streams.workers.batch_delivery import HandleBatch
+from streams.workers.task_delivery import TaskDelivery
+
+
+def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -> QueryAgent:
+    """`partitions` is how many the topic of the answers has."""
+    return QueryAgent(
+        memory,
+        partial(decoding.decode_query, partitions=partitions),
+        partial(decoding.reply_address, partitions=partitions),
+        delivery.in_thread,
+        lambda: delivery.in_thread(memory.index.positions),
+        delivery.place_free,
+    )
+
+
+def writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
+    """`skew` is how far an event's clock may be ahead of the log, µs."""
+    if role == "forget":
+        return ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=skew))
+    located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
+    if role == "ingest":
+        return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)
+    return WritingAgent(role, partial(decoding.decode_correction, **located), memory.correct)
+
+
+def rejection_of(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
+    """What is told of a record that ended workers again and again."""
+    why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
+    if role == "query":
+        return refusal(record, why, decoding.reply_address(record, partitions=partitions))
+    return [rejection(role, record, why)]
