@@ -22,9 +22,9 @@ from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.state import CorrectionWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
+from memory.model.voting import vote
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
 from memory.vectors import Vector
-from memory.voting import vote
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * SECOND
 

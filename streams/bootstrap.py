@@ -21,6 +21,7 @@ from memory.ports import Embedder, FenceLog, MemoryIndex
 from memory.redis.connection import check_durability
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
+from memory.replica.index import ReplicatedIndex
 from memory.service import VisualMemory
 from streams.client import MemoryClient
 from streams.config import connections, memory_topics
@@ -35,7 +36,7 @@ from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.delivery import Source
 from streams.workers.fetched_batches import held_partitions
-from streams.workers.metrics import Counted, begin_at_zero, observe_stage
+from streams.workers.metrics import Counted, ReplicaMetrics, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
 from streams.workers.readiness import Readiness
 from streams.workers.task_delivery import TaskDelivery
@@ -57,17 +58,28 @@ def embedder(settings: Settings) -> Embedder:
 
 
 def open_index(
-    settings: Settings, client: redis.Redis, made_for: Embedder | None = None
+    settings: Settings,
+    client: redis.Redis,
+    made_for: Embedder | None = None,
+    *,
+    replicated: bool = False,
 ) -> RedisIndex:
-    """The memory's index; made if it is not there and `made_for` tells the embedder."""
-    return RedisIndex.open(
-        client,
-        namespace=settings.namespace,
-        hmac_key=settings.secret_key(),
-        embedder=made_for,
-        algorithm=settings.index_algorithm,
-        dtype=settings.index_dtype,
-    )
+    """The memory's index; made if it is not there and `made_for` tells the embedder.
+
+    With `replicated` it searches in a copy of its own.
+    """
+    named: dict[str, Any] = {
+        "namespace": settings.namespace,
+        "hmac_key": settings.secret_key(),
+        "embedder": made_for,
+        "algorithm": settings.index_algorithm,
+        "dtype": settings.index_dtype,
+    }
+    if not replicated:
+        return RedisIndex.open(client, **named)
+    replica = ReplicatedIndex.open(client, **named)
+    replica.start(settings.replica_bytes, ReplicaMetrics())
+    return replica
 
 
 def generations(settings: Settings, client: redis.Redis, index: RedisIndex) -> Generations:
@@ -183,7 +195,8 @@ def worker(
     topic_ids = memory_topics.known_topic_ids(settings)
     store = redis_client(settings)
     made_for = embedder(settings) if ROLES[role].embeds else None
-    index = open_index(settings, store, made_for)
+    replicated = role == "query" and settings.replica_bytes > 0
+    index = open_index(settings, store, made_for, replicated=replicated)
     index.check_durability()
     others = generations(settings, store, index).others if role == "forget" else None
     memory = open_memory(settings, wrap_index(index), made_for, topic_ids, others)

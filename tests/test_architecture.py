@@ -20,6 +20,7 @@ ENTRIES = 15
 KAFKA = {"faust", "mode", "aiokafka", "kafka"}
 ADAPTERS = {
     "RedisIndex",
+    "ReplicatedIndex",
     "KafkaFenceLog",
     "RecordAttempts",
     "MemoryClient",
@@ -101,7 +102,6 @@ ARROWS = {
     "memory.vectors": {"memory.errors"},
     "memory.model": {"memory.errors", "memory.vectors"},
     "memory.ports": {"memory.errors", "memory.model", "memory.vectors"},
-    "memory.voting": {"memory.model"},
     "memory.images": {"memory.errors"},
     "memory.claims": {"memory.errors", "memory.model", "memory.ports"},
     "memory.facts": {"memory.model", "memory.ports"},
@@ -113,9 +113,10 @@ ARROWS = {
     "memory.redis": {
         *("memory.errors", "memory.facts", "memory.model", "memory.ports", "memory.vectors"),
     },
+    "memory.replica": {"memory.errors", "memory.model", "memory.redis", "memory.vectors"},
     "memory.service": {
         *("memory.embedders", "memory.errors", "memory.facts", "memory.images", "memory.model"),
-        *("memory.ports", "memory.vectors", "memory.voting"),
+        *("memory.ports", "memory.vectors"),
     },
     "streams.contract": {"memory"},
     "streams.kafka": {"memory", "streams.contract"},
@@ -173,12 +174,12 @@ ROOMS_OF_LIBRARIES = {
     "pydantic_settings": {"streams.config"},
     # The memory's client is built in memory.redis; the others name its type, or probe a server.
     "redis": {
-        *("memory.redis", "streams.bootstrap", "streams.config", "streams.local"),
-        "streams.workers",
+        *("memory.redis", "memory.replica", "streams.bootstrap", "streams.config"),
+        *("streams.local", "streams.workers"),
     },
     "regex": {"memory.model"},
     "rich": {"streams.cli", "streams.demo"},
-    "torch": {"memory.embedders"},
+    "torch": {"memory.embedders", "memory.replica"},
     "transformers": {"memory.embedders"},
 }
 """Of every library but numpy, whose arrays are the language of vectors."""

@@ -16,8 +16,9 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 3
+local VERSION = 4
 local AT_ONCE = 4000
+local ANNOUNCED_MS = 60000
 
 -- An image can have more events than Lua can pass as arguments (8,000).
 local function call_with_all(command, key, list)
@@ -78,6 +79,19 @@ local function shred(key)
   end
   if #junk > 0 then redis.call('HSET', key, unpack(junk)) end
   redis.call('DEL', key)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Who keeps a copy of what is shown (memory/replica) learns here what to look at again: keyed digests
+-- alone, so nothing in it needs erasing. (One stream a generation is in another slot, as `guarded` says.)
+local function announce(item)
+  local prefix, image = string.match(item, '^(.*):item:{(.*)}$')
+  redis.call('XADD', prefix .. ':changes', 'MINID', '~', string.format('%d', now_ms() - ANNOUNCED_MS),
+             '*', 'image', image)
 end
 
 -- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c' or ''), stamp,
@@ -172,6 +186,9 @@ local function put(keys, args)
     shred(item)
     call_with_all('HSET', wait, kept)
   end
+  if was_visible ~= visible or visible and (new_trace or new_correction or correction_dies) then
+    announce(item)
+  end
   return {barrier, stands and 1 or 0, (trace_dies or correction_dies) and 1 or 0,
           visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
 end
@@ -232,11 +249,6 @@ local function fence(keys, args)
   local until_ = greater(args[1], redis.call('GET', keys[1]))
   redis.call('SET', keys[1], until_)
   return until_
-end
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- Of a generation's key: the meta hash of its memory, and which generation it is.
@@ -453,6 +465,48 @@ local function dropped(keys, args)
   return 'OK'
 end
 
+-- Whether a stream holds all that was ever added to it.
+local function is_whole(stream)
+  local info = redis.call('XINFO', 'STREAM', stream)
+  local found = {}
+  for i = 1, #info, 2 do found[info[i]] = info[i + 1] end
+  return found['entries-added'] == found['length']
+end
+
+-- KEYS: changes. ARGS: id of what was read last ('' for nothing), how many entries to read.
+-- Returns the id of what is read now, how many entries were, and of each image in them its digest,
+-- id, label and vector as they are now (nil: it is not shown). An error where it cannot go on from
+-- there. (The items are in other slots, as `guarded` says.)
+local function changed(keys, args)
+  local changes, last, count = keys[1], args[1], tonumber(args[2])
+  local meta, generation = owner(changes)
+  if get(meta, 'generation') ~= generation then
+    return redis.error_reply('CLOSED this generation of the memory does not answer any more')
+  end
+  local entries = redis.call('XRANGE', changes, last == '' and '-' or last, '+', 'COUNT', count + 1)
+  local first = 1
+  if last ~= '' then
+    -- What was read last comes first: else the stream was cut, or is another one.
+    if not entries[1] or entries[1][1] ~= last then return redis.error_reply('LOST the stream was cut') end
+    first = 2
+  elseif entries[1] and not is_whole(changes) then
+    return redis.error_reply('LOST the stream was cut')
+  end
+  local prefix = string.match(changes, '^(.*):changes$')
+  local told, reply = {}, {last, 0}
+  for i = first, math.min(#entries, count + first - 1) do
+    local image = entries[i][2][2]
+    reply[1], reply[2] = entries[i][1], reply[2] + 1
+    if not told[image] then
+      told[image] = true
+      reply[#reply + 1] = image
+      local held = redis.call('HMGET', prefix .. ':item:{' .. image .. '}', 'id', 'label', 'vector')
+      for field = 1, 3 do reply[#reply + 1] = held[field] end
+    end
+  end
+  return reply
+end
+
 local function version() return VERSION end
 
 -- A generation that is neither the memory's nor the next takes no write: what a worker that was
@@ -477,6 +531,7 @@ end
 
 register('vm1_put', guarded(put), {})
 register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
+register('vm1_changed', changed, READING)
 register('vm1_enlist', guarded(enlist), {})
 register('vm1_relist', guarded(enlist), IN_A_FULL_REDIS)
 register('vm1_barrier', barrier, READING)

@@ -18,6 +18,7 @@ class KeyNames:
         self.positions = f"{prefix}:pos"
         self.marks = f"{prefix}:marks"
         self.open_requests = f"{prefix}:open_requests"
+        self.changes = f"{prefix}:changes"
         self.unembeddable = f"{prefix}:unembeddable"
 
     def item(self, image: ImageKey) -> tuple[str, str, str]:

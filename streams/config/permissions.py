@@ -118,8 +118,10 @@ WORKER_COMMANDS = (*OPEN_COMMANDS, "config|get", "fcall", "hdel", "hget", "hincr
 MERGE = (
     *WORKER_COMMANDS,
     *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
-    *("sadd", "scard", "set", "srem", "sscan"),
+    *("sadd", "scard", "set", "srem", "sscan", "xadd"),
 )
+REPLICATE = ("hmget", "scan", "xinfo|stream", "xrange", "xrevrange")
+"""To keep a copy of what the memory shows."""
 GENERATIONS = "[0-9]*"
 """Of a memory's keys, as a pattern: a rebuild makes the next one."""
 INDEX = f"{GENERATIONS}:index"
@@ -130,6 +132,7 @@ MEMORY = (
     f"{GENERATIONS}:outbox:*",
     f"{GENERATIONS}:posting:*",
     f"{GENERATIONS}:until:*",
+    f"{GENERATIONS}:changes",
 )
 FORGETTING = (
     f"{GENERATIONS}:request:*",
@@ -142,6 +145,7 @@ READ_KEYS = (
     f"{GENERATIONS}:posting:*",
     f"{GENERATIONS}:until:*",
     f"{GENERATIONS}:request:*",
+    f"{GENERATIONS}:changes",
 )
 
 
@@ -169,7 +173,7 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # Query workers only read fences; forget workers write them.
-        (*WORKER_COMMANDS, "ft.search", "get", "sismember"),
+        (*WORKER_COMMANDS, "ft.search", "get", "sismember", *REPLICATE),
         ("meta", *READ_KEYS),
         _own(Principal.QUERY),
     ),

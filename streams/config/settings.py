@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     kafka_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
     kafka_key_password: SecretStr | None = Field(None, description="password of that key file")
     topic_prefix: str = Field("", description="put before every topic's name")
+    replica_bytes: int = Field(
+        2 << 30,
+        ge=0,
+        description="what the vectors of a query worker's own copy of the memory may take (about "
+        "3 bytes a dimension and item); Redis is searched where they are more, or this is 0",
+    )
     partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
     replication: int = Field(1, ge=1, description="replication factor of every topic")
     compaction_lag: float = Field(

@@ -30,6 +30,7 @@ from streams.workers.fetched_batches import patch_aiokafka
 _log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 12.0
+BATCH_BYTES = 1 << 20
 EXIT_REFUSED = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
@@ -196,6 +197,8 @@ def make_app(
         consumer_max_fetch_size=max(1 << 20, 2 * max_record_bytes),
         producer_acks=-1,
         producer_linger=0,
+        # Of a record each, a request for every answer costs more than the answer.
+        producer_max_batch_size=BATCH_BYTES,
         producer_max_request_size=max(1 << 20, 2 * max_record_bytes),
         # A dead worker's partitions stand still for this long.
         broker_session_timeout=8.0,

@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from memory.errors import Reason
 from memory.ports import Embedder
+from memory.replica.index import ReplicaState
 from streams.contract.records import Marker
 
 if TYPE_CHECKING:
@@ -68,6 +69,27 @@ UNREADABLE = Gauge(
     "Partitions of a topic that wait at a batch which cannot be read.",
     ["topic"],
     multiprocess_mode="livesum",
+)
+
+SEARCHES = Counter(
+    "visual_memory_searches",
+    "Searches, by what was searched: a worker's own replica of the memory, or redis.",
+    ["by"],
+)
+REPLICA_ITEMS = Gauge(
+    "visual_memory_replica_items",
+    "Images in a query worker's replica; 0 where Redis is searched.",
+    multiprocess_mode="mostrecent",
+)
+REPLICA_BYTES = Gauge(
+    "visual_memory_replica_bytes",
+    "Memory that the vectors of a query worker's replica take.",
+    multiprocess_mode="mostrecent",
+)
+REPLICA_AGE = Gauge(
+    "visual_memory_replica_age_seconds",
+    "How long ago a query worker's replica was last as Redis is; -1 where Redis is searched.",
+    multiprocess_mode="mostrecent",
 )
 
 # Set by the monitor alone, from the servers' state.
@@ -154,6 +176,23 @@ def begin_at_zero(role: str) -> None:
         STAGE.labels(stage)
     if "merged" in OUTCOMES[role]:
         FRESHNESS_SECONDS.labels(role)
+
+
+class ReplicaMetrics:
+    """What a query worker's replica does."""
+
+    def __init__(self) -> None:
+        self._searches = {by: SEARCHES.labels(by) for by in ("replica", "redis")}
+
+    def count_searches(self, by: str, count: int) -> None:
+        """Count searches by what was searched."""
+        self._searches[by].inc(count)
+
+    def note_state(self, state: ReplicaState) -> None:
+        """Export how the replica is."""
+        REPLICA_ITEMS.set(state.items)
+        REPLICA_BYTES.set(state.bytes)
+        REPLICA_AGE.set(-1 if state.age is None else state.age)
 
 
 class Counted:

@@ -313,6 +313,10 @@ def _value(client: redis.Redis, name: bytes) -> object:
             return sorted(map(_text, raw.smembers(name)))
         case b"string":
             return _text(raw.get(name))
+        case b"stream":
+            return [  # ids are times
+                {_text(k): _text(v) for k, v in fields.items()} for _, fields in raw.xrange(name)
+            ]
         case other:
             raise AssertionError(f"a key of another type: {other}")
 

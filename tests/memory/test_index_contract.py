@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,12 +23,19 @@ from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
+from memory.redis.search import VectorSearch
+from memory.replica.index import ReplicatedIndex
 from memory.vectors import Vector
+from tests.waiting import until
 
 DIM = 48
 KEY = bytes(range(32))
 IN_REDIS = ["FLAT-FLOAT16", "FLAT-FLOAT32", "HNSW-FLOAT16", "HNSW-FLOAT32"]
-ADAPTERS = ["exact", *(pytest.param(name, marks=pytest.mark.servers) for name in IN_REDIS)]
+REPLICATED = ["replica-FLAT-FLOAT16", "replica-HNSW-FLOAT32"]
+ADAPTERS = [
+    "exact",
+    *(pytest.param(name, marks=pytest.mark.servers) for name in IN_REDIS + REPLICATED),
+]
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -36,8 +44,8 @@ def index(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Itera
         yield ExactIndex(embedder="test", dim=DIM, hmac_key=KEY)
         return
     client: redis.Redis = request.getfixturevalue("redis_client")
-    algorithm, dtype = request.param.split("-")
-    yield RedisIndex.open(
+    *replicated, algorithm, dtype = request.param.split("-")
+    opened = (ReplicatedIndex if replicated else RedisIndex).open(
         client,
         namespace=unique("contract"),
         hmac_key=KEY,
@@ -45,6 +53,14 @@ def index(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Itera
         algorithm=algorithm,
         dtype=dtype,
     )
+    if not isinstance(opened, ReplicatedIndex):
+        yield opened
+        return
+    opened.start(1 << 30)
+    until(lambda: opened.state().age is not None)
+    with patch.object(VectorSearch, "nearest", side_effect=AssertionError("Redis was searched")):
+        yield opened
+    opened.stop()
 
 
 def unit(seed: int) -> Vector:

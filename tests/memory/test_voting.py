@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory.model.answers import Hit, Rule, Vote
-from memory.voting import vote
+from memory.model.voting import vote
 
 
 def hits(labels: str, distances: Sequence[float] | None = None) -> list[Hit]:

@@ -69,6 +69,7 @@ SETTINGS = load(
     batch=11,
     image_batch=7,
     questions_in_flight=13,
+    replica_bytes=12345,
     instance="me",
     web_host="127.0.0.9",
     web_port=1234,
@@ -222,6 +223,45 @@ def test_an_index_is_opened_as_the_settings_say() -> None:
     generations.assert_called_once_with(store, "n", found)
 
 
+@holds("replica_bytes")
+def test_a_replica_is_kept_within_the_budget_of_the_settings_and_counted() -> None:
+    store, embedder = Mock(), VectorsOnly("some/folder", 8)
+    with (
+        replaced("ReplicatedIndex") as replicated,
+        replaced("RedisIndex") as plain,
+        replaced("ReplicaMetrics") as metrics,
+    ):
+        found = bootstrap.open_index(SETTINGS, store, embedder, replicated=True)
+    assert found is replicated.open.return_value
+    assert replicated.open.call_args == call(
+        store,
+        namespace="n",
+        hmac_key=bytes(range(32)),
+        embedder=embedder,
+        algorithm="HNSW",
+        dtype="FLOAT32",
+    )
+    replica: Any = found
+    replica.start.assert_called_once_with(12345, metrics.return_value)
+    plain.open.assert_not_called()
+
+
+@pytest.mark.parametrize(("budget", "replicated"), [(1, True), (0, False)])
+def test_without_a_budget_there_is_no_replica(budget: int, *, replicated: bool) -> None:
+    settings = load(**{**SETTINGS.model_dump(), "replica_bytes": budget})
+    with (
+        patch.object(admin, "check_or_refuse", autospec=True),
+        replaced("redis_client"),
+        replaced("embedder"),
+        replaced("open_index") as opened,
+        replaced("open_memory"),
+        replaced("catch_up_on_fences"),
+        replaced("wire"),
+    ):
+        bootstrap.worker(settings, "query")
+    assert opened.call_args.kwargs == {"replicated": replicated}
+
+
 @holds("embedder", "device")
 def test_an_embedder_is_loaded_for_the_device_and_counted_by_its_kind_alone() -> None:
     with replaced("load_embedder") as loaded, replaced("Counted") as counted:
@@ -366,7 +406,9 @@ def test_a_worker_is_checked_before_it_is_wired(role: str) -> None:
     embeds = role in ("ingest", "query")
     made_for = embedder.return_value if embeds else None
     assert embedder.call_args_list == ([call(SETTINGS)] if embeds else [])
-    opened.assert_called_once_with(SETTINGS, redis.return_value, made_for)
+    opened.assert_called_once_with(
+        SETTINGS, redis.return_value, made_for, replicated=role == "query"
+    )
     forgets = role == "forget"
     assert generations.call_args_list == (
         [call(SETTINGS, redis.return_value, index)] if forgets else []

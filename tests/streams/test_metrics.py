@@ -16,10 +16,21 @@ from memory.errors import Reason
 from streams import bootstrap
 from streams.config.settings import load
 from streams.workers import metrics
-from streams.workers.metrics import MEASURED, OLDEST_OPEN_FORGET
+from streams.workers.metrics import MEASURED, OLDEST_OPEN_FORGET, REPLICA_AGE
 
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
-LABELS = {"what", "role", "outcome", "reason", "stage", "topic", "partition", "label", "model"}
+LABELS = {
+    "by",
+    "what",
+    "role",
+    "outcome",
+    "reason",
+    "stage",
+    "topic",
+    "partition",
+    "label",
+    "model",
+}
 """Few values each; `label` has those that a setting allows."""
 
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric._name)
@@ -42,7 +53,14 @@ def test_a_name_tells_the_unit(metric: MetricWrapperBase) -> None:
         case _:
             assert isinstance(metric, Gauge)
             assert not re.search(r"_(total|ms|milliseconds|count|sum|bucket)$", name)
-            assert name.endswith("_seconds") == (metric in (OLDEST_OPEN_FORGET, MEASURED))
+            assert name.endswith("_seconds") == (
+                metric
+                in (
+                    OLDEST_OPEN_FORGET,
+                    MEASURED,
+                    REPLICA_AGE,
+                )
+            )
 
 
 @every_metric

@@ -1,0 +1,169 @@
+"""The index of a process that answers: state in Redis, search in a copy of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from memory.errors import Misconfigured, Moved, Unavailable
+from memory.model.answers import Probe, SearchResult
+from memory.redis.index import RedisIndex
+from memory.redis.schema import Schema
+from memory.replica.replica import LostTrack, OverBudget, Replica
+
+_log = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 0.05
+"""How often changes are read when nobody asks; a question reads them itself."""
+AWAY_SECONDS = 1.0
+OVER_BUDGET_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """How a replica is. `age` is how long ago it was last as Redis is, seconds; None: not loaded."""
+
+    items: int
+    bytes: int
+    age: float | None
+
+
+class ReplicaObserver(Protocol):
+    """Is told what happens, for metrics."""
+
+    def count_searches(self, by: str, count: int) -> None:
+        """So many searches were made in the ``replica`` or in ``redis``."""
+        ...
+
+    def note_state(self, state: ReplicaState) -> None:
+        """How the replica is, now and then."""
+        ...
+
+
+class Unobserved:
+    """Nobody looks."""
+
+    def count_searches(self, by: str, count: int) -> None:
+        """Nothing."""
+
+    def note_state(self, state: ReplicaState) -> None:
+        """Nothing."""
+
+
+class ReplicatedIndex(RedisIndex):
+    """A `RedisIndex` that searches in a replica of what it shows, and in Redis where it cannot.
+
+    Each search first reads what changed, so that an answer is never older than one of Redis.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._lock = threading.Lock()
+        self._replica: Replica | None = None
+        self._current = 0.0
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._observe: ReplicaObserver = Unobserved()
+        super().__init__(*arguments, **named)
+
+    def start(self, max_bytes: int, observe: ReplicaObserver | None = None) -> None:
+        """Load the replica and follow Redis, in a thread, until `stop`.
+
+        `max_bytes` is what its vectors may take.
+        """
+        self._max_bytes = max_bytes
+        self._observe = observe or self._observe
+        self._thread = threading.Thread(target=self._follow_redis, name="replica", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Overwrite the replica; Redis answers."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            self._drop()
+
+    def state(self) -> ReplicaState:
+        replica, current = self._replica, self._current
+        if replica is None:
+            return ReplicaState(0, 0, None)
+        return ReplicaState(len(replica.rows), replica.rows.nbytes, time.monotonic() - current)
+
+    def _adopt(self, schema: Schema) -> None:
+        with self._lock:
+            super()._adopt(schema)
+            self._drop()
+        self._wake.set()
+
+    def _drop(self) -> None:
+        if self._replica is not None:
+            self._replica.rows.clear()
+            self._replica = None
+
+    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        with self._lock:
+            if self._catch_up() and (replica := self._replica) is not None:
+                excluded = [
+                    None if probe.excluded is None else self.image_key(probe.excluded)
+                    for probe in probes
+                ]
+                self._observe.count_searches("replica", len(probes))
+                return replica.nearest(probes, excluded)
+        self._observe.count_searches("redis", len(probes))
+        return super().search(probes)
+
+    def _catch_up(self) -> bool:
+        """Whether the replica is as Redis is. Raises `Unavailable`, `Moved`."""
+        if self._replica is None:
+            return False
+        try:
+            self._replica.catch_up()
+        except (LostTrack, OverBudget) as why:
+            _log.warning("the replica is given up: %s", type(why).__name__)
+            self._drop()
+            return False
+        self._current = time.monotonic()
+        return True
+
+    def _follow_redis(self) -> None:
+        while not self._closed:
+            pause = FOLLOW_SECONDS
+            try:
+                if self._replica is None:
+                    self._load()
+                with self._lock:
+                    self._catch_up()
+            except OverBudget:
+                _log.warning("the memory is too large for a replica; Redis is searched")
+                pause = OVER_BUDGET_SECONDS
+            except (Unavailable, Moved, LostTrack):
+                pause = AWAY_SECONDS
+            except Misconfigured as why:
+                _log.warning("no replica, Redis is searched: %s", why)
+                pause = OVER_BUDGET_SECONDS
+            self._observe.note_state(self.state())
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _load(self) -> None:
+        schema, started = self._schema, time.monotonic()
+        replica = Replica(self._client, self.names, schema, self._max_bytes)
+        try:
+            replica.load()
+        except BaseException:
+            replica.rows.clear()
+            raise
+        with self._lock:
+            if schema == self._schema:
+                self._replica = replica
+        _log.info(
+            "%d items are in the replica, after %.1f s",
+            len(replica.rows),
+            time.monotonic() - started,
+        )

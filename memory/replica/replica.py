@@ -1,0 +1,111 @@
+"""What a generation shows, read from Redis once and kept current by its stream of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import redis
+
+from memory.model.answers import Probe, SearchResult
+from memory.model.keys import ImageKey
+from memory.redis.errors import map_redis_errors
+from memory.redis.names import KeyNames
+from memory.redis.scan import image_of, pages
+from memory.redis.schema import Schema
+from memory.replica.rows import Rows
+
+CHANGES_AT_ONCE = 250
+
+
+class LostTrack(Exception):
+    """The stream does not hold any more what this replica has read last: it must be read anew."""
+
+
+class OverBudget(Exception):
+    """The rows need more memory than they may have."""
+
+
+class Replica:
+    """The rows of one generation. Not for many threads; raises `Unavailable`, `Misconfigured`.
+
+    What it was told of comes from Redis as it is then, so that the same change read twice, or one
+    that was overtaken, does no harm.
+    """
+
+    def __init__(
+        self, client: redis.Redis, names: KeyNames, schema: Schema, max_bytes: int
+    ) -> None:
+        self._client: Any = client  # redis-py's types assume replies decoded to text
+        self._names = names
+        self._schema = schema
+        self._max_bytes = max_bytes
+        self._last = b""
+        self.rows = Rows(schema.dim, schema.element)
+
+    def load(self) -> None:
+        """Read all items, then what changed meanwhile."""
+        with map_redis_errors():
+            newest = self._client.xrevrange(self._names.changes, count=1)
+        self._last = newest[0][0] if newest else b""
+        with map_redis_errors():
+            for page in pages(self._client, self._names.prefix, "item"):
+                pipeline = self._client.pipeline(transaction=False)
+                for key in page:
+                    pipeline.hmget(key, "id", "label", "vector")
+                images = [image_of(key).encode() for key in page]
+                self._take(images, *zip(*pipeline.execute(), strict=True))
+        self.rows.warm_up()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Be as Redis was when this was called, or later.
+
+        Changes and the items they are of are read in one step of Redis, a page at a time. Raises
+        `LostTrack`, `OverBudget`, and `Moved` where another generation answers by now.
+        """
+        read = CHANGES_AT_ONCE
+        while read == CHANGES_AT_ONCE:
+            with map_redis_errors():
+                try:
+                    last, read, *found = self._client.fcall_ro(
+                        "vm1_changed", 1, self._names.changes, self._last, CHANGES_AT_ONCE
+                    )
+                except redis.ResponseError as error:
+                    if str(error).startswith("LOST"):
+                        raise LostTrack from None
+                    raise
+            self._take(*(found[i::4] for i in range(4)))
+            self._last = last
+
+    def _take(
+        self,
+        images: Sequence[bytes],
+        ids: Sequence[bytes | None],
+        labels: Sequence[bytes | None],
+        vectors: Sequence[bytes | None],
+    ) -> None:
+        """Be as Redis is in these images, each once; None: it is not shown."""
+        rows = self.rows
+        shown = [i for i, vector in enumerate(vectors) if vector is not None]
+        if len(shown) < len(images):
+            for image, vector in zip(images, vectors, strict=True):
+                if vector is None:
+                    rows.remove(ImageKey(image.decode()))
+        if shown:
+            blobs = b"".join(vectors[i] or b"" for i in shown)
+            rows.put(
+                [ImageKey(images[i].decode()) for i in shown],
+                [(ids[i] or b"").decode() for i in shown],
+                [(labels[i] or b"").decode() for i in shown],
+                np.frombuffer(blobs, self._schema.element).reshape(len(shown), -1),
+            )
+        if rows.nbytes > self._max_bytes:
+            raise OverBudget
+
+    def nearest(
+        self, probes: Sequence[Probe], excluded: Sequence[ImageKey | None]
+    ) -> list[SearchResult]:
+        """As it was at the last `catch_up`; see `Rows.nearest`."""
+        return self.rows.nearest(probes, excluded)

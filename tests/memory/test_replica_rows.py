@@ -1,0 +1,202 @@
+"""The rows of a replica: equal to brute force, whatever the vectors; what goes is overwritten."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory.model.answers import Hit, Probe
+from memory.model.keys import ImageKey
+from memory.replica import rows as module
+from memory.replica.rows import Rows
+from memory.vectors import Vector, cosine_distances
+
+DIM = 32
+F16, F32 = np.dtype("<f2"), np.dtype("<f4")
+
+
+def drawn(seed: int, count: int, dim: int = DIM) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found
+
+
+def key(number: int) -> ImageKey:
+    return ImageKey(f"key-{number}")
+
+
+def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
+    rows = Rows(vectors.shape[1], element)
+    numbers = range(len(vectors))
+    rows.put(
+        [key(n) for n in numbers],
+        [f"i{n}" for n in numbers],
+        [f"l{n % 3}" for n in numbers],
+        vectors.astype(element),
+    )
+    return rows
+
+
+def brute(vectors: np.ndarray, query: Vector, k: int, without: int | None = None) -> list[Hit]:
+    """By every distance, as the definition says."""
+    distances = cosine_distances(query, vectors).tolist()
+    hits = [Hit(f"i{n}", f"l{n % 3}", d) for n, d in enumerate(distances) if n != without]
+    return sorted(hits, key=lambda hit: (hit.distance, hit.image_id))[:k]
+
+
+def same(found: tuple[Hit, ...], wanted: list[Hit]) -> bool:
+    return [(hit.image_id, hit.label) for hit in found] == [
+        (hit.image_id, hit.label) for hit in wanted
+    ] and np.allclose([h.distance for h in found], [h.distance for h in wanted], atol=1e-12)
+
+
+def test_the_product_of_integers_is_exact() -> None:
+    """Also of the greatest, which some processors add up in 16 bits."""
+    for dim in (8, 384, 1280, 4096):
+        for rows in (
+            np.full((40, dim), 127, np.int8),
+            np.full((40, dim), -127, np.int8),
+            np.random.default_rng(dim).integers(-127, 128, (40, dim)).astype(np.int8),
+        ):
+            for count in (1, 2, 17):
+                asked = rows[:count].copy()
+                found = module._int_product(asked, rows)
+                assert (found == asked.astype(np.int64) @ rows.astype(np.int64).T).all()
+
+
+@pytest.mark.parametrize("element", [F16, F32], ids=str)
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None:
+    vectors = drawn(0, 3000, 96).astype(element)
+    rows = filled(vectors, element)
+    queries = drawn(1, 40, 96)
+    found = rows.nearest([Probe(query, k) for query in queries], [None] * len(queries))
+    for query, result in zip(queries, found, strict=True):
+        assert result.exact
+        assert same(result.hits, brute(vectors, query, k))
+
+
+SHAPES = st.sampled_from(["random", "near one", "equal by groups", "few values", "one hot", "tiny"])
+
+
+@given(
+    SHAPES,
+    st.sampled_from([F16, F32]),
+    st.integers(0, 10**6),
+    st.integers(1, 60),
+    st.integers(1, 30),
+)
+def test_whatever_the_vectors_are(
+    shape: str, element: np.dtype, seed: int, count: int, k: int
+) -> None:
+    """Among them such as lie so close that the scan alone could not tell them."""
+    rng = np.random.default_rng(seed)
+    vectors = drawn(seed, count)
+    if shape == "near one":
+        vectors = vectors[:1] + 1e-3 * vectors
+    elif shape == "equal by groups":
+        vectors = vectors[rng.integers(0, max(1, count // 8), count)]
+    elif shape == "few values":
+        vectors = rng.choice([-1.0, 0.0, 1.0], (count, DIM)) + 0.5 * np.eye(1, DIM)
+    elif shape == "one hot":
+        vectors = np.eye(DIM)[rng.integers(0, DIM, count)]
+    elif shape == "tiny":
+        vectors = np.eye(DIM)[rng.integers(0, DIM, count)] + 1e-4 * vectors
+    vectors = vectors.astype(element)
+    rows = filled(vectors, element)
+    query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
+    without = seed % count
+    probes = [Probe(query, k), Probe(query, k, f"i{without}")]
+    plain, less = rows.nearest(probes, [None, key(without)])
+    assert same(plain.hits, brute(vectors, query, k))
+    assert same(less.hits, brute(vectors, query, k, without))
+
+
+def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.concatenate([np.repeat(drawn(5, 2), 3000, axis=0), drawn(6, 100)]).astype(F16)
+    rows = filled(vectors)
+    measured: list[int] = []
+
+    def counted(query: Vector, stored: np.ndarray) -> np.ndarray:
+        measured.append(len(stored))
+        return cosine_distances(query, stored)
+
+    monkeypatch.setattr(module, "cosine_distances", counted)
+    query = vectors[0].astype(np.float32)
+    (found,) = rows.nearest([Probe(query, 50)], [None])
+    assert same(found.hits, brute(vectors, query, 50))
+    assert sum(measured) < 100
+
+
+def test_rows_beyond_one_block_are_found() -> None:
+    vectors = drawn(12, 2 * module.BLOCK + 77).astype(F16)
+    rows = filled(vectors)
+    for number in (0, module.BLOCK - 1, module.BLOCK, len(vectors) - 1):
+        query = vectors[number].astype(np.float32)
+        (found,) = rows.nearest([Probe(query, 20)], [None])
+        assert found.hits[0].image_id == f"i{number}"
+        assert same(found.hits, brute(vectors, query, 20))
+
+
+def test_many_questions_are_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 250)
+    vectors = drawn(7, 100).astype(F16)
+    queries = drawn(8, 7)
+    found = filled(vectors).nearest([Probe(query, 5) for query in queries], [None] * 7)
+    for query, result in zip(queries, found, strict=True):
+        assert same(result.hits, brute(vectors, query, 5))
+
+
+def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
+    choose = random.Random(3)
+    vectors = drawn(9, 5000)
+    rows, held = Rows(DIM, F16), dict[int, tuple[str, np.ndarray]]()
+    for step in range(3000):
+        number = choose.randrange(1500)
+        if choose.random() < 0.4:
+            rows.remove(key(number))
+            held.pop(number, None)
+        else:
+            label, vector = f"l{choose.randrange(3)}", vectors[step].astype(F16)
+            rows.put([key(number)], [f"i{number}"], [label], vector[None])
+            held[number] = (label, vector)
+        assert len(rows) == len(held)
+        assert (key(number) in rows) == (number in held)
+    stored = np.stack([vector for _, vector in held.values()])
+    for query in drawn(10, 20):
+        hits = [
+            Hit(f"i{number}", label, d)
+            for (number, (label, _)), d in zip(
+                held.items(), cosine_distances(query, stored).tolist(), strict=True
+            )
+        ]
+        (found,) = rows.nearest([Probe(query, 30)], [None])
+        assert same(found.hits, sorted(hits, key=lambda h: (h.distance, h.image_id))[:30])
+
+
+@pytest.mark.parametrize("element", [F16, F32], ids=str)
+def test_what_goes_is_overwritten(element: np.dtype) -> None:
+    """Wherever it stands, and after others have moved."""
+    vectors = drawn(11, 2000).astype(element)
+    rows = filled(vectors, element)
+
+    def holds(vector: np.ndarray) -> bool:
+        return vector.tobytes() in rows._vectors.tobytes()
+
+    gone = [0, 1999, 1000, 1998, 7]
+    for number in gone:
+        assert holds(vectors[number])
+        rows.remove(key(number))
+        assert not holds(vectors[number])
+    rows.put([key(5)], ["i5"], ["l0"], vectors[:1])
+    assert not holds(vectors[5])
+    assert not rows._levels[len(rows) :].any()
+    rows.clear()
+    assert not rows._vectors.any()
+    assert not rows._levels.any()
+    assert len(rows) == 0
+    assert rows.nearest([Probe(drawn(1, 1)[0], 3)], [None])[0].hits == ()
