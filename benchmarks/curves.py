@@ -1,4 +1,4 @@
-"""What grows with the number of items: ingest, search, recall of HNSW, bytes an item.
+"""What grows with the number of items: ingest, search in Redis and in a replica, recall of HNSW, bytes.
 
 python -m benchmarks.curves [--items 1000 10000 100000 300000] [--json FILE]
 
@@ -12,7 +12,7 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
+from memory.replica.index import ReplicatedIndex
 from memory.vectors import Vector
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer
@@ -100,6 +101,27 @@ def in_batches(index: RedisIndex, questions: Sequence[Vector]) -> dict[str, floa
     return rates
 
 
+def replicated(
+    index: ReplicatedIndex, questions: Sequence[Vector], exact: Mapping[int, list[set[str]]]
+) -> dict[str, Any]:
+    """The same searches in a replica, which must find the same."""
+    started = time.perf_counter()
+    index.start(8 << 30)
+    while index.state().age is None:
+        time.sleep(0.01)
+    row: dict[str, Any] = {
+        "loaded_s": round(time.perf_counter() - started, 2),
+        "bytes_an_item": round(index.state().bytes / index.state().items),
+    }
+    for k in K:
+        found, row[f"search_k{k}"] = searched(index, questions, k)
+        if found != exact[k]:
+            raise RuntimeError(f"the replica found others than Redis, k = {k}")
+    row["questions_per_s_by_batch"] = in_batches(index, questions)
+    index.stop()
+    return row
+
+
 def measured(folder: Path, items: int) -> dict[str, Any]:
     """Both algorithms over the same items, each in a Redis of its own."""
     results: dict[str, Any] = {}
@@ -108,13 +130,13 @@ def measured(folder: Path, items: int) -> dict[str, Any]:
     for algorithm in ("FLAT", "HNSW"):
         with RedisServer(folder / f"{algorithm}-{items}", CACHE) as server:
             client = connect(server.url)
-            index = RedisIndex.open(
-                client,
-                namespace="curves",
-                hmac_key=secrets.token_bytes(32),
-                embedder=VectorsOnly("bench", DIM),
-                algorithm=algorithm,
-            )
+            memory: dict[str, Any] = {
+                "namespace": "curves",
+                "hmac_key": secrets.token_bytes(32),
+                "embedder": VectorsOnly("bench", DIM),
+                "algorithm": algorithm,
+            }
+            index = RedisIndex.open(client, **memory)
             before = index.stats().bytes
             rate = fill(index, items)
             row: dict[str, Any] = {
@@ -129,8 +151,11 @@ def measured(folder: Path, items: int) -> dict[str, Any]:
                     shares = [len(a & b) / len(b) for a, b in zip(found, exact[k], strict=True)]
                     row[f"recall_at_{k}"] = round(float(np.mean(shares)), 4)
             row["questions_per_s_by_batch"] = in_batches(index, questions)
+            results[algorithm] = row
+            if algorithm == "FLAT":
+                copy = ReplicatedIndex.open(client, **memory)
+                results["replica"] = replicated(copy, questions, exact)
             client.close()
-        results[algorithm] = row
     return results
 
 

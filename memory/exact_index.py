@@ -156,6 +156,12 @@ class ExactIndex(KeyedDigests):
             results.append(SearchResult(tuple(hits[: probe.k]), exact=True))
         return results
 
+    def search_as_of(
+        self, probes: Sequence[Probe]
+    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
+        positions = self.positions()
+        return positions, self.search(probes)
+
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
         return [item.trace.vector if item.trace else None for item in items]

@@ -183,6 +183,12 @@ class Search(Protocol):
         """
         ...
 
+    def search_as_of(
+        self, probes: Sequence[Probe]
+    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
+        """As `search`, and positions of before it: what is below them is in the answers."""
+        ...
+
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         """The stored vectors of remembered images, None where there is no visible item."""
         ...

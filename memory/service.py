@@ -210,22 +210,21 @@ class VisualMemory:
 
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """Answer questions together; positions are read before the search: "at least"."""
-        as_of = tuple(
-            Position(self._logs[topic_id], topic_id, partition, offset)
-            for (topic_id, partition), offset in sorted(self.index.positions().items())
-            if topic_id in self._logs
-        )
         started = time.perf_counter()
         vectors = self._query_vectors(queries)
         embedded = time.perf_counter()
-        results = iter(
-            self.index.search(
-                [
-                    Probe(vector, query.k, _image_asked_with(query))
-                    for query, vector in zip(queries, vectors, strict=True)
-                    if not isinstance(vector, Rejected)
-                ]
-            )
+        positions, found = self.index.search_as_of(
+            [
+                Probe(vector, query.k, _image_asked_with(query))
+                for query, vector in zip(queries, vectors, strict=True)
+                if not isinstance(vector, Rejected)
+            ]
+        )
+        results = iter(found)
+        as_of = tuple(
+            Position(self._logs[topic_id], topic_id, partition, offset)
+            for (topic_id, partition), offset in sorted(positions.items())
+            if topic_id in self._logs
         )
         searched = time.perf_counter() - embedded
         self._observe("search", searched)

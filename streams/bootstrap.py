@@ -35,10 +35,9 @@ from streams.workers import faust_app, handlers, probes
 from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.delivery import Source
-from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import Counted, ReplicaMetrics, begin_at_zero, observe_stage
 from streams.workers.monitor import Monitor
-from streams.workers.readiness import Readiness
+from streams.workers.readiness import Readiness, beside
 from streams.workers.task_delivery import TaskDelivery
 
 PATIENCE_SECONDS = 300.0
@@ -251,7 +250,8 @@ def wire(
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def serve_probes() -> None:
         with faust_app.refusing():
-            await probes.serve(settings.web_host, settings.web_port, readiness, held_partitions)
+            told = partial(beside, memory.index)
+            await probes.serve(settings.web_host, settings.web_port, readiness, told)
         await readiness.watch()
 
     return app

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 
 from memory.model.answers import Hit, Neighbor, Rule, Vote
 
@@ -58,5 +59,11 @@ def _summands(neighbors: Sequence[Neighbor], rule: Rule) -> Sequence[float]:
     """
     if rule is not Rule.RANK:
         return [neighbor.weight for neighbor in neighbors]
-    unit = math.lcm(*range(RANK_OFFSET, RANK_OFFSET + len(neighbors)))
-    return [unit // (RANK_OFFSET + neighbor.rank) for neighbor in neighbors]
+    return _rank_summands(len(neighbors))
+
+
+@cache
+def _rank_summands(count: int) -> Sequence[int]:
+    ranks = range(RANK_OFFSET, RANK_OFFSET + count)
+    unit = math.lcm(*ranks)
+    return [unit // rank for rank in ranks]

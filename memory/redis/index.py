@@ -216,6 +216,12 @@ class RedisIndex(KeyedDigests):
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         return self._search.nearest(probes)
 
+    def search_as_of(
+        self, probes: Sequence[Probe]
+    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
+        positions = self.positions()
+        return positions, self.search(probes)
+
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)
         for image_id in image_ids:

@@ -473,9 +473,9 @@ local function is_whole(stream)
   return found['entries-added'] == found['length']
 end
 
--- KEYS: changes. ARGS: id of what was read last ('' for nothing), how many entries to read.
--- Returns the id of what is read now, how many entries were, and of each image in them its digest,
--- id, label and vector as they are now (nil: it is not shown). An error where it cannot go on from
+-- KEYS: changes, positions. ARGS: id of what was read last ('' for nothing), how many entries to read.
+-- Returns the positions, the id of what is read now, how many entries were, and of each image in them
+-- its digest, id, label and vector as they are now (nil: it is not shown). An error where it cannot go on from
 -- there. (The items are in other slots, as `guarded` says.)
 local function changed(keys, args)
   local changes, last, count = keys[1], args[1], tonumber(args[2])
@@ -493,10 +493,10 @@ local function changed(keys, args)
     return redis.error_reply('LOST the stream was cut')
   end
   local prefix = string.match(changes, '^(.*):changes$')
-  local told, reply = {}, {last, 0}
+  local told, reply = {}, {redis.call('HGETALL', keys[2]), last, 0}
   for i = first, math.min(#entries, count + first - 1) do
     local image = entries[i][2][2]
-    reply[1], reply[2] = entries[i][1], reply[2] + 1
+    reply[2], reply[3] = entries[i][1], reply[3] + 1
     if not told[image] then
       told[image] = true
       reply[#reply + 1] = image

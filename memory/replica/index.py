@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.answers import Probe, SearchResult
+from memory.model.events import LogPartition
 from memory.redis.index import RedisIndex
 from memory.redis.schema import Schema
 from memory.replica.replica import LostTrack, OverBudget, Replica
@@ -107,29 +108,39 @@ class ReplicatedIndex(RedisIndex):
             self._replica = None
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        return self.search_as_of(probes)[1]
+
+    def search_as_of(
+        self, probes: Sequence[Probe]
+    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
         with self._lock:
-            if self._catch_up() and (replica := self._replica) is not None:
+            positions = self._catch_up()
+            if positions is not None and (replica := self._replica) is not None:
                 excluded = [
                     None if probe.excluded is None else self.image_key(probe.excluded)
                     for probe in probes
                 ]
                 self._observe.count_searches("replica", len(probes))
-                return replica.nearest(probes, excluded)
+                return positions, replica.nearest(probes, excluded)
         self._observe.count_searches("redis", len(probes))
-        return super().search(probes)
+        positions = self.positions()
+        return positions, super().search(probes)
 
-    def _catch_up(self) -> bool:
-        """Whether the replica is as Redis is. Raises `Unavailable`, `Moved`."""
+    def _catch_up(self) -> Mapping[LogPartition, int] | None:
+        """Positions up to which the replica is as Redis is; None without one.
+
+        Raises `Unavailable`, `Moved`.
+        """
         if self._replica is None:
-            return False
+            return None
         try:
-            self._replica.catch_up()
+            positions = self._replica.catch_up()
         except (LostTrack, OverBudget) as why:
             _log.warning("the replica is given up: %s", type(why).__name__)
             self._drop()
-            return False
+            return None
         self._current = time.monotonic()
-        return True
+        return positions
 
     def _follow_redis(self) -> None:
         while not self._closed:

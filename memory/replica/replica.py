@@ -9,9 +9,10 @@ import numpy as np
 import redis
 
 from memory.model.answers import Probe, SearchResult
+from memory.model.events import LogPartition
 from memory.model.keys import ImageKey
 from memory.redis.errors import map_redis_errors
-from memory.redis.names import KeyNames
+from memory.redis.names import KeyNames, named_partition
 from memory.redis.scan import image_of, pages
 from memory.redis.schema import Schema
 from memory.replica.rows import Rows
@@ -59,18 +60,19 @@ class Replica:
         self.rows.warm_up()
         self.catch_up()
 
-    def catch_up(self) -> None:
-        """Be as Redis was when this was called, or later.
+    def catch_up(self) -> dict[LogPartition, int]:
+        """Be as Redis was when this was called, or later. Returns the positions of then.
 
         Changes and the items they are of are read in one step of Redis, a page at a time. Raises
         `LostTrack`, `OverBudget`, and `Moved` where another generation answers by now.
         """
-        read = CHANGES_AT_ONCE
+        names, read = self._names, CHANGES_AT_ONCE
         while read == CHANGES_AT_ONCE:
             with map_redis_errors():
                 try:
-                    last, read, *found = self._client.fcall_ro(
-                        "vm1_changed", 1, self._names.changes, self._last, CHANGES_AT_ONCE
+                    positions, last, read, *found = self._client.fcall_ro(
+                        *("vm1_changed", 2, names.changes, names.positions),
+                        *(self._last, CHANGES_AT_ONCE),
                     )
                 except redis.ResponseError as error:
                     if str(error).startswith("LOST"):
@@ -78,6 +80,10 @@ class Replica:
                     raise
             self._take(*(found[i::4] for i in range(4)))
             self._last = last
+        return {
+            named_partition(place.decode()): int(offset)
+            for place, offset in zip(positions[::2], positions[1::2], strict=True)
+        }
 
     def _take(
         self,

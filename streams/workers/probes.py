@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
@@ -27,13 +27,16 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-async def serve(host: str, port: int, ready: Ready, held: Callable[[], list[str]] = list) -> int:
+Beside = Callable[[], Mapping[str, object]]
+"""What a process tells beside whether it is ready."""
+
+
+async def serve(host: str, port: int, ready: Ready, beside: Beside = dict) -> int:
     """Serve the probes and metrics on the running event loop; returns the port.
 
     `/livez` answers 200 while the event loop turns; `/readyz` 503 with the reasons while there
-    are any, or when finding them out takes longer than two seconds. It also names the partitions
-    that are `held` up, which keep a worker from nothing else. `Misconfigured` where nothing can
-    listen.
+    are any, or when finding them out takes longer than two seconds. It also tells what is
+    `beside`, which keeps a worker from nothing. `Misconfigured` where nothing can listen.
     """
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -48,9 +51,7 @@ async def serve(host: str, port: int, ready: Ready, held: Callable[[], list[str]
             reasons = await asyncio.wait_for(ready(), PROBE_SECONDS)
         except TimeoutError:
             reasons = ["a server does not answer in time"]
-        body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
-        if waiting := held():
-            body["held"] = waiting
+        body = {"ready": not reasons, "reasons": reasons, **beside()}
         return web.json_response(body, status=503 if reasons else 200)
 
     app = web.Application()

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from memory.errors import Unavailable
 from memory.model.events import LogPartition
+from memory.replica.index import ReplicatedIndex
+from streams.workers.fetched_batches import held_partitions
 
 LAG_SECONDS = 5.0
 STALLED_SECONDS = 60.0
@@ -63,6 +65,17 @@ class Headway:
     @property
     def stalled(self) -> bool:
         return self._now - self._since >= self._patience and self._lag > self._lag_then
+
+
+def beside(index: object) -> dict[str, object]:
+    """What keeps a worker from nothing: partitions that are held up, and what is searched."""
+    found: dict[str, object] = {}
+    if waiting := held_partitions():
+        found["held"] = waiting
+    if isinstance(index, ReplicatedIndex):
+        state = index.state()
+        found["search"] = "redis" if state.age is None else f"replica of {state.items} images"
+    return found
 
 
 class Readiness:

@@ -9,7 +9,7 @@ STEPS = {
     "ingest": ("enlist", "put", "append", "publish", "advance"),
     "correct": ("put", "advance"),
     "forget": ("open_request", "fence", "append", "put", "close_request", "publish", "advance"),
-    "query": ("positions", "search", "publish", "advance"),
+    "query": ("positions", "search_as_of", "publish", "advance"),
 }
 WORKERS = ("ingest", "ingest-1", "correct", "forget", "query")
 STOPPED_SECONDS = 10.0

@@ -14,7 +14,7 @@ from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
-from memory.model.answers import Probe
+from memory.model.answers import Probe, SearchResult
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, SelectorKey
@@ -25,6 +25,7 @@ from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
 from memory.replica.index import ReplicatedIndex
+from memory.replica.replica import Replica
 from memory.vectors import Vector
 from tests.waiting import until
 
@@ -520,3 +521,19 @@ def test_nothing_personal_stands_in_a_key(
     keys = list(redis_client.scan_iter(f"{namespace}*"))
     assert keys
     assert not [key for key in keys if b"love" in key or b"portrait" in key]
+
+
+def test_the_positions_of_a_search_are_of_before_it(index: MemoryIndex) -> None:
+    place = LogPartition("topic", 0)
+    index.advance({place: 7})
+    replica = Replica if isinstance(index, ReplicatedIndex) else type(index)
+
+    def overtaken(*_: object) -> list[SearchResult]:
+        index.advance({place: 8})
+        return []
+
+    searching = "nearest" if replica is Replica else "search"
+    with patch.object(replica, searching, side_effect=overtaken):
+        positions, _ = index.search_as_of([Probe(unit(0), 1)])
+    assert positions[place] == 7
+    assert index.search_as_of([])[0][place] == 8

@@ -836,26 +836,29 @@ def test_an_empty_memory_answers_with_nothing(memory: VisualMemory) -> None:
     assert answer.vote.shares == {}
 
 
-def test_positions_are_read_before_the_search_and_named() -> None:
-    """Else an answer could claim to rest on what came after its search."""
-    journal: list[Any] = []
-    index = Journaled(exact(), journal)
-    index.before["search"] = lambda: index.advance({LogPartition("ingest-topic", 0): 8})
-    memory = VisualMemory(
-        cast("MemoryIndex", index), Colours(), logs={"ingest-topic": "image-ingest"}
-    )
+def test_an_answer_names_the_positions_of_before_its_search() -> None:
+    """Else it could claim to rest on what came after; of which adapter: test_index_contract.py."""
+    index = exact()
+    search = index.search_as_of
+
+    def overtaken(*args: Any) -> Any:
+        found = search(*args)
+        index.advance({LogPartition("ingest-topic", 0): 8})
+        return found
+
+    index.search_as_of = overtaken  # type: ignore[assignment,method-assign]
+    memory = VisualMemory(index, Colours(), logs={"ingest-topic": "image-ingest"})
     index.advance({LogPartition("ingest-topic", 0): 7, LogPartition("another", 3): 1})
     (answer,) = asked(memory, Query(ImagePayload(png(RED))))
     assert answer.as_of == (Position("image-ingest", "ingest-topic", 0, 7),)
-    assert [line[0] for line in of(journal, "positions", "search")] == ["positions", "search"]
 
 
 @pytest.mark.parametrize("exact_", [True, False])
 def test_whether_a_search_was_exact_is_passed_on(colours: VisualMemory, *, exact_: bool) -> None:
     class Estimate(Journaled):
-        def search(self, *args: Any) -> list[SearchResult]:
-            found = self._index.search(*args)
-            return [SearchResult(result.hits, exact=exact_) for result in found]
+        def search_as_of(self, *args: Any) -> Any:
+            positions, found = self._index.search_as_of(*args)
+            return positions, [SearchResult(result.hits, exact=exact_) for result in found]
 
     memory = VisualMemory(cast("MemoryIndex", Estimate(colours.index, [])), Colours())
     (answer,) = asked(memory, Query(ItemRef("red")))

@@ -36,8 +36,8 @@ from streams.kafka.cluster import KafkaCluster
 from streams.workers import faust_app, probes
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
-from streams.workers.fetched_batches import held_partitions
 from streams.workers.metrics import observe_stage
+from streams.workers.readiness import beside
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -579,7 +579,9 @@ def test_probes_listen_where_the_settings_say_and_watch_the_workers_lag() -> Non
     with patch.object(probes, "serve", autospec=True) as serve:
         asyncio.run(serve_probes())
     readiness = worker.readiness.return_value
-    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness, held_partitions)
+    serve.assert_awaited_once_with("127.0.0.9", 1234, readiness, ANY)
+    told: Any = serve.await_args_list[0].args[3]
+    assert (told.func, told.args) == (beside, (worker.memory.index,))
     readiness.watch.assert_awaited_once_with()
 
 
