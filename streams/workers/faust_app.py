@@ -105,6 +105,23 @@ class _Consumer(driver.Consumer):
 
     seek_offsets: Seek
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._before: dict[tuple[TP, int], int] = {}
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Keep what stands before a message's offset until it is acked: a tree of gaps, as
+        Faust's, takes a tenth of a question's time where each fetch leaves one.
+        """
+        self._before[tp, offset_to] = offset_from
+
+    def ack(self, message: Any) -> bool:
+        """Let all that a message holds be committed with it."""
+        start = self._before.pop((message.tp, message.offset), None)
+        if start is not None:
+            self._acked[message.tp].extend(range(start, message.offset))
+        return super().ack(message)
+
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -133,6 +150,7 @@ class _Consumer(driver.Consumer):
         """Let a full stream keep the reader waiting: a pause of its partition is a fetch lost."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
+        self._before.clear()
         offsets = await self.seek_offsets(set(self.assignment()))
         # An offset outside the log (records expired) is reset to its start by the driver.
         await self.seek_wait(offsets)

@@ -27,6 +27,7 @@ from streams.workers import faust_app
 from streams.workers.faust_app import EXIT_UNEXPECTED
 from streams.workers.offsets import Offsets
 from tests.streams.delivery_worker import BATCH, PLACES, SECRET
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 2
@@ -336,6 +337,28 @@ def test_a_worker_reads_on_from_the_ledger_whatever_the_group_committed(place: W
         place.until(place.all_done, process)
         assert ended(process) == 0
     assert place.seen(since=before) == {0: EACH[17:], 1: EACH[40:]}
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+def test_what_is_done_is_committed_to_the_last_record_for_lag_tools(
+    place: Workplace, *, tasks: bool
+) -> None:
+    """Also what comes in later fetches, each of which is one message for Faust."""
+    with place.worker("plain", tasks=tasks) as process:
+        place.until(place.all_done, process)
+        for _ in range(3):
+            place.send(PARTITIONS)
+            time.sleep(0.3)
+        with KafkaCluster(place.bootstrap).administration() as admin:
+
+            def committed() -> dict[int, int]:
+                group = f"{place.topic}-group"
+                found = admin.list_group_offsets({group: None})[group]
+                return {tp.partition: held.offset for tp, held in found.items()}
+
+            wanted = dict.fromkeys(range(PARTITIONS), len(EACH) + 3)
+            until(lambda: committed() == wanted, 20, what=committed)
+        assert ended(process) == 0
 
 
 @pytest.mark.parametrize("tasks", [False, True])
