@@ -119,14 +119,20 @@ def queries(servers: service.Servers, items: int, asked: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with service.running(servers, "q", ("ingest", "query")) as memory:
         memory.teach(vectors(items))
-        index = bootstrap.open_index(memory.settings, bootstrap.redis_client(memory.settings))
+        store = bootstrap.redis_client(memory.settings)
+        index = bootstrap.open_index(memory.settings, store)
+        replica = bootstrap.open_index(memory.settings, store, replicated=True)
+        time.sleep(5)  # loaded by then, as that of the worker
         questions = vectors(asked, seed=1)
         for k in (10, 100):
-            alone, answered = [], []
+            alone, replicated, answered = [], [], []
             for question in questions:
                 with timed() as elapsed:
                     index.search([Probe(question, k)])
                     alone.append(elapsed())
+                with timed() as elapsed:
+                    replica.search([Probe(question, k)])
+                    replicated.append(elapsed())
                 with timed() as elapsed:
                     memory.ask(question, k)
                     answered.append(elapsed())
@@ -134,13 +140,30 @@ def queries(servers: service.Servers, items: int, asked: int) -> dict[str, Any]:
                 list(askers.map(lambda q, k=k: memory.ask(q, k), questions * 2))
                 rate = 2 * asked / elapsed()
             found[f"k{k}"] = {
-                "search_alone": percentiles(alone),
+                "redis_alone": percentiles(alone),
+                "replica_alone": percentiles(replicated),
                 "service_1_asker": percentiles(answered),
                 "service_32_askers_per_s": round(rate, 1),
             }
         found["log_round_trip"] = percentiles(service.round_trips(memory, asked))
         found["freshness"] = percentiles(memory.freshness(min(asked, 200)))
     return found
+
+
+def deletions(servers: service.Servers, rounds: int) -> dict[str, float]:
+    """From sending a request to forget an image to its being in no search, one at a time."""
+    found = []
+    with service.running(servers, "f", ("ingest", "forget")) as memory:
+        memory.teach(vectors(rounds))
+        index = bootstrap.open_index(memory.settings, bootstrap.redis_client(memory.settings))
+        for n in range(rounds):
+            with timed() as elapsed:
+                request = memory.client.forget(image=f"s{n}")
+                while index.holds([f"s{n}"])[0]:
+                    pass
+                found.append(elapsed())
+            memory.client.receipt(request)
+    return percentiles(found)
 
 
 def machine() -> dict[str, Any]:
@@ -185,6 +208,7 @@ def main() -> None:
             ),
             ("ingest of images", lambda: ingest_of_images(servers, 1_600 // scale)),
             ("queries", lambda: queries(servers, 20_000 // scale, 1_000 // scale)),
+            ("deletions", lambda: deletions(servers, 500 // scale)),
         ):
             results[name] = measure()
             print(f"{name}: {json.dumps(results[name])}", flush=True)

@@ -14,7 +14,8 @@ from memory.model.answers import Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.redis.index import RedisIndex
 from memory.redis.schema import Schema
-from memory.replica.replica import LostTrack, OverBudget, Replica
+from memory.replica.replica import LostTrack, Replica
+from memory.replica.rows import OverBudget
 
 _log = logging.getLogger(__name__)
 

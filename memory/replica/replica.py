@@ -24,10 +24,6 @@ class LostTrack(Exception):
     """The stream does not hold any more what this replica has read last: it must be read anew."""
 
 
-class OverBudget(Exception):
-    """The rows need more memory than they may have."""
-
-
 class Replica:
     """The rows of one generation. Not for many threads; raises `Unavailable`, `Misconfigured`.
 
@@ -41,9 +37,8 @@ class Replica:
         self._client: Any = client  # redis-py's types assume replies decoded to text
         self._names = names
         self._schema = schema
-        self._max_bytes = max_bytes
         self._last = b""
-        self.rows = Rows(schema.dim, schema.element)
+        self.rows = Rows(schema.dim, schema.element, max_bytes)
 
     def load(self) -> None:
         """Read all items, then what changed meanwhile."""
@@ -107,8 +102,6 @@ class Replica:
                 [(labels[i] or b"").decode() for i in shown],
                 np.frombuffer(blobs, self._schema.element).reshape(len(shown), -1),
             )
-        if rows.nbytes > self._max_bytes:
-            raise OverBudget
 
     def nearest(
         self, probes: Sequence[Probe], excluded: Sequence[ImageKey | None]

@@ -31,13 +31,18 @@ MANY_QUERIES = 64
 GROWTH = 1.5
 
 
+class OverBudget(Exception):
+    """The rows need more memory than they may have."""
+
+
 class Rows:
     """Vectors of one dimension and element type, with image, id and label. Not for many threads.
 
-    A row that goes is overwritten by the last one, and that by zeros.
+    A row that goes is overwritten by the last one, and that by zeros. `max_bytes` is what the vectors
+    may take; while they move to a larger room the former one comes on top of it.
     """
 
-    def __init__(self, dim: int, element: np.dtype[np.floating[Any]]) -> None:
+    def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
         self._count = 0
         self._at: dict[ImageKey, int] = {}
         self._images: list[ImageKey] = []
@@ -49,6 +54,7 @@ class Rows:
         self._steps = np.zeros(BLOCK, np.float32)
         self._errors = np.zeros(BLOCK, np.float32)
         self._hashes = np.zeros(BLOCK, np.int64)
+        self._most = max_bytes // self.nbytes * BLOCK
 
     def __len__(self) -> int:
         return self._count
@@ -71,7 +77,11 @@ class Rows:
         labels: Sequence[str],
         vectors: npt.NDArray[np.floating[Any]],
     ) -> None:
-        """Add or replace rows; `vectors` has shape (len(images), dim). Each image once."""
+        """Add or replace rows; `vectors` has shape (len(images), dim). Each image once.
+
+        Raises `OverBudget`, and changes nothing then.
+        """
+        self._make_room(self._count + sum(image not in self._at for image in images))
         places = []
         for image, image_id, label in zip(images, ids, labels, strict=True):
             place = self._at.setdefault(image, self._count)
@@ -83,18 +93,19 @@ class Rows:
             self._ids[place] = image_id
             self._labels[place] = sys.intern(label)
             places.append(place)
-        self._make_room()
         at = np.array(places, np.intp)
         self._vectors[at] = vectors
         self._levels[at], self._steps[at], self._errors[at] = _in_levels(vectors)
         # Python's hash of bytes has a secret key: equal rows can be told by it.
         self._hashes[at] = [hash(row.tobytes()) for row in self._vectors[at]]
 
-    def _make_room(self) -> None:
+    def _make_room(self, count: int) -> None:
+        if count > self._most:
+            raise OverBudget
         room = len(self._steps)
-        if self._count <= room:
+        if count <= room:
             return
-        size = -(-max(self._count, int(GROWTH * room)) // BLOCK) * BLOCK
+        size = min(self._most, -(-max(count, int(GROWTH * room)) // BLOCK) * BLOCK)
         for name in ("_vectors", "_levels", "_steps", "_errors", "_hashes"):
             old = getattr(self, name)
             new = np.zeros((size, *old.shape[1:]), old.dtype)

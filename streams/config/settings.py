@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     kafka_key_password: SecretStr | None = Field(None, description="password of that key file")
     topic_prefix: str = Field("", description="put before every topic's name")
     replica_bytes: int = Field(
-        2 << 30,
+        512 << 20,
         ge=0,
         description="what the vectors of a query worker's own copy of the memory may take (about "
         "3 bytes a dimension and item); Redis is searched where they are more, or this is 0",

@@ -187,7 +187,7 @@ def test_a_memory_over_the_budget_is_searched_in_redis(
     opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
 ) -> None:
     index = opened(ReplicatedIndex)
-    index.start(Rows(DIM, writer.schema.element).nbytes, seen)
+    index.start(Rows(DIM, writer.schema.element, 0).nbytes, seen)
     loaded(index)
     writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(4000)])
     assert ids(answers(index, [3])[0])[0] == ("i3", "cat")

@@ -6,13 +6,13 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.model.answers import Hit, Probe
 from memory.model.keys import ImageKey
 from memory.replica import rows as module
-from memory.replica.rows import Rows
+from memory.replica.rows import OverBudget, Rows
 from memory.vectors import Vector, cosine_distances
 
 DIM = 32
@@ -30,7 +30,7 @@ def key(number: int) -> ImageKey:
 
 
 def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
-    rows = Rows(vectors.shape[1], element)
+    rows = Rows(vectors.shape[1], element, 1 << 30)
     numbers = range(len(vectors))
     rows.put(
         [key(n) for n in numbers],
@@ -83,6 +83,7 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
 SHAPES = st.sampled_from(["random", "near one", "equal by groups", "few values", "one hot", "tiny"])
 
 
+@settings(deadline=None)  # torch compiles for each new shape
 @given(
     SHAPES,
     st.sampled_from([F16, F32]),
@@ -154,7 +155,7 @@ def test_many_questions_are_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
     choose = random.Random(3)
     vectors = drawn(9, 5000)
-    rows, held = Rows(DIM, F16), dict[int, tuple[str, np.ndarray]]()
+    rows, held = Rows(DIM, F16, 1 << 30), dict[int, tuple[str, np.ndarray]]()
     for step in range(3000):
         number = choose.randrange(1500)
         if choose.random() < 0.4:
@@ -200,3 +201,27 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
     assert not rows._levels.any()
     assert len(rows) == 0
     assert rows.nearest([Probe(drawn(1, 1)[0], 3)], [None])[0].hits == ()
+
+
+def test_no_more_room_is_taken_than_may_be() -> None:
+    block = Rows(DIM, F16, 0).nbytes
+    rows = Rows(DIM, F16, 3 * block + 1)
+    vectors = drawn(13, 3 * module.BLOCK + 1).astype(F16)
+
+    def put(start: int, stop: int) -> None:
+        numbers = range(start, stop)
+        names = [f"i{n}" for n in numbers]
+        rows.put([key(n) for n in numbers], names, ["l0"] * len(names), vectors[start:stop])
+
+    for start in range(0, 3 * module.BLOCK, 1024):
+        put(start, start + 1024)
+        assert rows.nbytes <= 3 * block
+    with pytest.raises(OverBudget):
+        put(3 * module.BLOCK - 5, 3 * module.BLOCK + 1)
+    assert len(rows) == 3 * module.BLOCK
+    put(0, 1024)  # again
+    (found,) = rows.nearest([Probe(vectors[7].astype(np.float32), 1)], [None])
+    assert found.hits[0].image_id == "i7"
+    none = Rows(DIM, F16, block - 1)
+    with pytest.raises(OverBudget):
+        none.put([key(0)], ["i0"], ["l0"], vectors[:1])
