@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Protocol
 
 import numpy as np
@@ -27,13 +28,25 @@ class Features(Protocol):
 
 
 class BatchedEmbedder:
-    """The `Embedder` port over any `Features`; `dim` is seen, not declared."""
+    """The `Embedder` port over any `Features`; `dim` is seen, not declared.
 
-    def __init__(self, name: str, digest: str, features: Features, *, batch_size: int) -> None:
+    With a `pool` batches are embedded side by side in its threads; one alone never is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        features: Features,
+        *,
+        batch_size: int,
+        pool: Executor | None = None,
+    ) -> None:
         self.name = name
         self.digest = digest
         self._features = features
         self._batch_size = batch_size
+        self._pool = pool
         self.dim = int(features([new("RGB", (32, 32), "white")]).shape[1])
 
     def embed(self, images: Sequence[Image]) -> Embeddings:
@@ -45,11 +58,11 @@ class BatchedEmbedder:
         """
         if not images:
             return np.empty((0, self.dim), np.float32)
-        parts = [
-            self._halving(images[start : start + self._batch_size])
-            for start in range(0, len(images), self._batch_size)
-        ]
-        return unit_rows(np.concatenate(parts), "the embedder's vector for the image")
+        size = self._batch_size
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        side_by_side = map if self._pool is None or len(parts) == 1 else self._pool.map
+        found = list(side_by_side(self._halving, parts))
+        return unit_rows(np.concatenate(found), "the embedder's vector for the image")
 
     def _halving(self, images: Sequence[Image]) -> Embeddings:
         """Embed a batch; on running out of memory in halves, until one image alone fails."""

@@ -10,7 +10,13 @@ import numpy as np
 from PIL.Image import Image, Resampling
 
 from memory.embedders.batches import BatchedEmbedder
-from memory.embedders.torch_features import TorchFeatures, batch_size_for, device_of, digest_of
+from memory.embedders.torch_features import (
+    TorchFeatures,
+    batch_size_for,
+    device_of,
+    digest_of,
+    pool_for,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +60,7 @@ class Lite0Embedder(BatchedEmbedder):
                 dtype=torch.float32,
             ),
             batch_size=batch_size_for(where, batch_size),
+            pool=pool_for(where),
         )
 
 

@@ -17,6 +17,7 @@ from memory.embedders.torch_features import (
     device_of,
     digest_of,
     dtype_of,
+    pool_for,
 )
 from memory.errors import Misconfigured
 
@@ -104,6 +105,7 @@ class TransformersEmbedder(BatchedEmbedder):
             digest,
             TorchFeatures(model, prepare, features, device=where, dtype=kind),
             batch_size=batch_size_for(where, batch_size),
+            pool=pool_for(where),
         )
         self._check_repeatable()
 

@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from memory.embedders import (
     load_embedder,
 )
 from memory.embedders.batches import Embeddings
-from memory.embedders.torch_features import TorchFeatures
+from memory.embedders.torch_features import TorchFeatures, pool_for
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -538,3 +540,46 @@ def test_a_batch_of_large_images_takes_the_memory_of_one_and_gives_it_back(
     peak, rest = map(int, done.stdout.split())
     assert peak < bound, "MB"
     assert rest < 30, "MB"
+
+
+def test_batches_are_embedded_side_by_side_and_one_alone_where_it_is_asked_for() -> None:
+    """In their order; the first waits for the second, which one thread alone would never begin."""
+    both = threading.Barrier(2, timeout=20)
+    threads: list[str] = []
+
+    def features(images: Sequence[Image.Image]) -> np.ndarray:
+        threads.append(threading.current_thread().name)
+        if len(images) == 2:
+            both.wait()
+        return np.array([[image.width, 1.0] for image in images], np.float32)
+
+    with ThreadPoolExecutor(2, "side") as pool:
+        embedder = BatchedEmbedder("n", "d", features, batch_size=2, pool=pool)
+        threads.clear()
+        found = embedder.embed([Image.new("RGB", (width, 1)) for width in (1, 2, 3, 4)])
+        assert {name.partition("_")[0] for name in threads} == {"side"}
+        threads.clear()
+        embedder.embed([Image.new("RGB", (5, 1))])
+        assert threads == [threading.current_thread().name]
+    ratios = found[:, 0] / found[:, 1]
+    np.testing.assert_allclose(ratios, [1, 2, 3, 4], rtol=1e-5)
+
+
+def test_a_thread_of_the_pool_keeps_to_one_core_and_no_other_thread_does() -> None:
+    cores = torch.get_num_threads()
+    pool = pool_for(torch.device("cpu"))
+    assert (pool is None) == (cores == 1)
+    if pool is None:
+        return
+    wait = threading.Barrier(cores)
+
+    def used() -> int:
+        wait.wait(20)
+        return torch.get_num_threads()
+
+    with pool:
+        assert [each.result() for each in [pool.submit(used) for _ in range(cores)]] == [1] * cores
+    with ThreadPoolExecutor(1) as others:
+        assert others.submit(torch.get_num_threads).result() == cores
+    assert torch.get_num_threads() == cores
+    assert pool_for(torch.device("meta")) is None
