@@ -159,6 +159,11 @@ class ReplicatedIndex(RedisIndex):
             except Misconfigured as why:
                 _log.warning("no replica, Redis is searched: %s", why)
                 pause = OVER_BUDGET_SECONDS
+            except Exception as error:  # noqa: BLE001 - Redis answers as long as this does not
+                _log.error("the replica is given up: unexpected %s", type(error).__name__)
+                with self._lock:
+                    self._drop()
+                pause = OVER_BUDGET_SECONDS
             self._observe.note_state(self.state())
             self._wake.wait(pause)
             self._wake.clear()

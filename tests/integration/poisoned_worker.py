@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory.model.answers import Probe, SearchResult
+from memory.model.events import LogPartition
 from memory.model.state import CorrectionWrite, Put, PutResult, TraceWrite
 from memory.ports import MemoryIndex
 from streams import bootstrap
@@ -41,10 +42,12 @@ class Poisoned:
             os.kill(os.getpid(), signal.SIGKILL)
         return self._index.put(puts)
 
-    def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
+    def search_as_of(
+        self, probes: Sequence[Probe]
+    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
         if any(probe.k == POISONOUS_K for probe in probes):
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._index.search(probes)
+        return self._index.search_as_of(probes)
 
 
 if __name__ == "__main__":

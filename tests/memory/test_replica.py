@@ -302,6 +302,19 @@ def test_a_user_that_may_not_read_the_stream_has_redis_searched(
     index.stop()
 
 
+def test_what_nobody_expects_leaves_the_answers_to_redis(
+    index: ReplicatedIndex, writer: RedisIndex, seen: Seen
+) -> None:
+    writer.put([shown(writer, "i1", "cat", 1, 1)])
+    replica = index._replica
+    assert replica is not None
+    with patch.object(replica, "catch_up", side_effect=ValueError):
+        until(lambda: index.state().age is None)
+    assert ids(answers(index, [1])[0]) == [("i1", "cat")]
+    assert seen.by == ["redis"]
+    assert len(replica.rows) == 0
+
+
 def test_each_change_of_what_is_shown_is_announced_once_by_its_digest(
     writer: RedisIndex, redis_client: redis.Redis
 ) -> None:

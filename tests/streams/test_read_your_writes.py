@@ -314,7 +314,6 @@ MISTAKES: list[dict[str, Any]] = [
     {"worker": with_delivery(FromTheEnd)},
     {"asking": type("Wrong", (Asking,), {"memory": PositionsLast})},
     {"asking": Impatient},
-    {"opened": staticmethod(partial(open_memory, kind=BackAgain))},
 ]
 
 
@@ -324,3 +323,39 @@ def test_a_mistake_in_the_order_of_steps_is_caught(
 ) -> None:
     with pytest.raises((AssertionError, PositionsWentBack)):
         run(type("Wrong", (memory,), mistake), 900, (Phase.generate,))
+
+
+def overtake(machine: Memory, steps: int) -> None:
+    """A worker stands amid a batch, after so many steps, while another one carries out more."""
+    for image in IMAGES[:2]:
+        machine.write("ingest", image, LABELS[0], None, 0, 0)
+    late, other = machine.workers["ingest"]
+    late.take(1)
+    for _ in range(steps):
+        late.step()
+    late.assign([])
+    other.assign(range(PARTITIONS["ingest"]))
+    other.take(EVENTS)
+    other.finish()
+    machine.positions_never_go_back()
+    late.finish()
+    machine.positions_never_go_back()
+
+
+@pytest.mark.parametrize("kind", [RedisIndex, BackAgain])
+def test_who_is_late_by_whatever_it_did_sets_no_position_back_and_a_mistake_is_caught(
+    memory: type[Memory], kind: type[RedisIndex]
+) -> None:
+    caught = 0
+    for steps in range(ALL_STEPS):
+        machine = type(
+            "Late", (memory,), {"opened": staticmethod(partial(open_memory, kind=kind))}
+        )()
+        try:
+            overtake(machine, steps)
+        except (AssertionError, PositionsWentBack):
+            caught += 1
+        finally:
+            for worker in machine.all_workers():
+                worker.end()
+    assert bool(caught) == (kind is BackAgain)
