@@ -1,4 +1,4 @@
-"""The facts of forgetting in the log: written before anything is erased, kept for ever."""
+"""The facts of forgetting in the log: written before a request is closed, kept for ever."""
 
 from __future__ import annotations
 
