@@ -22,7 +22,7 @@ from tests.integration.events import rejected
 from tests.integration.running import Running
 from tests.integration.test_bad_input import png
 
-WARM_UP = 64
+WARM_UP = 256
 MEGABYTES_MORE = 150
 """A worker's memory after a fuzz, over what it was when it was warm."""
 
@@ -38,7 +38,7 @@ class Result:
 
 
 def warm_up(memory: Running) -> None:
-    """A few good images and questions, so that models and buffers are there."""
+    """Good images, enough for full batches, and a question: models, threads and buffers are there."""
     client = memory.client()
     for n in range(WARM_UP):
         written = client.ingest(png(), id=f"warm-{n}", label="warm")
