@@ -59,9 +59,6 @@ class Rows:
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, image: ImageKey) -> bool:
-        return image in self._at
-
     @property
     def nbytes(self) -> int:
         """Bytes the vectors take, without ids and labels."""

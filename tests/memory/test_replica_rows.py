@@ -166,7 +166,7 @@ def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
             rows.put([key(number)], [f"i{number}"], [label], vector[None])
             held[number] = (label, vector)
         assert len(rows) == len(held)
-        assert (key(number) in rows) == (number in held)
+        assert (key(number) in rows._at) == (number in held)
     stored = np.stack([vector for _, vector in held.values()])
     for query in drawn(10, 20):
         hits = [
