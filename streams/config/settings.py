@@ -6,6 +6,7 @@ the folder that ``VISUAL_MEMORY_SECRETS_DIR`` names (secrets of containers).
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -22,6 +23,8 @@ from memory.model.text import canonical_name
 ENVIRONMENT_PREFIX = "VISUAL_MEMORY_"
 CACHE = user_cache_path("visual-memory", appauthor=False)
 DATA_HOME = user_data_path("visual-memory", appauthor=False)
+M_ARENA_MAX = -8
+"""Of malloc.h: how many arenas glibc's malloc may have."""
 
 
 def _parted(given: object) -> object:
@@ -205,8 +208,13 @@ def worker_environment(**values: object) -> dict[str, str]:
 
 
 def prepare_process() -> None:
-    """Set what native libraries read when they load; call it before torch is imported."""
+    """Set what native libraries go by; call it before torch is imported."""
     # Threads of OpenMP that spin while they wait starve the other workers of a machine: with
     # both cores busy, images a second went from under 1 to 30 without it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Each thread that embeds would keep an arena of its own, full of holes left by batches of other
+    # sizes: 105 to 200 MB more after 1,500 small images, 20 to 90 so, at the same speed.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from memory.errors import Misconfigured
@@ -27,3 +30,42 @@ def test_metric_labels_are_spelt_as_the_memory_spells_them(
     monkeypatch.setenv("VISUAL_MEMORY_METRIC_LABELS", "cat\u200b")
     with pytest.raises(Misconfigured, match=r"METRIC_LABELS.*cannot be seen"):
         load()
+
+
+ARENAS_OF_EIGHT_THREADS = """
+import ctypes, sys, tempfile, threading
+from streams.config.settings import prepare_process
+
+if sys.argv[1] == "prepared":
+    prepare_process()
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+together = threading.Barrier(8)
+
+def allocate():
+    together.wait()
+    libc.malloc(10_000)
+    together.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+with tempfile.NamedTemporaryFile() as file:
+    stream = libc.fopen(file.name.encode(), b"w")
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(file.read().count(b"<heap nr="))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
+def test_a_worker_threads_share_two_arenas_of_memory() -> None:
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", ARENAS_OF_EIGHT_THREADS, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert arenas("bare") > 2
+    assert arenas("prepared") <= 2
