@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks import service
 from benchmarks.service import DIM, quantiles, vectors
-from memory.model.answers import Probe
 from memory.model.keys import ImageKey
+from memory.model.questions import Probe
 from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from streams import bootstrap

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import service
 from benchmarks.__main__ import machine, percentiles
 from benchmarks.service import EMBEDDER, Service, resident, vectors
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams import bootstrap
 from streams.demo.emoji import emoji
 

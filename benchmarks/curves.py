@@ -20,14 +20,14 @@ import numpy as np
 
 from benchmarks.__main__ import machine, percentiles
 from memory.embedders import VectorsOnly
-from memory.model.answers import Probe
 from memory.model.keys import ImageKey
+from memory.model.questions import Probe
 from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
+from memory.model.vectors import Vector
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex
 from memory.replica.index import ReplicatedIndex
-from memory.vectors import Vector
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer
 

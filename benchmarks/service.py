@@ -18,7 +18,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from memory.model.answers import Position
 from memory.model.events import LogPartition
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config import memory_topics

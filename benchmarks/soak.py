@@ -27,9 +27,9 @@ from benchmarks.__main__ import machine, percentiles
 from benchmarks.curves import DIM, clustered
 from benchmarks.service import EMBEDDER, Service, resident
 from memory.errors import Unavailable
-from memory.model.answers import Probe
+from memory.model.questions import Probe
+from memory.model.vectors import Vector
 from memory.redis.index import RedisIndex
-from memory.vectors import Vector
 from streams import bootstrap
 
 ROWS_A_MINUTE = 2

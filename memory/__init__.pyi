@@ -3,7 +3,7 @@ from .embedders import VectorsOnly, load_embedder
 from .errors import Misconfigured, Reason, Rejected, Unavailable, VisualMemoryError
 from .exact_index import ExactIndex
 from .images import ImageLimits
-from .model.answers import ItemRef, Neighbor, Position, Prediction, Query, Rule, Vote
+from .model.answers import Contribution, Flip, Neighbor, Position, Prediction, Vote, Why
 from .model.events import (
     ClaimPayload,
     Correction,
@@ -15,6 +15,7 @@ from .model.events import (
     VectorPayload,
 )
 from .model.outcomes import Forgotten, Merged, Refused
+from .model.questions import Factors, ItemRef, Query, Rule, WhatIf
 from .model.times import make_stamp
 from .ports import Embedder, MemoryIndex
 from .redis.connection import connect
@@ -24,9 +25,12 @@ from .service import VisualMemory
 __all__ = [
     "ClaimFetcher",
     "ClaimPayload",
+    "Contribution",
     "Correction",
     "Embedder",
     "ExactIndex",
+    "Factors",
+    "Flip",
     "Forget",
     "Forgotten",
     "ImageLimits",
@@ -53,6 +57,8 @@ __all__ = [
     "VisualMemory",
     "VisualMemoryError",
     "Vote",
+    "WhatIf",
+    "Why",
     "claim_of",
     "connect",
     "load_embedder",

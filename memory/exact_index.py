@@ -13,14 +13,15 @@ import numpy as np
 
 from memory.errors import Rejected
 from memory.model import merge
-from memory.model.answers import Hit, Probe, SearchResult
+from memory.model.answers import Hit, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.questions import Probe
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
-from memory.vectors import Vector, cosine_distances, stored_vector
+from memory.model.vectors import Vector, cosine_distances, stored_vector
 
 
 class ExactIndex(KeyedDigests):
@@ -139,17 +140,17 @@ class ExactIndex(KeyedDigests):
         return min((seen for seen, closed in self._requests.values() if not closed), default=None)
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
-        traces = [(item.trace, item.label) for _, item in self._visible() if item.trace]
-        stored = np.array([trace.vector for trace, _ in traces]).reshape(len(traces), self._dim)
+        shown = [(image, item, item.trace) for image, item in self._visible() if item.trace]
+        stored = np.array([trace.vector for *_, trace in shown]).reshape(len(shown), self._dim)
         results = []
         for probe in probes:
             hits = sorted(
                 (
-                    Hit(trace.image_id, str(label), float(distance))
-                    for (trace, label), distance in zip(
-                        traces, cosine_distances(probe.vector, stored), strict=True
+                    Hit(trace.image_id, str(item.label), float(distance))
+                    for (image, item, trace), distance in zip(
+                        shown, cosine_distances(probe.vector, stored), strict=True
                     )
-                    if trace.image_id != probe.excluded
+                    if not probe.without.covers(image, item.selectors, str(item.label))
                 ),
                 key=lambda hit: (hit.distance, hit.image_id),
             )

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
-from memory.model.answers import Probe, SearchResult
+from memory.model.answers import SearchResult
 from memory.model.events import ClaimPayload, LogPartition, Selector
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.questions import Probe
 from memory.model.state import Digests, Item, Put, PutResult, Stats
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 
 if TYPE_CHECKING:
     import numpy as np

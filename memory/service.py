@@ -9,32 +9,24 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from memory.decision.recall import Recall
 from memory.embedders import VectorsOnly
 from memory.embedders.payloads import Observe, PayloadEmbedder
-from memory.errors import Reason, Rejected
+from memory.errors import Rejected
 from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
-from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
+from memory.model.answers import Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
 from memory.model.events import Correction, Forget, Ingest, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
+from memory.model.questions import Query
 from memory.model.state import CorrectionWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
-from memory.model.voting import vote
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
-from memory.vectors import Vector
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * SECOND
-
-
-def _image_asked_with(query: Query) -> str | None:
-    """The id of the remembered image that a question is asked with."""
-    return query.payload.image_id if isinstance(query.payload, ItemRef) else None
-
-
-_UNKNOWN_ITEM = Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
 
 
 class VisualMemory:
@@ -66,6 +58,7 @@ class VisualMemory:
         self._logs = dict(logs or {})
         self._partitions = partitions
         self._observe = observe
+        self._recall = Recall(index, self._payloads, logs=self._logs, observe=observe)
         self._telling = threading.Lock()
 
     def remember(self, events: Sequence[Ingest]) -> list[Outcome]:
@@ -209,61 +202,9 @@ class VisualMemory:
         )
 
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
-        """Answer questions together; positions are read before the search: "at least"."""
-        started = time.perf_counter()
-        vectors = self._query_vectors(queries)
-        embedded = time.perf_counter()
-        positions, found = self.index.search_as_of(
-            [
-                Probe(vector, query.k, _image_asked_with(query))
-                for query, vector in zip(queries, vectors, strict=True)
-                if not isinstance(vector, Rejected)
-            ]
-        )
-        results = iter(found)
-        as_of = tuple(
-            Position(self._logs[topic_id], topic_id, partition, offset)
-            for (topic_id, partition), offset in sorted(positions.items())
-            if topic_id in self._logs
-        )
-        searched = time.perf_counter() - embedded
-        self._observe("search", searched)
-        timings = {"embed": embedded - started, "search": searched}
-        return [
-            vector
-            if isinstance(vector, Rejected)
-            else self._predict(query, next(results), as_of, timings)
-            for query, vector in zip(queries, vectors, strict=True)
-        ]
+        """Answer questions together; positions are read before the search: "at least".
 
-    def _predict(
-        self,
-        query: Query,
-        found: SearchResult,
-        as_of: tuple[Position, ...],
-        timings: Mapping[str, float],
-    ) -> Prediction:
-        started = time.perf_counter()
-        votes = vote(found.hits, query.rule, k=query.k)
-        voted = time.perf_counter() - started
-        self._observe("vote", voted)
-        return Prediction(
-            vote=votes,
-            rule=query.rule,
-            k=query.k,
-            exact=found.exact,
-            embedder=self._embedder.digest,
-            as_of=as_of,
-            timings={**timings, "vote": voted},
-        )
-
-    def _query_vectors(self, queries: Sequence[Query]) -> list[Vector | Rejected]:
-        items = [image_id for query in queries if (image_id := _image_asked_with(query))]
-        stored = iter(self.index.vectors_of(items) if items else ())
-        payloads = [q.payload for q in queries if not isinstance(q.payload, ItemRef)]
-        embedded = iter(self._payloads.embed(payloads))
-        vectors: list[Vector | Rejected] = []
-        for query in queries:
-            vector = next(stored if isinstance(query.payload, ItemRef) else embedded)
-            vectors.append(_UNKNOWN_ITEM if vector is None else vector)
-        return vectors
+        What a question supposes holds for it alone. It is `Rejected` where it excludes what the
+        memory does not show, or everything.
+        """
+        return self._recall(queries)

@@ -99,24 +99,23 @@ def reads_the_environment(tree: ast.Module) -> bool:
 
 
 ARROWS = {
-    "memory.vectors": {"memory.errors"},
-    "memory.model": {"memory.errors", "memory.vectors"},
-    "memory.ports": {"memory.errors", "memory.model", "memory.vectors"},
+    "memory.model": {"memory.errors"},
+    "memory.ports": {"memory.errors", "memory.model"},
     "memory.images": {"memory.errors"},
     "memory.claims": {"memory.errors", "memory.model", "memory.ports"},
     "memory.facts": {"memory.model", "memory.ports"},
-    "memory.exact_index": {"memory.errors", "memory.model", "memory.vectors"},
+    "memory.exact_index": {"memory.errors", "memory.model"},
     "memory.embedders": {
         *("memory.claims", "memory.errors", "memory.images", "memory.model", "memory.ports"),
-        "memory.vectors",
     },
+    "memory.decision": {"memory.embedders", "memory.errors", "memory.model", "memory.ports"},
     "memory.redis": {
-        *("memory.errors", "memory.facts", "memory.model", "memory.ports", "memory.vectors"),
+        *("memory.errors", "memory.facts", "memory.model", "memory.ports"),
     },
-    "memory.replica": {"memory.errors", "memory.model", "memory.redis", "memory.vectors"},
+    "memory.replica": {"memory.errors", "memory.model", "memory.redis"},
     "memory.service": {
-        *("memory.embedders", "memory.errors", "memory.facts", "memory.images", "memory.model"),
-        *("memory.ports", "memory.vectors"),
+        *("memory.decision", "memory.embedders", "memory.errors", "memory.facts"),
+        *("memory.images", "memory.model", "memory.ports"),
     },
     "streams.contract": {"memory"},
     "streams.kafka": {"memory", "streams.contract"},

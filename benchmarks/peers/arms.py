@@ -19,10 +19,10 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from benchmarks import service
 from benchmarks.peers.driver import Dialect, Sent
 from benchmarks.service import DIM, EMBEDDER, Servers
-from memory.model.answers import Query
 from memory.model.events import Selector, SelectorKind, VectorPayload
+from memory.model.questions import Query
 from memory.model.times import now_us
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams.config.connections import kafka_cluster
 from streams.config.settings import Settings
 from streams.contract.cloudevents import Header

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from benchmarks.service import quantiles, vectors
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 
 K = 100
 SETTLE_SECONDS = 120.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL.Image import Image, new
 
 from memory.errors import Unavailable
-from memory.vectors import unit_rows
+from memory.model.vectors import unit_rows
 
 Embeddings = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from memory.claims.fetcher import resolve_claims
 from memory.errors import Rejected
 from memory.images import ImageLimits, decode, give_back_memory
 from memory.model.events import ImagePayload, Payload, VectorPayload
+from memory.model.vectors import Vector, check_made_by, unit_rows
 from memory.ports import Embedder, Fetch
-from memory.vectors import Vector, check_made_by, unit_rows
 
 PIXELS_AT_ONCE = 8_000_000
 """Decoded at once, if not of one image: 24 MB, or 150 images of the size that models look at."""

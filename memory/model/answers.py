@@ -1,21 +1,15 @@
-"""Questions and what an answer rests on. Immutable values."""
+"""Answers and what they rest on. Immutable values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field, to_builtins
 
-from memory.errors import Reason, Rejected
-from memory.model.events import MAX_ID, LogPartition, Payload
-from memory.model.text import canonical_name
-from memory.vectors import Vector
-
-MAX_K = 100
-
+from memory.model.events import LogPartition
+from memory.model.questions import Rule
 
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -59,50 +53,6 @@ class Position(Message, frozen=True, eq=False):
         return self._place() < other._place()
 
 
-class Rule(StrEnum):
-    """How neighbours vote (paper, section 3 and appendix)."""
-
-    PLURALITY = "plurality"
-    DISTANCE = "distance"
-    SOFTMAX = "softmax"
-    RANK = "rank"
-
-
-@dataclass(frozen=True, slots=True)
-class ItemRef:
-    """Ask with the vector of a remembered image; it is no neighbour of itself."""
-
-    image_id: str
-
-    def __post_init__(self) -> None:
-        spelt = canonical_name(
-            self.image_id, what="the item id", reason=Reason.INVALID_ID, limit=MAX_ID
-        )
-        object.__setattr__(self, "image_id", spelt)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A question: what is this?"""
-
-    payload: Payload | ItemRef
-    k: int = 10
-    rule: Rule = Rule.RANK
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k <= MAX_K:
-            raise Rejected(Reason.INVALID_K, f"k must be 1 to {MAX_K}, not {self.k}")
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One search: the `k` nearest items of `vector`, without the image whose id is `excluded`."""
-
-    vector: Vector
-    k: int
-    excluded: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Hit:
     """An item found by a search; `distance` is 1 - cosine, 0 to 2."""
@@ -139,9 +89,49 @@ class Vote:
     neighbors: tuple[Neighbor, ...]
 
 
+class Contribution(Message, frozen=True):
+    """What one neighbour did for the answer.
+
+    `share` of all weight and `of_label`, of its class's weight, are 0 for one that waits behind
+    the `k` that vote. `value` is its Shapley value for the winner's share (see `decision.values`).
+    """
+
+    image_id: str = field(name="id")
+    label: str
+    distance: float
+    share: float
+    of_label: float
+    value: float
+
+
+class Flip(Message, frozen=True):
+    """The fewest neighbours without whom the answer is another, and which one."""
+
+    images: tuple[str, ...]
+    label: str
+
+
+class Why(Message, frozen=True):
+    """What an answer rests on, and what would change it.
+
+    `contributions`, nearest first, are those of the neighbours that vote and of those that would
+    move up; their values sum to the winner's share. `flip` is None where the answer stands
+    without any `more_than` of them. `survives` is a certificate: with so many wrong labels in the
+    memory, whichever they are, the answer is the same.
+    """
+
+    contributions: tuple[Contribution, ...]
+    flip: Flip | None
+    more_than: int | None
+    survives: int
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer and all it rests on. `timings` are seconds by stage."""
+    """An answer and all it rests on. `timings` are seconds by stage.
+
+    `supposed`: it is the answer to a what-if.
+    """
 
     vote: Vote
     rule: Rule
@@ -150,6 +140,8 @@ class Prediction:
     embedder: str
     as_of: tuple[Position, ...]
     timings: Mapping[str, float]
+    why: Why | None = None
+    supposed: bool = False
 
     @property
     def empty(self) -> bool:

@@ -10,7 +10,7 @@ from memory.model.keys import ImageKey, SelectorKey
 from memory.model.outcomes import Merged, Outcome, Refused
 from memory.model.state import Put, PutResult, Trace, TraceWrite
 from memory.model.times import NEVER
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from memory.errors import Reason, Rejected
 from memory.model.text import canonical_name
 from memory.model.times import Stamp, stamp_time
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 
 MAX_ID = 512
 MAX_LABEL = 256

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memory.model.events import LogAddress
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER, Stamp
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 
 
 @dataclass(frozen=True, slots=True)

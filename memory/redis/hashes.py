@@ -12,8 +12,8 @@ from memory.model.events import LogAddress
 from memory.model.keys import SelectorKey, count_sources
 from memory.model.state import CorrectionWrite, Item, Put, PutResult, Trace, TraceWrite
 from memory.model.times import NEVER
+from memory.model.vectors import check_made_by, stored_rows
 from memory.redis.schema import Schema
-from memory.vectors import check_made_by, stored_rows
 
 DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
 """The fields that digests cover."""

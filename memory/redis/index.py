@@ -13,12 +13,14 @@ from typing import Any, Self
 import redis
 
 from memory.errors import Rejected
-from memory.model.answers import Probe, SearchResult
+from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.questions import Probe
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
+from memory.model.vectors import Vector
 from memory.ports import Embedder
 from memory.redis import marks, scan
 from memory.redis.connection import check_durability
@@ -29,7 +31,6 @@ from memory.redis.listings import enlist_images, note_told, untold_facts
 from memory.redis.names import KeyNames, place_name
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
-from memory.vectors import Vector
 
 IMAGES_A_PAGE = 1000
 

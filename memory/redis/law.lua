@@ -16,7 +16,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 4
+local VERSION = 5
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 
@@ -186,7 +186,8 @@ local function put(keys, args)
     shred(item)
     call_with_all('HSET', wait, kept)
   end
-  if was_visible ~= visible or visible and (new_trace or new_correction or correction_dies) then
+  if was_visible ~= visible
+      or visible and (new_trace or new_correction or correction_dies or more_selectors) then
     announce(item)
   end
   return {barrier, stands and 1 or 0, (trace_dies or correction_dies) and 1 or 0,
@@ -473,12 +474,14 @@ local function is_whole(stream)
   return found['entries-added'] == found['length']
 end
 
--- KEYS: changes, positions. ARGS: id of what was read last ('' for nothing), how many entries to read.
--- Returns the positions, the id of what is read now, how many entries were, and of each image in them
--- its digest, id, label and vector as they are now (nil: it is not shown). An error where it cannot go on from
--- there. (The items are in other slots, as `guarded` says.)
+-- KEYS: changes, positions. ARGS: id of what was read last ('' for nothing), how many entries to read,
+-- and which fields of items beside id, label and vector (older programs want none). Returns the
+-- positions, the id of what is read now, how many entries were, and of each image in them its digest and
+-- those fields as they are now (nil: it is not shown). An error where it cannot go on from there. (The
+-- items are in other slots, as `guarded` says.)
 local function changed(keys, args)
   local changes, last, count = keys[1], args[1], tonumber(args[2])
+  local fields = {'id', 'label', 'vector', unpack(args, 3)}
   local meta, generation = owner(changes)
   if get(meta, 'generation') ~= generation then
     return redis.error_reply('CLOSED this generation of the memory does not answer any more')
@@ -500,8 +503,8 @@ local function changed(keys, args)
     if not told[image] then
       told[image] = true
       reply[#reply + 1] = image
-      local held = redis.call('HMGET', prefix .. ':item:{' .. image .. '}', 'id', 'label', 'vector')
-      for field = 1, 3 do reply[#reply + 1] = held[field] end
+      local held = redis.call('HMGET', prefix .. ':item:{' .. image .. '}', unpack(fields))
+      for field = 1, #fields do reply[#reply + 1] = held[field] end
     end
   end
   return reply

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import redis
 
 from memory.errors import Misconfigured
+from memory.model.vectors import Vector
 from memory.ports import Embedder
 from memory.redis.connection import key_id
-from memory.vectors import Vector
 
 LAW_VERSION = "1"
 """What the memory's state means; another one needs a new memory."""
-FUNCTIONS_VERSION = 4
+FUNCTIONS_VERSION = 5
 """Of the functions' code (VERSION in law.lua): a newer one also serves older programs."""
 LIBRARY = "visual_memory_v1"
 GENERATION = "1"

@@ -15,14 +15,17 @@ from redis.commands.search.field import TagField, VectorField
 from redis.commands.search.index_definition import IndexDefinition, IndexType
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.model.answers import Hit, Probe, SearchResult
-from memory.model.keys import ImageKey
+from memory.model.answers import Hit, SearchResult
+from memory.model.keys import ImageKey, SelectorKey
+from memory.model.questions import Exclusion, Probe
+from memory.model.vectors import cosine_distances
 from memory.redis.errors import map_redis_errors
 from memory.redis.scan import image_of
 from memory.redis.schema import Schema
-from memory.vectors import cosine_distances
 
 MAX_CANDIDATES = 4096
+MAX_WITH_EXCLUDED = 32_768
+"""Candidates where some that come nearest may be excluded."""
 MARGIN = 8
 """Candidates beyond k, so that one round settles nearly all questions."""
 TIMEOUT_MS = 10_000
@@ -145,18 +148,22 @@ class VectorSearch:
     def nearest(self, probes: Sequence[Probe]) -> list[SearchResult]:
         """See `memory.ports.MemoryIndex.search`."""
         results: dict[int, SearchResult] = {}
-        asked = {i: probe.k + MARGIN + probe.k // 4 for i, probe in enumerate(probes)}
+        asked = {
+            i: probe.k + MARGIN + probe.k // 4 + len(probe.without.images)
+            for i, probe in enumerate(probes)
+        }
         while asked:
             found = self._candidates(probes, asked)
             again = {}
             for i, size in asked.items():
                 result = _settled(found[i], probes[i].k)
+                most = MAX_WITH_EXCLUDED if probes[i].without else MAX_CANDIDATES
                 if result is not None:
                     results[i] = SearchResult(result, self._schema.exact)
-                elif size >= MAX_CANDIDATES:
+                elif size >= most:
                     results[i] = SearchResult(tuple(_ordered(found[i])[: probes[i].k]), exact=False)
                 else:
-                    again[i] = min(4 * size, MAX_CANDIDATES)
+                    again[i] = min(4 * size, most)
             asked = again
         return [results[i] for i in range(len(probes))]
 
@@ -171,7 +178,7 @@ class VectorSearch:
                 f"(*)=>[KNN {size} @vector $query AS distance]",
                 *("PARAMS", "2", "query", self._schema.quantise(probes[i].vector).tobytes()),
                 *("SORTBY", "distance", "LIMIT", "0", str(size)),
-                *("RETURN", "4", "distance", "id", "label", "vector"),
+                *_returned(probes[i].without),
                 *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
         pipeline.execute_command("FT.INFO", self._index)
@@ -186,15 +193,18 @@ class VectorSearch:
             fields = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows[1::2]]
             if self._schema.exact and len(fields) < min(size, at_least):
                 raise Unavailable("Redis: the search was cut short")
-            found[i] = self._measured(probes[i], fields, size)
+            taking_part = [
+                row
+                for key, row in zip(rows[::2], fields, strict=True)
+                # A document whose item is being erased this moment comes without its fields.
+                if b"vector" in row and not _is_excluded(probes[i].without, key, row)
+            ]
+            found[i] = self._measured(probes[i], taking_part, complete=len(fields) < size)
         return found
 
     def _measured(
-        self, probe: Probe, fields: Sequence[Mapping[bytes, bytes]], size: int
+        self, probe: Probe, rows: Sequence[Mapping[bytes, bytes]], *, complete: bool
     ) -> _Candidates:
-        complete = len(fields) < size
-        # A document whose item is being erased this moment comes without its fields.
-        rows = [f for f in fields if b"vector" in f and f[b"id"].decode() != probe.excluded]
         if not rows:
             nothing = np.empty(0)
             return _Candidates([], nothing, nothing, complete)
@@ -240,15 +250,8 @@ class VectorSearch:
             self._complete(self._client.execute_command("FT.INFO", self._index))
             (_, *rows), cursor = self._client.execute_command(
                 *("FT.AGGREGATE", self._index, query, *steps),
-                *(
-                    "WITHCURSOR",
-                    "COUNT",
-                    str(ROWS_A_PAGE),
-                    "TIMEOUT",
-                    str(TIMEOUT_MS),
-                    "DIALECT",
-                    "2",
-                ),
+                *("WITHCURSOR", "COUNT", str(ROWS_A_PAGE)),
+                *("TIMEOUT", str(TIMEOUT_MS), "DIALECT", "2"),
             )
         yield from rows
         while cursor:
@@ -257,6 +260,18 @@ class VectorSearch:
                     "FT.CURSOR", "READ", self._index, cursor
                 )
             yield from rows
+
+
+def _returned(without: Exclusion) -> Sequence[str]:
+    fields = ["distance", "id", "label", "vector", *(["sel"] if without.selectors else [])]
+    return "RETURN", str(len(fields)), *fields
+
+
+def _is_excluded(without: Exclusion, key: bytes, row: Mapping[bytes, bytes]) -> bool:
+    if not without:
+        return False
+    selectors = map(SelectorKey, row.get(b"sel", b"").decode().split())
+    return without.covers(image_of(key), frozenset(selectors), row[b"label"].decode())
 
 
 def _tag_parameter(tag: str) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.model.answers import Probe, SearchResult
+from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
+from memory.model.questions import Probe
 from memory.redis.index import RedisIndex
 from memory.redis.schema import Schema
 from memory.replica.replica import LostTrack, Replica
@@ -117,12 +118,8 @@ class ReplicatedIndex(RedisIndex):
         with self._lock:
             positions = self._catch_up()
             if positions is not None and (replica := self._replica) is not None:
-                excluded = [
-                    None if probe.excluded is None else self.image_key(probe.excluded)
-                    for probe in probes
-                ]
                 self._observe.count_searches("replica", len(probes))
-                return positions, replica.nearest(probes, excluded)
+                return positions, replica.rows.nearest(probes)
         self._observe.count_searches("redis", len(probes))
         positions = self.positions()
         return positions, super().search(probes)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import redis
 
-from memory.model.answers import Probe, SearchResult
 from memory.model.events import LogPartition
 from memory.model.keys import ImageKey
 from memory.redis.errors import map_redis_errors
@@ -49,7 +48,7 @@ class Replica:
             for page in pages(self._client, self._names.prefix, "item"):
                 pipeline = self._client.pipeline(transaction=False)
                 for key in page:
-                    pipeline.hmget(key, "id", "label", "vector")
+                    pipeline.hmget(key, "id", "label", "vector", "sel")
                 images = [image_of(key).encode() for key in page]
                 self._take(images, *zip(*pipeline.execute(), strict=True))
         self.rows.warm_up()
@@ -67,13 +66,13 @@ class Replica:
                 try:
                     positions, last, read, *found = self._client.fcall_ro(
                         *("vm1_changed", 2, names.changes, names.positions),
-                        *(self._last, CHANGES_AT_ONCE),
+                        *(self._last, CHANGES_AT_ONCE, "sel"),
                     )
                 except redis.ResponseError as error:
                     if str(error).startswith("LOST"):
                         raise LostTrack from None
                     raise
-            self._take(*(found[i::4] for i in range(4)))
+            self._take(*(found[i::5] for i in range(5)))
             self._last = last
         return {
             named_partition(place.decode()): int(offset)
@@ -86,6 +85,7 @@ class Replica:
         ids: Sequence[bytes | None],
         labels: Sequence[bytes | None],
         vectors: Sequence[bytes | None],
+        selectors: Sequence[bytes | None],
     ) -> None:
         """Be as Redis is in these images, each once; None: it is not shown."""
         rows = self.rows
@@ -100,11 +100,6 @@ class Replica:
                 [ImageKey(images[i].decode()) for i in shown],
                 [(ids[i] or b"").decode() for i in shown],
                 [(labels[i] or b"").decode() for i in shown],
+                [(selectors[i] or b"").decode() for i in shown],
                 np.frombuffer(blobs, self._schema.element).reshape(len(shown), -1),
             )
-
-    def nearest(
-        self, probes: Sequence[Probe], excluded: Sequence[ImageKey | None]
-    ) -> list[SearchResult]:
-        """As it was at the last `catch_up`; see `Rows.nearest`."""
-        return self.rows.nearest(probes, excluded)

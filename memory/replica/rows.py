@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.model.answers import Hit, Probe, SearchResult
+from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey
-from memory.vectors import Vector, cosine_distances
+from memory.model.questions import Exclusion, Probe
+from memory.model.vectors import Vector, cosine_distances
 
 LEVELS = 127
 ROUNDING = 2e-6
@@ -36,7 +37,8 @@ class OverBudget(Exception):
 
 
 class Rows:
-    """Vectors of one dimension and element type, with image, id and label. Not for many threads.
+    """Vectors of one dimension and element type, with image, id, label and selectors. Not for many
+    threads.
 
     A row that goes is overwritten by the last one, and that by zeros. `max_bytes` is what the vectors
     may take; while they move to a larger room the former one comes on top of it.
@@ -48,6 +50,7 @@ class Rows:
         self._images: list[ImageKey] = []
         self._ids: list[str] = []
         self._labels: list[str] = []
+        self._selectors: list[str] = []
         self._vectors = np.zeros((BLOCK, dim), element)
         # A row is nearly `levels * step`; `error` is at most what is missing. Both are of its length.
         self._levels = np.zeros((BLOCK, dim), np.int8)
@@ -67,28 +70,35 @@ class Rows:
     def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
         return self._vectors, self._levels, self._steps, self._errors, self._hashes
 
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self._images, self._ids, self._labels, self._selectors
+
     def put(
         self,
         images: Sequence[ImageKey],
         ids: Sequence[str],
         labels: Sequence[str],
+        selectors: Sequence[str],
         vectors: npt.NDArray[np.floating[Any]],
     ) -> None:
         """Add or replace rows; `vectors` has shape (len(images), dim). Each image once.
 
-        Raises `OverBudget`, and changes nothing then.
+        `selectors` are those that each ever bore, separated by spaces. Raises `OverBudget`, and changes nothing then.
         """
         self._make_room(self._count + sum(image not in self._at for image in images))
         places = []
-        for image, image_id, label in zip(images, ids, labels, strict=True):
+        told = zip(images, ids, labels, selectors, strict=True)
+        for image, image_id, label, bears in told:
             place = self._at.setdefault(image, self._count)
             if place == self._count:
                 self._count += 1
                 self._images.append(image)
                 self._ids.append(image_id)
                 self._labels.append("")
+                self._selectors.append("")
             self._ids[place] = image_id
             self._labels[place] = sys.intern(label)
+            self._selectors[place] = sys.intern(bears)
             places.append(place)
         at = np.array(places, np.intp)
         self._vectors[at] = vectors
@@ -121,7 +131,8 @@ class Rows:
             self._at[moved] = place
             self._images[place], self._ids[place] = moved, self._ids[last]
             self._labels[place] = self._labels[last]
-        for held in (self._images, self._ids, self._labels):
+            self._selectors[place] = self._selectors[last]
+        for held in self._lists():
             held.pop()
         for array in self._arrays():
             array[place] = array[last]
@@ -133,23 +144,20 @@ class Rows:
             array.fill(0)
         self._count = 0
         self._at.clear()
-        for held in (self._images, self._ids, self._labels):
+        for held in self._lists():
             held.clear()
 
-    def nearest(
-        self, probes: Sequence[Probe], excluded: Sequence[ImageKey | None]
-    ) -> list[SearchResult]:
-        """For each probe its nearest rows, by (distance, image id), without the excluded image."""
+    def nearest(self, probes: Sequence[Probe]) -> list[SearchResult]:
+        """For each probe its nearest rows, by (distance, image id), without those it excludes."""
         results: list[SearchResult] = []
         if not self._count:
             return [SearchResult((), exact=True) for _ in probes]
         at_once = max(1, SCORES_AT_ONCE // self._count)
         for start in range(0, len(probes), at_once):
-            some = slice(start, start + at_once)
-            bounds = self._bounds([probe.vector for probe in probes[some]])
-            for probe, image, (low, high) in zip(probes[some], excluded[some], bounds, strict=True):
-                without = None if image is None else self._at.get(image)
-                results.append(SearchResult(self._found(probe, low, high, without), exact=True))
+            some = probes[start : start + at_once]
+            bounds = self._bounds([probe.vector for probe in some])
+            for probe, (low, high) in zip(some, bounds, strict=True):
+                results.append(SearchResult(self._found(probe, low, high), exact=True))
         return results
 
     def _bounds(
@@ -194,11 +202,10 @@ class Rows:
         probe: Probe,
         low: npt.NDArray[np.float32],
         high: npt.NDArray[np.float32],
-        without: int | None,
     ) -> tuple[Hit, ...]:
-        if without is not None:
-            low[without] = high[without] = -np.inf
-        k = min(probe.k, self._count - (without is not None))
+        without = self._excluded(probe.without)
+        low[without] = high[without] = -np.inf
+        k = min(probe.k, self._count - len(without))
         if k <= 0:
             return ()
         # So many rows are at least as near as this: what is surely farther is none of them.
@@ -212,6 +219,19 @@ class Rows:
         ids = [self._ids[row] for row in places]
         nearest = heapq.nsmallest(k, zip(distances.tolist(), ids, places, strict=True))
         return tuple(Hit(image_id, self._labels[row], d) for d, image_id, row in nearest)
+
+    def _excluded(self, without: Exclusion) -> list[int]:
+        """Places of the rows that an exclusion covers."""
+        images, selectors, labels = without.images, without.selectors, without.labels
+        places = {self._at[image] for image in images if image in self._at}
+        if labels:
+            places.update(i for i, label in enumerate(self._labels) if label in labels)
+        if selectors:
+            texts: frozenset[str] = selectors
+            places.update(
+                i for i, bears in enumerate(self._selectors) if not texts.isdisjoint(bears.split())
+            )
+        return sorted(places)
 
     def _distances(self, query: Vector, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         if len(rows) < MANY_CANDIDATES:

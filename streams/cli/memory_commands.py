@@ -15,7 +15,7 @@ from rich.table import Table
 
 from memory.errors import Rejected
 from memory.images import SUFFIXES
-from memory.model.answers import Rule
+from memory.model.questions import Rule
 from streams.cli.image_files import Selection, find_images
 from streams.cli.options import as_json, cell, console, emit, say, servers, visible
 from streams.client.bulk_ingest import BulkIngest, IngestReport

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Position
+from memory.model.answers import Position
+from memory.model.questions import ItemRef
 from memory.ports import MemoryIndex
 from streams.client import MemoryClient, Pending
 

@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from memory.errors import Reason, Rejected, Unavailable
-from memory.model.answers import ItemRef, Position, Query
+from memory.model.answers import Position
 from memory.model.events import (
     Selector,
     SelectorKind,
 )
+from memory.model.questions import ItemRef, Query
 from memory.model.times import now_us
 from streams.client.images import Image, payload_of
 from streams.client.replies import Rejections, Replies

@@ -14,7 +14,7 @@ from msgspec import convert
 from msgspec.json import decode
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Position, Query, Rule
+from memory.model.answers import Position
 from memory.model.events import (
     MAX_ID,
     Correction,
@@ -25,6 +25,7 @@ from memory.model.events import (
     Selector,
     SelectorKind,
 )
+from memory.model.questions import ItemRef, Query, Rule
 from memory.model.text import canonical_json, checked_text
 from memory.model.times import SECOND, make_stamp, microseconds
 from streams.contract import cloudevents

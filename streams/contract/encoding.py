@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Message, Position, Query
+from memory.model.answers import Message, Position
 from memory.model.events import Correction, Ingest, Payload, Selector
+from memory.model.questions import ItemRef, Query
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents

@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 from msgspec import field
 from msgspec.json import schema_components
 
-from memory.model.answers import Message, Neighbor, Position, Prediction, Query
+from memory.model.answers import Message, Neighbor, Position, Prediction
 from memory.model.events import Forget
 from memory.model.outcomes import Forgotten
+from memory.model.questions import Query
 from streams.contract.topics import Topic
 
 MAX_AFTER = 256

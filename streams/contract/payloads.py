@@ -11,7 +11,7 @@ from memory.claims.addresses import checked_claim
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, ClaimPayload, ImagePayload, Payload, VectorPayload
 from memory.model.text import canonical_json, checked_text
-from memory.vectors import Vector, check_direction
+from memory.model.vectors import Vector, check_direction
 from streams.contract.cloudevents import Header
 from streams.contract.records import CLAIM, JSON, OCTETS, VECTOR
 from streams.contract.strict_json import load_json

@@ -8,9 +8,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Prediction, Query
+from memory.model.answers import Prediction
 from memory.model.events import Correction, Forget, Ingest, LogPartition
 from memory.model.outcomes import Merged, Outcome, Refused
+from memory.model.questions import Query
 from memory.model.times import SECOND
 from memory.service import VisualMemory
 from streams.contract import encoding

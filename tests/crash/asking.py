@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from memory.errors import Unavailable
 from memory.model.answers import Position
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams.client import ForgetRequest, MemoryClient, Pending
 from streams.contract.messages import Answer
 from tests.faults.ground import unit

@@ -31,7 +31,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams import bootstrap
 from streams.config.connections import kafka_cluster
 from streams.config.roles import ROLES

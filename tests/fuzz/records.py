@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memory.model.answers import ItemRef, Query, Rule
 from memory.model.events import ImagePayload, Payload, Selector, SelectorKind, VectorPayload
+from memory.model.questions import ItemRef, Query, Rule
 from streams.contract import encoding
 from streams.contract.records import OutgoingRecord, record_key
 from streams.contract.topics import Topic

@@ -21,7 +21,7 @@ from prometheus_client.registry import REGISTRY
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Neighbor, Position, Query, Rule
+from memory.model.answers import Neighbor, Position
 from memory.model.events import (
     ClaimPayload,
     Correction,
@@ -36,6 +36,7 @@ from memory.model.events import (
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
+from memory.model.questions import ItemRef, Query, Rule
 from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory

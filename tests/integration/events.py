@@ -15,7 +15,7 @@ from memory.model.events import Correction, Forget, Ingest, SelectorKind, Vector
 from memory.model.forgetting import Barrier
 from memory.model.keys import ImageKey
 from memory.model.state import Digests, Trace
-from memory.vectors import Vector
+from memory.model.vectors import Vector
 from streams.config.connections import kafka_cluster
 from streams.contract import decoding
 from streams.contract.facts import decode_fact

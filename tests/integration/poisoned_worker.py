@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memory.model.answers import Probe, SearchResult
+from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
+from memory.model.questions import Probe
 from memory.model.state import CorrectionWrite, Put, PutResult, TraceWrite
 from memory.ports import MemoryIndex
 from streams import bootstrap

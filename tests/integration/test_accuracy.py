@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from memory.images import ImageLimits, decode
+from memory.model.vectors import Vector
 from memory.ports import Embedder
-from memory.vectors import Vector
 from streams import bootstrap
 from streams.config.settings import CACHE
 from streams.demo.emoji import Sample, emoji

@@ -20,7 +20,6 @@ from kafka import KafkaProducer
 from PIL import Image
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Query
 from memory.model.events import (
     MAX_SELECTORS,
     MAX_SUBJECTS,
@@ -30,6 +29,7 @@ from memory.model.events import (
     VectorPayload,
 )
 from memory.model.forgetting import FenceFact, Posting
+from memory.model.questions import Query
 from streams.config.connections import kafka_cluster
 from streams.contract import encoding
 from streams.contract.records import HEARTBEAT, OutgoingRecord, record_key

@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from memory.model.answers import Probe
+from memory.model.questions import Probe
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from streams import bootstrap

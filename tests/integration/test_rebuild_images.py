@@ -18,8 +18,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from PIL import Image
 
-from memory.model.answers import Probe
 from memory.model.events import ClaimPayload, LogPartition
+from memory.model.questions import Probe
 from streams import bootstrap
 from streams.config import memory_topics
 from streams.config.connections import kafka_cluster

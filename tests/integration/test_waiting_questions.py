@@ -77,7 +77,7 @@ def test_an_item_is_asked_for_without_a_value(memory: Running) -> None:
     """As clients write "no value"; the topic is not compacted, so it is no tombstone."""
     from kafka import KafkaProducer
 
-    from memory.model.answers import ItemRef, Query
+    from memory.model.questions import ItemRef, Query
     from streams.contract.encoding import encode_query
 
     client = memory.client()

@@ -17,9 +17,9 @@ import trustme
 
 from memory.claims import AddressRules, ClaimFetcher, claim_of, files, http
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.model.answers import Query
 from memory.model.events import ClaimPayload, Forget, Ingest, Selector, SelectorKind
 from memory.model.outcomes import Merged, Refused
+from memory.model.questions import Query
 from memory.model.times import make_stamp
 from memory.service import VisualMemory
 from tests.memory.serving import Served, Site, scripted, site

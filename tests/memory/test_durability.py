@@ -14,8 +14,9 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Unavailable
-from memory.model.answers import Prediction, Probe, Query
+from memory.model.answers import Prediction
 from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
+from memory.model.questions import Probe, Query
 from memory.model.times import make_stamp
 from memory.redis.connection import connect
 from memory.redis.index import RedisIndex

@@ -12,9 +12,9 @@ import redis
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import EveryGeneration, NoFenceLog, take
-from memory.model.answers import Probe
 from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
 from memory.model.keys import RequestKey, SelectorKey
+from memory.model.questions import Probe
 from memory.model.times import make_stamp
 from memory.redis import generations as module
 from memory.redis import lease

@@ -14,19 +14,20 @@ from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
-from memory.model.answers import Probe, SearchResult
+from memory.model.answers import SearchResult
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
+from memory.model.questions import Exclusion, Probe
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
+from memory.model.vectors import Vector
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
 from memory.replica.index import ReplicatedIndex
-from memory.replica.replica import Replica
-from memory.vectors import Vector
+from memory.replica.rows import Rows
 from tests.waiting import until
 
 DIM = 48
@@ -160,8 +161,38 @@ def test_an_excluded_item_leaves_its_place_to_the_next(index: MemoryIndex) -> No
         remember(index, f"i{n}")
     (everything,) = index.search([Probe(unit(1), 5)])
     nearest = everything.hits[0].image_id
-    (result,) = index.search([Probe(unit(1), 4, excluded=nearest)])
+    without = Exclusion(frozenset([index.image_key(nearest)]))
+    (result,) = index.search([Probe(unit(1), 4, without)])
     assert result.hits == everything.hits[1:]
+
+
+def test_exclusions_by_image_label_and_by_what_was_ever_borne(index: MemoryIndex) -> None:
+    ann, bob = SelectorKey("subject:" + "a" * 32), SelectorKey("subject:" + "b" * 32)
+    for n in range(40):
+        remember(index, f"i{n}", "ab"[n % 2], selectors=(ann,) if n % 5 == 0 else ())
+    remember(index, "i0", "b", time=2)  # again, of nobody: what it bore stays
+    remember(index, "i1", "late", time=0, selectors=(bob,))  # an event that loses
+    (everything,) = index.search([Probe(unit(1), 40)])
+    gone = Exclusion(
+        frozenset([index.image_key("i3"), index.image_key("unknown")]),
+        frozenset([ann, bob]),
+        frozenset(["b"]),
+    )
+    left = [
+        hit
+        for hit in everything.hits
+        if hit.label != "b" and hit.image_id not in ("i1", "i3") and int(hit.image_id[1:]) % 5
+    ]
+    for k in (1, 5, 40):
+        plain, (result, nothing) = (
+            index.search([Probe(unit(1), k)]),
+            index.search(
+                [Probe(unit(1), k, gone), Probe(unit(1), k, Exclusion(labels=frozenset("ab")))]
+            ),
+        )
+        assert plain[0].hits == everything.hits[:k]
+        assert result.hits == tuple(left[:k])
+        assert nothing.hits == ()
 
 
 def test_the_event_with_the_greatest_stamp_stands_whatever_comes_last(index: MemoryIndex) -> None:
@@ -526,14 +557,13 @@ def test_nothing_personal_stands_in_a_key(
 def test_the_positions_of_a_search_are_of_before_it(index: MemoryIndex) -> None:
     place = LogPartition("topic", 0)
     index.advance({place: 7})
-    replica = Replica if isinstance(index, ReplicatedIndex) else type(index)
+    searching = (Rows, "nearest") if isinstance(index, ReplicatedIndex) else (type(index), "search")
 
     def overtaken(*_: object) -> list[SearchResult]:
         index.advance({place: 8})
         return []
 
-    searching = "nearest" if replica is Replica else "search"
-    with patch.object(replica, searching, side_effect=overtaken):
+    with patch.object(*searching, side_effect=overtaken):
         positions, _ = index.search_as_of([Probe(unit(0), 1)])
     assert positions[place] == 7
     assert index.search_as_of([])[0][place] == 8

@@ -15,7 +15,7 @@ from memory.model.events import Forget, Ingest, LogAddress, Selector, SelectorKi
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, Stamp, make_stamp
-from memory.vectors import stored_vector
+from memory.model.vectors import stored_vector
 from tests.memory import oracle
 from tests.memory.histories import KEYS, described, digests, rebuilt
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Unavailable
-from memory.model.answers import Probe
 from memory.model.events import (
     MAX_LABEL,
     Forget,
@@ -31,15 +30,16 @@ from memory.model.events import (
     VectorPayload,
 )
 from memory.model.keys import ImageKey, SelectorKey
+from memory.model.questions import Probe
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.text import checked_text
 from memory.model.times import make_stamp
+from memory.model.vectors import Vector
 from memory.redis import search
 from memory.redis.connection import check_durability, connect
 from memory.redis.index import RedisIndex
 from memory.redis.schema import FUNCTIONS_VERSION
 from memory.service import VisualMemory
-from memory.vectors import Vector
 from streams.config.settings import CACHE
 from streams.local.redis_server import RedisServer
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.model.answers import Hit, Probe
+from memory.model.answers import Hit
 from memory.model.keys import ImageKey
+from memory.model.questions import Exclusion, Probe
+from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
 from memory.replica.rows import OverBudget, Rows
-from memory.vectors import Vector, cosine_distances
 
 DIM = 32
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
@@ -36,6 +37,7 @@ def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
         [key(n) for n in numbers],
         [f"i{n}" for n in numbers],
         [f"l{n % 3}" for n in numbers],
+        [f"source:{n % 2} subject:{n % 5}" for n in numbers],
         vectors.astype(element),
     )
     return rows
@@ -74,7 +76,7 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
     vectors = drawn(0, 3000, 96).astype(element)
     rows = filled(vectors, element)
     queries = drawn(1, 40, 96)
-    found = rows.nearest([Probe(query, k) for query in queries], [None] * len(queries))
+    found = rows.nearest([Probe(query, k) for query in queries])
     for query, result in zip(queries, found, strict=True):
         assert result.exact
         assert same(result.hits, brute(vectors, query, k))
@@ -111,8 +113,8 @@ def test_whatever_the_vectors_are(
     rows = filled(vectors, element)
     query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
     without = seed % count
-    probes = [Probe(query, k), Probe(query, k, f"i{without}")]
-    plain, less = rows.nearest(probes, [None, key(without)])
+    probes = [Probe(query, k), Probe(query, k, Exclusion(frozenset([key(without)])))]
+    plain, less = rows.nearest(probes)
     assert same(plain.hits, brute(vectors, query, k))
     assert same(less.hits, brute(vectors, query, k, without))
 
@@ -128,7 +130,7 @@ def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, "cosine_distances", counted)
     query = vectors[0].astype(np.float32)
-    (found,) = rows.nearest([Probe(query, 50)], [None])
+    (found,) = rows.nearest([Probe(query, 50)])
     assert same(found.hits, brute(vectors, query, 50))
     assert sum(measured) < 100
 
@@ -138,7 +140,7 @@ def test_rows_beyond_one_block_are_found() -> None:
     rows = filled(vectors)
     for number in (0, module.BLOCK - 1, module.BLOCK, len(vectors) - 1):
         query = vectors[number].astype(np.float32)
-        (found,) = rows.nearest([Probe(query, 20)], [None])
+        (found,) = rows.nearest([Probe(query, 20)])
         assert found.hits[0].image_id == f"i{number}"
         assert same(found.hits, brute(vectors, query, 20))
 
@@ -147,7 +149,7 @@ def test_many_questions_are_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "SCORES_AT_ONCE", 250)
     vectors = drawn(7, 100).astype(F16)
     queries = drawn(8, 7)
-    found = filled(vectors).nearest([Probe(query, 5) for query in queries], [None] * 7)
+    found = filled(vectors).nearest([Probe(query, 5) for query in queries])
     for query, result in zip(queries, found, strict=True):
         assert same(result.hits, brute(vectors, query, 5))
 
@@ -163,7 +165,7 @@ def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
             held.pop(number, None)
         else:
             label, vector = f"l{choose.randrange(3)}", vectors[step].astype(F16)
-            rows.put([key(number)], [f"i{number}"], [label], vector[None])
+            rows.put([key(number)], [f"i{number}"], [label], [""], vector[None])
             held[number] = (label, vector)
         assert len(rows) == len(held)
         assert (key(number) in rows._at) == (number in held)
@@ -175,7 +177,7 @@ def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
                 held.items(), cosine_distances(query, stored).tolist(), strict=True
             )
         ]
-        (found,) = rows.nearest([Probe(query, 30)], [None])
+        (found,) = rows.nearest([Probe(query, 30)])
         assert same(found.hits, sorted(hits, key=lambda h: (h.distance, h.image_id))[:30])
 
 
@@ -193,14 +195,14 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
         assert holds(vectors[number])
         rows.remove(key(number))
         assert not holds(vectors[number])
-    rows.put([key(5)], ["i5"], ["l0"], vectors[:1])
+    rows.put([key(5)], ["i5"], ["l0"], [""], vectors[:1])
     assert not holds(vectors[5])
     assert not rows._levels[len(rows) :].any()
     rows.clear()
     assert not rows._vectors.any()
     assert not rows._levels.any()
     assert len(rows) == 0
-    assert rows.nearest([Probe(drawn(1, 1)[0], 3)], [None])[0].hits == ()
+    assert rows.nearest([Probe(drawn(1, 1)[0], 3)])[0].hits == ()
 
 
 def test_no_more_room_is_taken_than_may_be() -> None:
@@ -211,7 +213,13 @@ def test_no_more_room_is_taken_than_may_be() -> None:
     def put(start: int, stop: int) -> None:
         numbers = range(start, stop)
         names = [f"i{n}" for n in numbers]
-        rows.put([key(n) for n in numbers], names, ["l0"] * len(names), vectors[start:stop])
+        rows.put(
+            [key(n) for n in numbers],
+            names,
+            ["l0"] * len(names),
+            [""] * len(names),
+            vectors[start:stop],
+        )
 
     for start in range(0, 3 * module.BLOCK, 1024):
         put(start, start + 1024)
@@ -220,8 +228,8 @@ def test_no_more_room_is_taken_than_may_be() -> None:
         put(3 * module.BLOCK - 5, 3 * module.BLOCK + 1)
     assert len(rows) == 3 * module.BLOCK
     put(0, 1024)  # again
-    (found,) = rows.nearest([Probe(vectors[7].astype(np.float32), 1)], [None])
+    (found,) = rows.nearest([Probe(vectors[7].astype(np.float32), 1)])
     assert found.hits[0].image_id == "i7"
     none = Rows(DIM, F16, block - 1)
     with pytest.raises(OverBudget):
-        none.put([key(0)], ["i0"], ["l0"], vectors[:1])
+        none.put([key(0)], ["i0"], ["l0"], [""], vectors[:1])

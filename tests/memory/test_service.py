@@ -16,7 +16,7 @@ from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.images import ImageLimits
-from memory.model.answers import ItemRef, Position, Prediction, Probe, Query, SearchResult
+from memory.model.answers import Position, Prediction, SearchResult
 from memory.model.events import (
     MAX_SELECTORS,
     MAX_SUBJECTS,
@@ -33,11 +33,12 @@ from memory.model.events import (
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.outcomes import Forgotten, Merged, Refused
+from memory.model.questions import ItemRef, Probe, Query
 from memory.model.state import Item, Put
 from memory.model.times import FOREVER, make_stamp
+from memory.model.vectors import Vector
 from memory.ports import MemoryIndex
 from memory.service import VisualMemory
-from memory.vectors import Vector
 
 DIM = 3
 SKEW = 10

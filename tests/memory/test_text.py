@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef
 from memory.model.events import Correction, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.questions import ItemRef
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 

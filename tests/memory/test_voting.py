@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from memory.model.answers import Hit, Rule, Vote
-from memory.model.voting import vote
+from memory.decision.voting import vote
+from memory.model.answers import Hit, Vote
+from memory.model.questions import Rule
 
 
 def hits(labels: str, distances: Sequence[float] | None = None) -> list[Hit]:

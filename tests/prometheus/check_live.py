@@ -19,8 +19,8 @@ import pytest
 
 from memory.model.keys import RequestKey
 from memory.model.logs import Cut
+from memory.model.vectors import Vector
 from memory.redis.connection import connect
-from memory.vectors import Vector
 from streams.client import MemoryClient
 from streams.config.settings import CACHE
 from streams.local.kafka_server import KafkaServer

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model.answers import ItemRef, Position, Prediction, Query
+from memory.model.answers import Position, Prediction
 from memory.model.events import (
     Correction,
     Forget,
@@ -29,6 +29,7 @@ from memory.model.events import (
 )
 from memory.model.logs import Cut
 from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
+from memory.model.questions import ItemRef, Query
 from memory.model.times import NEVER, make_stamp
 from memory.service import VisualMemory
 from streams.contract import decoding, encoding

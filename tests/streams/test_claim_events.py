@@ -12,8 +12,8 @@ import pytest
 
 from memory.claims import claim_of
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.model.answers import Query
 from memory.model.events import ClaimPayload, ImagePayload, Ingest, Payload
+from memory.model.questions import Query
 from streams.bootstrap import claim_fetcher
 from streams.client import MemoryClient
 from streams.config.settings import Settings, load

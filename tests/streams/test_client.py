@@ -16,7 +16,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
-from memory.model.answers import ItemRef, Position
+from memory.model.answers import Position
 from memory.model.events import (
     Correction,
     Forget,
@@ -26,6 +26,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
+from memory.model.questions import ItemRef
 from streams.client import MemoryClient, sending
 from streams.contract import decoding, encoding, topics
 from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest

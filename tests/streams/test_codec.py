@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import ItemRef, Position, Query, Rule
+from memory.model.answers import Position
 from memory.model.events import (
     MAX_ID,
     MAX_LABEL,
@@ -30,6 +30,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
+from memory.model.questions import ItemRef, Query, Rule
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 from streams.contract import cloudevents, decoding, encoding

@@ -9,7 +9,8 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Neighbor, Position, Prediction, Rule, Vote
+from memory.model.answers import Neighbor, Position, Prediction, Vote
+from memory.model.questions import Rule
 from streams.contract import decoding, encoding
 from streams.contract.messages import Answer, Receipt, Rejection, SelectorDigest, json_schemas
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key

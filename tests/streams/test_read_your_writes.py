@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 )
 
 from memory.errors import Rejected
-from memory.model.answers import Position, Prediction, Query
+from memory.model.answers import Position, Prediction
 from memory.model.events import LogPartition
+from memory.model.questions import Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.workers.delivery import PositionsWentBack

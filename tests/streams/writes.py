@@ -18,9 +18,10 @@ import redis
 from faust.types import TP
 
 from memory.embedders import VectorsOnly
-from memory.model.answers import Position, Query
+from memory.model.answers import Position
 from memory.model.events import LogPartition, Selector, SelectorKind, VectorPayload
 from memory.model.forgetting import FenceFact
+from memory.model.questions import Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.contract import decoding, encoding

@@ -1,0 +1,1 @@
+"""What an answer is made of: votes, and what would change them."""

@@ -1,0 +1,119 @@
+"""Neighbours vote: each has a weight, weights are summed by class (paper, section 3).
+
+The rules are the paper's four: plurality, distance, softmax (DINO's temperature) and its own,
+rank, which is the default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from memory.model.answers import Hit, Neighbor, Vote
+from memory.model.questions import NO_FACTORS, Factors, Rule
+
+TEMPERATURE = 0.07
+RANK_OFFSET = 2
+POINT = 64
+"""Binary places of a weight in a sum; what is less than the last of them counts as nothing."""
+
+WEIGHTS: Mapping[Rule, Callable[[int, float], float]] = {
+    Rule.PLURALITY: lambda _rank, _distance: 1.0,
+    Rule.DISTANCE: lambda _rank, distance: math.exp(-distance),
+    Rule.SOFTMAX: lambda _rank, distance: math.exp((1 - distance) / TEMPERATURE),
+    Rule.RANK: lambda rank, _distance: 1 / (RANK_OFFSET + rank),
+}
+"""Weight of the neighbour at a rank (0 for the nearest) with a distance (0 to 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What each of some hits, nearest first, adds to its class at each rank, in whole numbers.
+
+    Hit `i` adds ``scales[i] * ranks[r]`` when it votes at rank `r`; as many vote as there are ranks.
+    Whole, since sums of floats depend on their order and round ties away: 1/2 against
+    1/4 + 1/6 + 1/12 is one.
+    """
+
+    labels: Sequence[str]
+    scales: Sequence[int]
+    ranks: Sequence[int]
+
+    @property
+    def voting(self) -> int:
+        """How many vote."""
+        return min(len(self.labels), len(self.ranks))
+
+
+def tally(hits: Sequence[Hit], rule: Rule, *, k: int, factors: Factors = NO_FACTORS) -> Tally:
+    """How `hits` vote by `rule`, of whom the first `k` do."""
+    if rule in (Rule.DISTANCE, Rule.SOFTMAX):
+        scales = [_whole(WEIGHTS[rule](0, hit.distance)) for hit in hits]
+    else:
+        scales = [1] * len(hits)
+    if factors:
+        scales = [
+            scale * _whole(factors.of(hit.image_id, hit.label))
+            for scale, hit in zip(scales, hits, strict=True)
+        ]
+    ranks = _rank_summands(k) if rule is Rule.RANK else (1,) * k
+    return Tally([hit.label for hit in hits], scales, ranks)
+
+
+def vote(
+    hits: Sequence[Hit],
+    rule: Rule,
+    *,
+    k: int,
+    excluded: Collection[str] = (),
+    factors: Factors = NO_FACTORS,
+) -> Vote:
+    """Let the first `k` of `hits`, nearest first, vote by `rule`, each with its factor.
+
+    Excluded image ids take no rank: ranks close up over them. If all are excluded the
+    exclusion is off. On a tie the class that first reached the maximum, reading from the
+    nearest, wins. Nobody to vote, or nobody with a weight, gives a vote without a label.
+    """
+    voters = ([hit for hit in hits if hit.image_id not in excluded] or hits)[:k]
+    neighbors = tuple(
+        Neighbor(
+            hit.image_id,
+            hit.label,
+            hit.distance,
+            rank,
+            WEIGHTS[rule](rank, hit.distance) * factors.of(hit.image_id, hit.label),
+        )
+        for rank, hit in enumerate(voters)
+    )
+    sums, label = count(tally(voters, rule, k=k, factors=factors))
+    total = sum(sums.values())
+    return Vote(
+        label=label,
+        shares={label: reached / total for label, reached in sums.items()} if total else {},
+        neighbors=neighbors,
+    )
+
+
+def count(votes: Tally) -> tuple[dict[str, int], str | None]:
+    """The sum of each class, and the class that wins."""
+    sums: dict[str, int] = {}
+    winner, maximum = None, 0
+    for label, scale, rank in zip(votes.labels, votes.scales, votes.ranks, strict=False):
+        reached = sums[label] = sums.get(label, 0) + scale * rank
+        if reached > maximum:
+            winner, maximum = label, reached
+    return sums, winner
+
+
+def _whole(weight: float) -> int:
+    return int(math.ldexp(weight, POINT))
+
+
+@cache
+def _rank_summands(count: int) -> Sequence[int]:
+    """1/2, 1/3, ... as whole multiples of one unit."""
+    ranks = range(RANK_OFFSET, RANK_OFFSET + count)
+    unit = math.lcm(*ranks)
+    return [unit // rank for rank in ranks]
