@@ -6,16 +6,18 @@ import memory
 import streams.client
 
 MEMORY = {
-    *("ClaimFetcher", "ClaimPayload", "Correction", "Embedder", "ExactIndex", "Forget"),
+    *("ClaimFetcher", "ClaimPayload", "Contribution", "Correction", "Embedder", "ExactIndex"),
+    *("Factors", "Flip", "Forget"),
     *("Forgotten", "ImageLimits", "ImagePayload", "Ingest", "ItemRef", "MemoryIndex", "Merged"),
     *("Misconfigured", "Neighbor", "Position", "Prediction", "Query", "Reason", "RedisIndex"),
     *("Refused", "Rejected", "Rule", "Selector", "SelectorKind", "Unavailable", "VectorPayload"),
     *("VectorsOnly", "VisualMemory", "VisualMemoryError", "Vote", "claim_of", "connect"),
-    *("load_embedder", "make_stamp"),
+    *("WhatIf", "Why", "load_embedder", "make_stamp"),
 }
 CLIENT = {
-    *("Answer", "ForgetRequest", "MemoryClient", "Misconfigured", "Neighbor", "Pending"),
-    *("Position", "Receipt", "Rejected", "Rejection", "Rejections", "Unavailable"),
+    *("Answer", "Factors", "ForgetRequest", "MemoryClient", "Misconfigured", "Neighbor", "Pending"),
+    *("Position", "Receipt", "Rejected", "Rejection", "Rejections", "Selector"),
+    *("Unavailable", "WhatIf"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from memory.errors import Reason, Rejected
 from memory.model.text import canonical_name
@@ -71,6 +71,23 @@ class Selector:
         limit = MAX_LABEL if self.kind is SelectorKind.LABEL else MAX_ID
         what = f"the {self.kind}"
         _spell(self, "value", self.value, what, Reason.INVALID_SELECTOR, limit)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        image: str | None = None,
+        subject: str | None = None,
+        source: str | None = None,
+        label: str | None = None,
+    ) -> Self:
+        """The selector of the one thing that is named. Raises `Rejected`."""
+        named = {"image": image, "subject": subject, "source": source, "label": label}
+        given = [(kind, value) for kind, value in named.items() if value is not None]
+        if len(given) != 1:
+            raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
+        ((kind, value),) = given
+        return cls(SelectorKind(kind), value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from memory.errors import Reason, Rejected
-from memory.model.events import MAX_ID, Payload, Selector
+from memory.model.events import MAX_ID, MAX_LABEL, Payload, Selector
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.text import canonical_name
 from memory.model.vectors import Vector
@@ -57,6 +57,16 @@ class Factors:
             raise Rejected(
                 Reason.INVALID_WEIGHT, f"{len(given)} weights; at most {MAX_NAMED} are allowed"
             )
+        spelt = (
+            ("images", "a weighted image's id", MAX_ID),
+            ("labels", "a weighted label", MAX_LABEL),
+        )
+        for name, what, limit in spelt:
+            factors = {
+                canonical_name(key, what=what, reason=Reason.INVALID_WEIGHT, limit=limit): factor
+                for key, factor in getattr(self, name).items()
+            }
+            object.__setattr__(self, name, factors)
         if not all(0 <= factor <= MAX_FACTOR for factor in given):  # NaN is in no range
             raise Rejected(
                 Reason.INVALID_WEIGHT, f"a weight must be a number from 0 to {MAX_FACTOR:g}"

@@ -11,6 +11,7 @@ import click
 
 from memory.errors import Misconfigured, Rejected, Unavailable
 from streams.cli import memory_commands, operations, stack_commands
+from streams.cli.asking import query
 from streams.cli.options import say, visible
 from streams.cli.rebuild import rebuild
 from streams.local.process import LocalServerError
@@ -22,7 +23,7 @@ COMMANDS = [
     memory_commands.ingest,
     memory_commands.correct,
     memory_commands.forget,
-    memory_commands.query,
+    query,
     memory_commands.status,
     stack_commands.up_command,
     stack_commands.down_command,

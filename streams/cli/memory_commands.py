@@ -15,9 +15,8 @@ from rich.table import Table
 
 from memory.errors import Rejected
 from memory.images import SUFFIXES
-from memory.model.questions import Rule
 from streams.cli.image_files import Selection, find_images
-from streams.cli.options import as_json, cell, console, emit, say, servers, visible
+from streams.cli.options import as_json, console, emit, say, servers, visible
 from streams.client.bulk_ingest import BulkIngest, IngestReport
 from streams.config.settings import Settings
 
@@ -185,52 +184,6 @@ def forget(
             "red",
         )
     sys.exit(0 if matched else 1)
-
-
-@click.command()
-@click.argument(
-    "image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
-@click.option("--item", help="Ask with an image the memory holds, by id.")
-@click.option("-k", default=10, show_default=True, help="Neighbours that vote, 1 to 100.")
-@click.option(
-    "--rule",
-    type=click.Choice([str(rule) for rule in Rule]),
-    default="rank",
-    show_default=True,
-    help="How neighbours vote.",
-)
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait.")
-@servers
-@as_json
-def query(
-    settings: Settings,
-    image: Path | None,
-    item: str | None,
-    k: int,
-    rule: str,
-    timeout: float,
-    json_: bool,
-) -> None:
-    """Ask what an image is, and on which images the answer rests."""
-    from streams import bootstrap
-
-    if (image is None) == (item is None):
-        raise click.UsageError("give either an image file or --item")
-    with bootstrap.client(settings, "visual-memory-cli") as client:
-        answer = client.query(image=image, item=item, k=k, rule=rule, timeout=timeout)
-    if json_:
-        emit(answer.to_json())
-    elif answer.status == "answered":
-        table = Table("rank", "id", "label", "distance", "weight")
-        for n in answer.neighbors:
-            numbers = f"{n.distance:.4f}", f"{n.weight:.4f}"
-            table.add_row(str(n.rank), cell(n.image_id), cell(n.label), *numbers)
-        say(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})")
-        console.print(table)
-    else:
-        say(f"{answer.status} {answer.reason or ''} {answer.detail or ''}")
-    sys.exit(0 if answer.status in ("answered", "empty") else 1)
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from memory.errors import Misconfigured, Rejected, Unavailable
 from memory.model.answers import Neighbor, Position
+from memory.model.events import Selector
+from memory.model.questions import Factors, WhatIf
 from streams.client.client import MemoryClient
 from streams.client.replies import Rejections
 from streams.client.sending import ForgetRequest, Pending
@@ -9,6 +11,7 @@ from streams.contract.messages import Answer, Receipt, Rejection
 
 __all__ = [
     "Answer",
+    "Factors",
     "ForgetRequest",
     "MemoryClient",
     "Misconfigured",
@@ -19,5 +22,7 @@ __all__ = [
     "Rejected",
     "Rejection",
     "Rejections",
+    "Selector",
     "Unavailable",
+    "WhatIf",
 ]

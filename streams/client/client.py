@@ -12,11 +12,8 @@ from typing import Any, Self
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.model.answers import Position
-from memory.model.events import (
-    Selector,
-    SelectorKind,
-)
-from memory.model.questions import ItemRef, Query
+from memory.model.events import Selector
+from memory.model.questions import NOTHING_SUPPOSED, ItemRef, Query, WhatIf
 from memory.model.times import now_us
 from streams.client.images import Image, payload_of
 from streams.client.replies import Rejections, Replies
@@ -134,17 +131,12 @@ class MemoryClient:
         event_id: str | None = None,
     ) -> ForgetRequest:
         """Ask to forget an image, all of a subject or a source, or what has a label now."""
-        named = {"image": image, "subject": subject, "source": source, "label": label}
-        given = [(kind, value) for kind, value in named.items() if value is not None]
-        if len(given) != 1:
-            raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
-        ((kind, value),) = given
         event_id = event_id or uuid.uuid4().hex
         record = encoding.encode_forget(
             source=self._source,
             event_id=event_id,
             time=self._clock(),
-            selector=Selector(SelectorKind(kind), value),
+            selector=Selector.of(image=image, subject=subject, source=source, label=label),
             permanent=permanent,
         )
         # Taken before the request is sent: what is said about it comes behind.
@@ -196,13 +188,15 @@ class MemoryClient:
         embedder: str | None = None,
         k: int = DEFAULT_K,
         rule: str = "rank",
+        what_if: WhatIf = NOTHING_SUPPOSED,
+        why: bool = False,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Answer:
         """Ask what an image, a vector or a remembered item is; see `ask`."""
-        answer = self.ask(
-            image, item=item, embedder=embedder, k=k, rule=rule, after=after, timeout=timeout
-        )
+        asked: dict[str, Any] = {"item": item, "embedder": embedder, "k": k, "rule": rule}
+        asked |= {"what_if": what_if, "why": why}
+        answer = self.ask(image, **asked, after=after, timeout=timeout)
         try:
             return answer.result(timeout + 5 * GRACE_SECONDS)
         except TimeoutError:
@@ -216,11 +210,15 @@ class MemoryClient:
         embedder: str | None = None,
         k: int = DEFAULT_K,
         rule: str = "rank",
+        what_if: WhatIf = NOTHING_SUPPOSED,
+        why: bool = False,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Future[Answer]:
         """The future of an answer that rests at least on the records at `after`.
 
+        It is the answer to a memory as `what_if` supposes it; with `why` it comes with what it
+        rests on and what would change it.
         A memory that has not come to them within `timeout` seconds answers ``stale``. Without
         any answer the future fails with `Unavailable` a second later.
         """
@@ -231,7 +229,7 @@ class MemoryClient:
             if item is not None
             else payload_of(image, embedder, self._sender.check_size)
         )
-        query = Query(payload, k=k, rule=decoding.as_rule(rule))
+        query = Query(payload, k=k, rule=decoding.as_rule(rule), what_if=what_if, why=why)
         query_id = uuid.uuid4().hex
 
         def encode(partition: int) -> OutgoingRecord:

@@ -173,7 +173,7 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # Query workers only read fences; forget workers write them.
-        (*WORKER_COMMANDS, "ft.search", "get", "sismember", *REPLICATE),
+        (*WORKER_COMMANDS, "exists", "ft.search", "get", "sismember", "sscan", *REPLICATE),
         ("meta", *READ_KEYS),
         _own(Principal.QUERY),
     ),

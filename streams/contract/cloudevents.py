@@ -38,6 +38,8 @@ class Header(StrEnum):
     ITEM = "ce_item"
     K = "ce_k"
     RULE = "ce_rule"
+    WHAT_IF = "ce_whatif"
+    WHY = "ce_why"
     AFTER = "ce_after"
     REPLY_PARTITION = "ce_replypartition"
     TIMEOUT = "ce_timeout"

@@ -25,7 +25,7 @@ from memory.model.events import (
     Selector,
     SelectorKind,
 )
-from memory.model.questions import ItemRef, Query, Rule
+from memory.model.questions import NOTHING_SUPPOSED, ItemRef, Query, Rule
 from memory.model.text import canonical_json, checked_text
 from memory.model.times import SECOND, make_stamp, microseconds
 from streams.contract import cloudevents
@@ -44,6 +44,7 @@ from streams.contract.payloads import checked_json, payload_digest, read_object,
 from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
+from streams.contract.what_if import read_what_if
 
 _T = TypeVar("_T", Answer, Receipt, Rejection)
 _K = re.compile(r"[0-9]{1,4}")
@@ -146,7 +147,7 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
             f"{Header.REPLY_PARTITION} must be a partition of the prediction topic, "
             f"0 to {partitions - 1}",
         )
-    k, rule = event.get(Header.K), event.get(Header.RULE)
+    k, rule, supposed = map(event.get, (Header.K, Header.RULE, Header.WHAT_IF))
     if k is not None and not _K.fullmatch(k):
         raise Rejected(Reason.INVALID_K, f"{Header.K} must be a whole number")
     payload: Payload | ItemRef
@@ -168,6 +169,8 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
             payload,
             k=DEFAULT_K if k is None else int(k),
             rule=Rule.RANK if rule is None else as_rule(rule),
+            what_if=NOTHING_SUPPOSED if supposed is None else read_what_if(supposed),
+            why=_is_true(event.get(Header.WHY), Header.WHY),
         ),
         query_id=event.id,
         reply_partition=reply,
@@ -281,6 +284,12 @@ def _after(text: str | None) -> tuple[Position, ...]:
             f"{Header.AFTER} must be a JSON array of at most {MAX_AFTER} positions: "
             "topic, topic_id, partition, offset",
         ) from None
+
+
+def _is_true(text: str | None, header: Header) -> bool:
+    if text not in (None, "true", "false"):
+        raise Rejected(Reason.INVALID_HEADER, f"{header} must be true or false")
+    return text == "true"
 
 
 def _reply_partition(text: str, partitions: int) -> int | None:

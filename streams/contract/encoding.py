@@ -26,6 +26,7 @@ from streams.contract.records import (
     record_key,
 )
 from streams.contract.topics import Topic, event_type
+from streams.contract.what_if import write_what_if
 
 
 def encode_ingest(
@@ -106,6 +107,10 @@ def encode_query(
         Header.REPLY_PARTITION: str(reply_partition),
         Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
     }
+    if query.what_if:
+        extra[Header.WHAT_IF] = write_what_if(query.what_if)
+    if query.why:
+        extra[Header.WHY] = "true"
     if after:
         extra[Header.AFTER] = canonical_json(after).decode()
     return _record(Topic.QUERY, source, event_id, time, value, kind, extra)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from msgspec import field
 from msgspec.json import schema_components
 
-from memory.model.answers import Message, Neighbor, Position, Prediction
+from memory.model.answers import Message, Neighbor, Position, Prediction, Why
 from memory.model.events import Forget
 from memory.model.outcomes import Forgotten
 from memory.model.questions import Query
@@ -54,7 +54,8 @@ class Answer(Message, frozen=True):
 
     `status`: ``answered``; ``empty`` (the memory holds nothing); ``stale`` (the memory has not
     come to the positions asked for); ``expired`` (past its deadline); ``rejected`` (see `reason`
-    and `detail`). `shares` sum to 1, `timings` are seconds by stage.
+    and `detail`). `shares` sum to 1, `timings` are seconds by stage. `why` is there where it was asked
+    for, `supposed` where the question was a what-if.
     """
 
     query: str
@@ -70,6 +71,8 @@ class Answer(Message, frozen=True):
     embedder: str | None = field(default_factory=_none)
     as_of: tuple[Position, ...] = field(default_factory=lambda: ())
     timings: Mapping[str, float] = field(default_factory=_nothing)
+    why: Why | None = None
+    supposed: bool = False
 
     @classmethod
     def of(cls, query_id: str, prediction: Prediction) -> Self:
@@ -85,6 +88,8 @@ class Answer(Message, frozen=True):
             embedder=prediction.embedder,
             as_of=prediction.as_of,
             timings=prediction.timings,
+            why=prediction.why,
+            supposed=prediction.supposed,
         )
 
 

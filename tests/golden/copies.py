@@ -16,12 +16,13 @@ import click
 import numpy as np
 import redis
 from click.testing import CliRunner
+from msgspec.structs import replace
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import REGISTRY
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.model.answers import Neighbor, Position
+from memory.model.answers import Contribution, Flip, Neighbor, Position, Why
 from memory.model.events import (
     ClaimPayload,
     Correction,
@@ -36,7 +37,7 @@ from memory.model.events import (
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.questions import ItemRef, Query, Rule
+from memory.model.questions import Factors, ItemRef, Query, Rule, WhatIf
 from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -66,6 +67,26 @@ def shown(record: OutgoingRecord) -> dict[str, Any]:
         "headers": [[name, value.decode()] for name, value in record.headers],
         "partition": record.partition,
     }
+
+
+def supposing() -> Query:
+    what_if = WhatIf(
+        without=tuple(Selector(kind, f"{kind}-ü") for kind in SelectorKind),
+        weights=Factors({"bild-ü": 0.5}, {"Hund": 2.0}),
+        plus=("b",),
+        minus=("c", "d"),
+    )
+    return Query(ItemRef("bild-ü"), what_if=what_if, why=True)
+
+
+def explained(answer: Answer) -> Answer:
+    why = Why(
+        contributions=(Contribution("bild-ü", "Katze 🐈", 0.125, 0.75, 1.0, 0.625),),
+        flip=Flip(("bild-ü", "c"), "Hund"),
+        more_than=None,
+        survives=1,
+    )
+    return replace(answer, why=why, supposed=True)
 
 
 def outgoing() -> dict[str, OutgoingRecord]:
@@ -140,7 +161,11 @@ def outgoing() -> dict[str, OutgoingRecord]:
             after=[position],
             timeout=2.5,
         ),
+        "what-if": encoding.encode_query(
+            **common, event_id="q3", query=supposing(), reply_partition=1
+        ),
         "answer": encoding.encode_prediction(answer, 5),
+        "answer with its reasons": encoding.encode_prediction(explained(answer), 5),
         "answer of an empty memory": encoding.encode_prediction(
             Answer(query="q3", status="empty", rule="rank", k=1, exact=True, embedder="e"), 1
         ),

@@ -30,7 +30,7 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from memory.model.questions import ItemRef, Query, Rule
+from memory.model.questions import NOTHING_SUPPOSED, Factors, ItemRef, Query, Rule, WhatIf
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 from streams.contract import cloudevents, decoding, encoding
@@ -489,6 +489,25 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ({"ce_timeout": "301"}, Reason.INVALID_HEADER),
         ({"ce_timeout": "inf"}, Reason.INVALID_HEADER),
         ({"ce_timeout": ""}, Reason.INVALID_HEADER),
+        ({"ce_why": "yes"}, Reason.INVALID_HEADER),
+        ({"ce_why": ""}, Reason.INVALID_HEADER),
+        ({"ce_whatif": ""}, Reason.INVALID_HEADER),
+        ({"ce_whatif": "[]"}, Reason.INVALID_HEADER),
+        ({"ce_whatif": "[" * 100_000}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"with": []}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"plus": "a"}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"plus": ["a"], "plus": ["b"]}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"without": [{}]}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"without": [{"person": "a"}]}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"without": [{"label": "a", "image": "b"}]}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"without": [{"label": " "}]}'}, Reason.INVALID_SELECTOR),
+        ({"ce_whatif": '{"weights": {"subjects": {"a": 1}}}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"weights": {"labels": {"a": "1"}}}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"weights": {"labels": {"a": NaN}}}'}, Reason.INVALID_HEADER),
+        ({"ce_whatif": '{"weights": {"labels": {"a": -1}}}'}, Reason.INVALID_WEIGHT),
+        ({"ce_whatif": '{"weights": {"labels": {"a": 1e400}}}'}, Reason.INVALID_WEIGHT),
+        ({"ce_whatif": '{"weights": {"images": {"": 1}}}'}, Reason.INVALID_WEIGHT),
+        ({"ce_whatif": '{"minus": [""]}'}, Reason.INVALID_ID),
         ({"ce_after": "{}"}, Reason.INVALID_HEADER),
         ({"ce_after": "[1]"}, Reason.INVALID_HEADER),
         ({"ce_after": '[{"topic":"t"}]'}, Reason.INVALID_HEADER),
@@ -721,6 +740,19 @@ def test_a_forget_request_survives_its_record(
     )
 
 
+FACTORS = st.dictionaries(NAMES_SPELT, st.floats(0, 1e6), max_size=3)
+ITEMS = st.lists(NAMES_SPELT, max_size=3).map(tuple)
+SUPPOSED = st.builds(
+    WhatIf,
+    without=st.lists(
+        st.builds(Selector, st.sampled_from(SelectorKind), NAMES_SPELT), max_size=3
+    ).map(tuple),
+    weights=st.builds(Factors, FACTORS, FACTORS),
+    plus=ITEMS,
+    minus=ITEMS,
+)
+
+
 @given(
     payload=st.one_of(
         NAMES_SPELT.map(ItemRef), st.binary(min_size=1, max_size=20).map(ImagePayload)
@@ -731,21 +763,30 @@ def test_a_forget_request_survives_its_record(
         st.builds(Position, IDS, IDS, st.integers(0, 100), st.integers(0, 1 << 62)), max_size=3
     ),
     timeout=st.integers(1, 300_000_000),
+    what_if=st.just(NOTHING_SUPPOSED) | SUPPOSED,
+    why=st.booleans(),
 )
 def test_a_question_survives_its_record(
-    payload: ItemRef | ImagePayload, k: int, rule: Rule, after: list[Position], timeout: int
+    payload: ItemRef | ImagePayload,
+    k: int,
+    rule: Rule,
+    after: list[Position],
+    timeout: int,
+    what_if: WhatIf,
+    why: bool,  # noqa: FBT001 - drawn by hypothesis
 ) -> None:
+    asked = Query(payload, k=k, rule=rule, what_if=what_if, why=why)
     outgoing = encoding.encode_query(
         source="app",
         event_id="q",
         time=NOW,
-        query=Query(payload, k=k, rule=rule),
+        query=asked,
         reply_partition=7,
         after=after,
         timeout=timeout / 1_000_000,
     )
     assert query(received(outgoing)) == QueryEvent(
-        "app", Query(payload, k=k, rule=rule), "q", 7, tuple(after), NOW + timeout
+        "app", asked, "q", 7, tuple(after), NOW + timeout
     )
 
 
