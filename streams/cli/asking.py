@@ -19,6 +19,10 @@ from streams.config.settings import Settings
 from streams.contract.messages import Answer
 
 T = TypeVar("T")
+FORMS = {
+    "--without": "write image=, subject=, source= or label= and a name",
+    "--weight": "write image= or label=, a name, = and a number",
+}
 
 
 @click.command()
@@ -90,8 +94,8 @@ def _said(option: str, text: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (Rejected, TypeError, ValueError) as why:
-        detail = f": {why.detail}" if isinstance(why, Rejected) else ""
-        raise click.BadParameter(f"{text!r} cannot be read{detail}", param_hint=option) from None
+        detail = why.detail if isinstance(why, Rejected) else FORMS[option]
+        raise click.BadParameter(f"{text!r}: {detail}", param_hint=option) from None
 
 
 def _selector(text: str) -> Selector:
@@ -105,7 +109,7 @@ def _factors(texts: tuple[str, ...]) -> Factors:
         named, _, factor = text.rpartition("=")
         kind, _, name = named.partition("=")
         if kind not in by or not name:
-            raise click.BadParameter(f"{text!r} is no KIND=NAME=FACTOR", param_hint="--weight")
+            raise click.BadParameter(f"{text!r}: {FORMS['--weight']}", param_hint="--weight")
         by[kind][name] = _said("--weight", text, lambda factor=factor: float(factor))  # type: ignore[misc]  # its default binds it
     return _said("--weight", " ".join(texts), lambda: Factors(by["image"], by["label"]))
 
@@ -139,4 +143,8 @@ def _print_why(why: Why) -> None:
         say(f"without {fewest}, and no fewer, it would be {why.flip.label}:")
         for image in images:
             say(f"  {image}")
-    say(f"it survives {why.survives} wrong labels, whichever they are")
+    if why.survives == 0:
+        say("a single wrong label could change it")
+    else:
+        labels = "1 wrong label" if why.survives == 1 else f"{why.survives} wrong labels"
+        say(f"it survives {labels}, whichever of the memory's they are")

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from memory.model.answers import Position
+from memory.model.events import Selector
+from memory.model.questions import NOTHING_SUPPOSED, WhatIf
 from memory.model.times import now_us
 from streams import stack
 from streams.client import ForgetRequest, MemoryClient
@@ -104,7 +106,9 @@ def _show(
         "the answer flips with the correction",
     )
 
-    console.rule("4. It forgets")
+    foretold = _explain(client, sample, resting_on, console)
+
+    console.rule("5. It forgets")
     forgotten, receipt = _forget(client, resting_on)
     after = _query(client, sample, [forgotten])
     took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
@@ -117,6 +121,7 @@ def _show(
         all(n.image_id != resting_on for n in after.neighbors),
         "no answer rests on what is forgotten",
     )
+    _expect(after.label == foretold, "what it said it would be is what it is")
     console.rule()
     return {
         "classes": len(taught),
@@ -128,8 +133,33 @@ def _show(
     }
 
 
-def _query(client: Persistent, sample: Sample, after: Sequence[Position]) -> Answer:
-    return client.do(lambda c: client.result(c.ask(sample.path, k=K, after=after, timeout=TIMEOUT)))
+def _query(
+    client: Persistent,
+    sample: Sample,
+    after: Sequence[Position] = (),
+    what_if: WhatIf = NOTHING_SUPPOSED,
+    *,
+    why: bool = False,
+) -> Answer:
+    return client.do(
+        lambda c: client.result(
+            c.ask(sample.path, k=K, what_if=what_if, why=why, after=after, timeout=TIMEOUT)
+        )
+    )
+
+
+def _explain(client: Persistent, sample: Sample, image: str, console: Console) -> str | None:
+    """Show why, and return what the answer would be without an image."""
+    console.rule("4. It says what would change its mind")
+    why = _query(client, sample, why=True).why
+    flip = None if why is None else why.flip
+    if flip is None or flip.images != (image,):
+        raise DemoError("the demo expected that the answer rests on one image, and it did not")
+    console.print(f"  asked why: without item {image} it would be {flip.label!r}")
+    supposed = _query(client, sample, what_if=WhatIf((Selector.of(image=image),)))
+    _print_answer(console, "asked as if that were forgotten", supposed)
+    _expect(supposed.label == flip.label, "an answer without that image is the one it named")
+    return supposed.label
 
 
 def _correct(client: Persistent, image: str, label: str) -> Position:

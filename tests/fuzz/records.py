@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from memory.model.events import ImagePayload, Payload, Selector, SelectorKind, VectorPayload
-from memory.model.questions import ItemRef, Query, Rule
+from memory.model.questions import NOTHING_SUPPOSED, Factors, ItemRef, Query, Rule, WhatIf
 from streams.contract import encoding
 from streams.contract.records import OutgoingRecord, record_key
 from streams.contract.topics import Topic
@@ -76,8 +76,23 @@ def _good(chance: random.Random, fuzz: Fuzz, number: int, *, has_image: bool) ->
         value = image_id if by is SelectorKind.IMAGE else f"s{chance.randrange(40)}"
         return encoding.encode_forget(**named, selector=Selector(by, value))
     asked = ItemRef(image_id) if chance.random() < 0.3 else payload
-    query = Query(asked, k=chance.randrange(1, 101), rule=chance.choice(list(Rule)))
+    query = Query(
+        asked,
+        k=chance.randrange(1, 101),
+        rule=chance.choice(list(Rule)),
+        what_if=_supposed(chance, image_id) if chance.random() < 0.2 else NOTHING_SUPPOSED,
+        why=chance.random() < 0.2,
+    )
     return encoding.encode_query(**named, query=query, reply_partition=0, timeout=30)
+
+
+def _supposed(chance: random.Random, image_id: str) -> WhatIf:
+    names = {SelectorKind.IMAGE: image_id, SelectorKind.SUBJECT: "s1", SelectorKind.LABEL: "cat"}
+    return WhatIf(
+        tuple(Selector(kind, name) for kind, name in names.items() if chance.random() < 0.3),
+        Factors({image_id: chance.random()}, {"dog": 10 * chance.random()}),
+        plus=(image_id,) * chance.randrange(2),
+    )
 
 
 def _image(chance: random.Random) -> bytes:

@@ -289,6 +289,50 @@ def test_a_folder_is_no_question(desk: Desk, tmp_path: Path) -> None:
     assert "is a directory" in said.err
 
 
+def test_why_and_what_if_are_asked_for_by_option(desk: Desk) -> None:
+    for n, label in enumerate(("blot", "blot", "spot")):
+        desk.teach(f"why-{n}", 700 + n, label)
+    asked = ("query", "--item", "why-0", "-k", "100")
+    plain = desk.json(*asked, "--why")
+    assert "supposed" not in plain
+    values = [each["value"] for each in plain["why"]["contributions"]]
+    assert sum(values) == pytest.approx(plain["shares"][plain["label"]])
+    flip = plain["why"]["flip"]
+    without = [part for image in flip["images"] for part in ("--without", f"image={image}")]
+    flipped = desk.json(*asked, *without)
+    assert (flipped["label"], flipped["supposed"]) == (flip["label"], True)
+    ids = {each["id"] for each in desk.json(*asked, "--without", "label=blot")["neighbors"]}
+    assert "why-1" not in ids
+    assert "why-2" in ids
+    assert desk.json(*asked, "--weight", "image=why-2=1e6")["label"] == "spot"
+    assert desk.json(*asked, "--plus", "why-2")["neighbors"][0]["id"] == "why-2"
+    shown = desk.run(*asked, "--why", "--minus", "why-2").err
+    assert "as the question supposes" in shown
+    assert "value" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--without", "label=nobody"], 1, "rejected unknown-exclusion"),
+        (["--without", "image=why-3"], 1, "rejected unknown-exclusion"),
+        (["--plus", "nobody"], 1, "rejected unknown-item"),
+        (["--without", "person=x"], 2, "write image=, subject=, source= or label= and a name"),
+        (["--without", "label"], 2, "the label"),
+        (["--weight", "label=x=-1"], 2, "a number from 0 to 1e+06"),
+        (["--weight", "subject=x=1"], 2, "write image= or label="),
+        (["--weight", "label=x=much"], 2, "write image= or label="),
+    ],
+)
+def test_what_cannot_be_supposed_is_told(
+    desk: Desk, options: list[str], code: int, said: str
+) -> None:
+    desk.teach("supposed", 710)
+    done = desk.run("query", "--item", "supposed", *options)
+    assert done.code == code
+    assert said in " ".join(done.err.split()).replace("│ ", "")
+
+
 def test_a_question_without_an_answer_ends_with_1_and_says_why(desk: Desk) -> None:
     said = desk.run("query", "--item", "nobody")
     assert said.code == 1

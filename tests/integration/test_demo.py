@@ -13,6 +13,7 @@ import pytest
 
 from streams.local.supervisor import read_state
 from tests.integration.running import ROOT
+from tests.waiting import until
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -44,6 +45,60 @@ def test_it_learns_recognises_is_corrected_and_forgets_and_leaves_nothing_runnin
     assert before == "spider web"
     assert corrected == "my own label"
     assert forgotten not in (before, corrected)
-    for heading in ("1. It learns", "2. It recognises", "3. A person corrects", "4. It forgets"):
+    foretold = re.search(r"it would be '(.*)'", README)
+    assert foretold is not None
+    assert forgotten == foretold[1]
+    for heading in (
+        *("1. It learns", "2. It recognises", "3. A person corrects"),
+        *("4. It says what would change", "5. It forgets"),
+    ):
         assert heading in done.stderr
     assert read_state(folder) is None
+    command(folder, "up", "--detach")
+    try:
+        why_is_what_the_readme_shows(folder)
+    finally:
+        command(folder, "down")
+
+
+def command(folder: Path, *words: str) -> str:
+    """What a command prints on the demo's memory, for a person and for a program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "streams.cli", *words, "--data-dir", str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout + done.stderr
+
+
+def why_is_what_the_readme_shows(folder: Path) -> None:
+    typed = re.findall(r"visual-memory (correct \w+ animal)", README)
+    assert len(typed) == 3
+    for words in typed:
+        command(folder, *words.split())
+    asked = re.search(r"\$ visual-memory (query .* --why.*)", README)
+    assert asked is not None
+    until(lambda: "animal (48%)" in command(folder, *asked[1].split()), seconds=60)
+    shown = command(folder, *asked[1].split())
+    assert "it would be lotus:" in shown
+    assert "a single wrong label could change it" in shown
+    told, printed = rows(README), rows(shown)
+    assert len(told) == len(printed) == 5
+    for there, here in zip(told, printed, strict=True):
+        for one, other in zip(there, here, strict=True):
+            # Torch gives slightly other vectors in another batch size.
+            assert one == other or float(one.strip("%")) == pytest.approx(
+                float(other.strip("%")), abs=0.2
+            )
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the lines of a table that begin with a rank."""
+    return [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in text.splitlines()
+        if re.match(r"│ \d+ +│", line)
+    ]

@@ -22,7 +22,7 @@ from memory.redis.connection import connect
 from memory.redis.schema import GENERATION
 from streams import bootstrap
 from streams.cli import cli
-from streams.client import MemoryClient
+from streams.client import MemoryClient, WhatIf
 from streams.config import connections, memory_topics
 from streams.config.permissions import WORKERS, Principal
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
@@ -175,6 +175,18 @@ def test_a_memory_learns_is_corrected_and_forgets_with_the_least_rights(
             assert learned.label == "lynx"
         corrected = reviewer.correct("photo-0", "ocelot").position()
         assert asker.query(unit(0), embedder="test", k=1, after=[corrected]).label == "ocelot"
+        named = [{"image": "photo-0"}, {"label": "ocelot"}]
+        supposed = asker.query(
+            unit(0),
+            embedder="test",
+            what_if=WhatIf(tuple(Selector.of(**each) for each in named), plus=("photo-1",)),
+            why=True,
+        )
+        assert (supposed.label, supposed.supposed) == ("lynx", True)
+        for kind, name in (("subject", "zelda"), ("source", "nobody")):
+            nothing = WhatIf((Selector.of(**{kind: name}),))
+            refused = asker.query(unit(0), embedder="test", what_if=nothing)
+            assert refused.reason in ("nothing-left", "unknown-exclusion")
         for request in (
             desk.forget(image="photo-0"),
             desk.forget(label="lynx"),
@@ -189,7 +201,8 @@ def test_a_memory_learns_is_corrected_and_forgets_with_the_least_rights(
         ).position()
         assert asker.query(unit(0), embedder="test", k=1, after=[late]).status == "empty"
         bad = producer.ingest(unit(0), id="photo-9", label="lynx", embedder="other").position()
-        told = {(r.partition, r.offset): r.reason for r in producer.rejections({0: 0}).poll(3)}
+        rejections = producer.rejections({0: 0}).poll(3)
+        told = {(r.partition, r.offset): r.reason for r in rejections if r.topic == late.topic}
         assert set(told) == {(p.partition, p.offset) for p in (late, bad)}
     watching = bootstrap.monitor(deployment.settings(Principal.MONITOR))
     try:
