@@ -13,20 +13,23 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks import service
 from benchmarks.service import DIM, quantiles, vectors
+from memory.model.events import Selector
 from memory.model.keys import ImageKey
-from memory.model.questions import Probe
+from memory.model.questions import Factors, Probe, WhatIf
 from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp
+from memory.model.vectors import Vector
 from streams import bootstrap
 from streams.demo.emoji import emoji
 
@@ -145,9 +148,33 @@ def queries(servers: service.Servers, items: int, asked: int) -> dict[str, Any]:
                 "service_1_asker": percentiles(answered),
                 "service_32_askers_per_s": round(rate, 1),
             }
+            found[f"k{k}"] |= what_if(memory, questions, k)
         found["log_round_trip"] = percentiles(service.round_trips(memory, asked))
         found["freshness"] = percentiles(memory.freshness(min(asked, 200)))
     return found
+
+
+def what_if(memory: service.Service, questions: Sequence[Vector], k: int) -> dict[str, Any]:
+    """Questions that suppose or ask why, each beside a plain one; and what part of one the vote is."""
+    kinds: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "without_a_label": {"what_if": WhatIf((Selector.of(label="l7"),))},
+        "without_an_image": {"what_if": WhatIf((Selector.of(image="s7"),))},
+        "weights": {"what_if": WhatIf(weights=Factors(labels={"l7": 2.0}))},
+        "why": {"why": True},
+    }
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    votes = []
+    for question in questions:
+        for kind, more in kinds.items():
+            with timed() as elapsed:
+                answer = memory.ask(question, k, **more)
+                took[kind].append(elapsed())
+            if kind == "plain":
+                votes.append(answer.timings["vote"] / took[kind][-1])
+    plain = quantiles(took.pop("plain"))["p50"]
+    of_plain = {kind: round(quantiles(each)["p50"] / plain, 2) for kind, each in took.items()}
+    return {"p50_of_a_plain_question": of_plain, "vote_of_a_question": round(median(votes), 4)}
 
 
 def deletions(servers: service.Servers, rounds: int) -> dict[str, float]:
@@ -192,6 +219,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load")
+    parser.add_argument("--only", default="", help="what has this in its name")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
     scale = 10 if options.quick else 1
@@ -210,6 +238,8 @@ def main() -> None:
             ("queries", lambda: queries(servers, 20_000 // scale, 1_000 // scale)),
             ("deletions", lambda: deletions(servers, 500 // scale)),
         ):
+            if options.only not in name:
+                continue
             results[name] = measure()
             print(f"{name}: {json.dumps(results[name])}", flush=True)
     if options.json:

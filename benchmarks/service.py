@@ -18,12 +18,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from memory.model.answers import Position
 from memory.model.events import LogPartition
+from memory.model.questions import NOTHING_SUPPOSED, WhatIf
 from memory.model.vectors import Vector
 from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE, Settings, load, worker_environment
+from streams.contract.messages import Answer
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, Process
@@ -94,10 +96,13 @@ class Service:
             time.sleep(0.005)
         store.close()
 
-    def ask(self, vector: Vector, k: int) -> None:
-        answer = self.client.query(vector, embedder=EMBEDDER, k=k)
+    def ask(
+        self, vector: Vector, k: int, what_if: WhatIf = NOTHING_SUPPOSED, *, why: bool = False
+    ) -> Answer:
+        answer = self.client.query(vector, embedder=EMBEDDER, k=k, what_if=what_if, why=why)
         if answer.status != "answered":
             raise RuntimeError(f"the memory answered {answer.status}")
+        return answer
 
     def freshness(self, rounds: int) -> list[float]:
         """Seconds from sending an event to an answer that has seen it, one at a time."""
