@@ -49,6 +49,8 @@ class Reason(StrEnum):
     UNKNOWN_EXCLUSION = "unknown-exclusion"
     NOTHING_LEFT = "nothing-left"
     INVALID_WEIGHT = "invalid-weight"
+    UNKNOWN_PRUNING = "unknown-pruning"
+    NOT_COUNTED = "not-counted"
     FORGOTTEN = "forgotten"
     CLAIMS_OFF = "claims-off"
     INVALID_CLAIM = "invalid-claim"

@@ -19,6 +19,7 @@ from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
+from memory.model.reliability import WrongCounts
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER
 from memory.model.vectors import Vector, cosine_distances, stored_vector
@@ -162,6 +163,9 @@ class ExactIndex(KeyedDigests):
     ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
         positions = self.positions()
         return positions, self.search(probes)
+
+    def wrong_counts(self) -> WrongCounts | None:
+        return None
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]

@@ -12,6 +12,7 @@ from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
+from memory.model.reliability import WrongCounts
 from memory.model.state import Digests, Item, Put, PutResult, Stats
 from memory.model.vectors import Vector
 
@@ -188,6 +189,10 @@ class Search(Protocol):
         self, probes: Sequence[Probe]
     ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
         """As `search`, and positions of before it: what is below them is in the answers."""
+        ...
+
+    def wrong_counts(self) -> WrongCounts | None:
+        """How often items were neighbours of another label; None where nobody counts it (yet)."""
         ...
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:

@@ -22,6 +22,7 @@ from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query
+from memory.model.reliability import Pruning
 from memory.model.state import CorrectionWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
@@ -48,6 +49,7 @@ class VisualMemory:
         clock_skew: int = DEFAULT_CLOCK_SKEW,
         logs: Mapping[str, str] | None = None,
         partitions: int | None = None,
+        pruning: Pruning = Pruning.NONE,
         observe: Observe = lambda _stage, _seconds: None,
     ) -> None:
         self.index = index
@@ -58,7 +60,9 @@ class VisualMemory:
         self._logs = dict(logs or {})
         self._partitions = partitions
         self._observe = observe
-        self._recall = Recall(index, self._payloads, logs=self._logs, observe=observe)
+        self._recall = Recall(
+            index, self._payloads, logs=self._logs, observe=observe, pruning=pruning
+        )
         self._telling = threading.Lock()
 
     def remember(self, events: Sequence[Ingest]) -> list[Outcome]:

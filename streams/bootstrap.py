@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from memory.errors import Misconfigured
 from memory.facts import EveryGeneration, Take
 from memory.images import ImageLimits
 from memory.model.forgetting import FenceFact
+from memory.model.reliability import Pruning
 from memory.model.times import microseconds
 from memory.ports import Embedder, FenceLog, MemoryIndex
 from memory.redis.connection import check_durability
@@ -77,8 +79,16 @@ def open_index(
     if not replicated:
         return RedisIndex.open(client, **named)
     replica = ReplicatedIndex.open(client, **named)
-    replica.start(settings.replica_bytes, ReplicaMetrics())
+    replica.start(settings.replica_bytes, ReplicaMetrics(), counts_wrong=settings.reliability)
     return replica
+
+
+def open_counting_index(settings: Settings) -> ReplicatedIndex:
+    """The memory in a copy of its own, whatever it takes, with wrong counts."""
+    client, key = redis_client(settings), settings.secret_key()
+    index = ReplicatedIndex.open(client, namespace=settings.namespace, hmac_key=key)
+    index.start(sys.maxsize, counts_wrong=True)
+    return index
 
 
 def generations(settings: Settings, client: redis.Redis, index: RedisIndex) -> Generations:
@@ -148,6 +158,7 @@ def memory_of(
         clock_skew=microseconds(settings.clock_skew),
         logs=logs,
         partitions=settings.partitions,
+        pruning=Pruning(settings.pruning),
         observe=observe_stage,
     )
 

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 
 from memory.decision.flipping import smallest_flip, tolerance_of_wrong_labels
 from memory.decision.values import shapley_values
-from memory.decision.voting import count, tally
-from memory.model.answers import Contribution, Flip, Hit, Vote, Why
-from memory.model.questions import MAX_REMOVED, Query
+from memory.decision.voting import Tally, count
+from memory.model.answers import Contribution, Flip, Hit, Why
+from memory.model.questions import MAX_REMOVED
 
 
-def explain(query: Query, hits: Sequence[Hit], votes: Vote) -> Why | None:
-    """Of an answer by the first `query.k` of `hits`; None where there is no winner.
+def explain(says: Tally, hits: Sequence[Hit], winner: str) -> Why:
+    """Of an answer `winner` to which `hits` voted as `says`.
 
     There must be `MAX_REMOVED` more hits than vote, or all that the memory holds.
     """
-    winner = votes.label
-    if winner is None:
-        return None
-    says = tally(hits, query.rule, k=query.k, factors=query.what_if.weights)
     sums, _ = count(says)
     total = sum(sums.values())
     values = shapley_values(says, winner)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from memory.decision.explaining import explain
-from memory.decision.voting import vote
+from memory.decision.voting import FactorOf, tally, vote
 from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Reason, Rejected
 from memory.model.answers import Position, Prediction, SearchResult
 from memory.model.events import Selector, SelectorKind
 from memory.model.keys import SelectorKey
-from memory.model.questions import MAX_REMOVED, Exclusion, ItemRef, Probe, Query
+from memory.model.questions import MAX_REMOVED, Exclusion, Factors, ItemRef, Probe, Query
+from memory.model.reliability import Pruning, WrongCounts
 from memory.model.vectors import Vector
 from memory.ports import MemoryIndex
 
 UNKNOWN_ITEM = Rejected(Reason.UNKNOWN_ITEM, "the memory holds no such item")
+NOT_COUNTED = Rejected(
+    Reason.NOT_COUNTED,
+    "how reliable items are is not counted here, or not yet; ask without pruning, or later",
+)
 OPPOSITE = 1e-6
 """A sum of vectors of length 1 that is shorter than this is nothing but what they were rounded by."""
 
 
 class Recall:
-    """Answers questions together. `logs` names the topics, by topic id, whose positions answers carry."""
+    """Answers questions together. `logs` names the topics, by topic id, whose positions answers carry.
+
+    `pruning` is what is done where a question says nothing of it.
+    """
 
     def __init__(
         self,
@@ -33,18 +42,21 @@ class Recall:
         *,
         logs: Mapping[str, str],
         observe: Observe,
+        pruning: Pruning,
     ) -> None:
         self._index = index
         self._payloads = payloads
         self._logs = logs
         self._observe = observe
+        self._pruning = pruning
 
     def __call__(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """See `VisualMemory.recall`."""
         started = time.perf_counter()
         vectors = self._vectors(queries)
         embedded = time.perf_counter()
-        probes = [self._probe(*asked) for asked in zip(queries, vectors, strict=True)]
+        counts = self._index.wrong_counts()
+        probes = [self._probe(*asked, counts) for asked in zip(queries, vectors, strict=True)]
         positions, found = self._index.search_as_of(
             [probe for probe in probes if not isinstance(probe, Rejected)]
         )
@@ -60,7 +72,7 @@ class Recall:
         return [
             probe
             if isinstance(probe, Rejected)
-            else self._predict(query, next(results), as_of, timings)
+            else self._predict(query, next(results), counts, as_of, timings)
             for query, probe in zip(queries, probes, strict=True)
         ]
 
@@ -68,12 +80,14 @@ class Recall:
         self,
         query: Query,
         found: SearchResult,
+        counts: WrongCounts | None,
         as_of: tuple[Position, ...],
         timings: Mapping[str, float],
     ) -> Prediction | Rejected:
         started = time.perf_counter()
-        supposed = query.what_if
-        votes = vote(found.hits, query.rule, k=query.k, factors=supposed.weights)
+        supposed, pruning = query.what_if, self._pruning_of(query, counts)
+        factor_of = _factor_of(supposed.weights, counts if pruning is Pruning.SOFT else None)
+        votes = vote(found.hits, query.rule, k=query.k, factor_of=factor_of)
         if supposed.without and not found.hits:
             return Rejected(Reason.NOTHING_LEFT, "what is excluded leaves no item to ask")
         if found.hits and votes.label is None:
@@ -81,7 +95,10 @@ class Recall:
                 Reason.NOTHING_LEFT,
                 "the weights leave no neighbour a say; exclude them, so that others move up",
             )
-        why = explain(query, found.hits, votes) if query.why and votes.label else None
+        why = None
+        if query.why and votes.label is not None:
+            says = tally(found.hits, query.rule, k=query.k, factor_of=factor_of)
+            why = explain(says, found.hits, votes.label)
         voted = time.perf_counter() - started
         self._observe("vote", voted)
         return Prediction(
@@ -94,14 +111,28 @@ class Recall:
             timings={**timings, "vote": voted},
             why=why,
             supposed=bool(supposed),
+            pruning=pruning,
+            reliability_age=counts.age if counts and pruning is not Pruning.NONE else None,
         )
 
-    def _probe(self, query: Query, vector: Vector | Rejected) -> Probe | Rejected:
+    def _pruning_of(self, query: Query, counts: WrongCounts | None) -> Pruning:
+        """What is done: the memory's own way only once there are counts."""
+        if query.pruning is None:
+            return Pruning.NONE if counts is None else self._pruning
+        return query.pruning
+
+    def _probe(
+        self, query: Query, vector: Vector | Rejected, counts: WrongCounts | None
+    ) -> Probe | Rejected:
         if isinstance(vector, Rejected):
             return vector
+        if counts is None and query.pruning not in (None, Pruning.NONE):
+            return NOT_COUNTED
         without = self._exclusion(query)
         if isinstance(without, Rejected):
             return without
+        if counts is not None and self._pruning_of(query, counts) is Pruning.HARD:
+            without = replace(without, images=without.images | counts.pruned)
         return Probe(vector, query.k + (MAX_REMOVED if query.why else 0), without)
 
     def _exclusion(self, query: Query) -> Exclusion | Rejected:
@@ -159,6 +190,12 @@ class Recall:
             else:
                 vectors.append(_composed(query, held if own is None else [own, *held]))
         return vectors
+
+
+def _factor_of(weights: Factors, counts: WrongCounts | None) -> FactorOf | None:
+    if counts is None:
+        return weights.of if weights else None
+    return lambda image_id, label: weights.of(image_id, label) * counts.factor(image_id)
 
 
 def _items_asked_with(query: Query) -> list[str]:

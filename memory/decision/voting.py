@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from memory.model.answers import Hit, Neighbor, Vote
-from memory.model.questions import NO_FACTORS, Factors, Rule
+from memory.model.questions import Rule
 
 TEMPERATURE = 0.07
 RANK_OFFSET = 2
@@ -26,6 +26,10 @@ WEIGHTS: Mapping[Rule, Callable[[int, float], float]] = {
     Rule.RANK: lambda rank, _distance: 1 / (RANK_OFFSET + rank),
 }
 """Weight of the neighbour at a rank (0 for the nearest) with a distance (0 to 2)."""
+
+
+FactorOf = Callable[[str, str], float]
+"""What the weight of a neighbour is multiplied by, of its image id and its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +51,15 @@ class Tally:
         return min(len(self.labels), len(self.ranks))
 
 
-def tally(hits: Sequence[Hit], rule: Rule, *, k: int, factors: Factors = NO_FACTORS) -> Tally:
+def tally(hits: Sequence[Hit], rule: Rule, *, k: int, factor_of: FactorOf | None = None) -> Tally:
     """How `hits` vote by `rule`, of whom the first `k` do."""
     if rule in (Rule.DISTANCE, Rule.SOFTMAX):
         scales = [_whole(WEIGHTS[rule](0, hit.distance)) for hit in hits]
     else:
         scales = [1] * len(hits)
-    if factors:
+    if factor_of is not None:
         scales = [
-            scale * _whole(factors.of(hit.image_id, hit.label))
+            scale * _whole(factor_of(hit.image_id, hit.label))
             for scale, hit in zip(scales, hits, strict=True)
         ]
     ranks = _rank_summands(k) if rule is Rule.RANK else (1,) * k
@@ -68,7 +72,7 @@ def vote(
     *,
     k: int,
     excluded: Collection[str] = (),
-    factors: Factors = NO_FACTORS,
+    factor_of: FactorOf | None = None,
 ) -> Vote:
     """Let the first `k` of `hits`, nearest first, vote by `rule`, each with its factor.
 
@@ -83,11 +87,12 @@ def vote(
             hit.label,
             hit.distance,
             rank,
-            WEIGHTS[rule](rank, hit.distance) * factors.of(hit.image_id, hit.label),
+            WEIGHTS[rule](rank, hit.distance)
+            * (factor_of(hit.image_id, hit.label) if factor_of else 1.0),
         )
         for rank, hit in enumerate(voters)
     )
-    sums, label = count(tally(voters, rule, k=k, factors=factors))
+    sums, label = count(tally(voters, rule, k=k, factor_of=factor_of))
     total = sum(sums.values())
     return Vote(
         label=label,

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field, to_builtins
 
 from memory.model.events import LogPartition
 from memory.model.questions import Rule
+from memory.model.reliability import Pruning
 
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -130,7 +131,8 @@ class Why(Message, frozen=True):
 class Prediction:
     """An answer and all it rests on. `timings` are seconds by stage.
 
-    `supposed`: it is the answer to a what-if.
+    `supposed`: it is the answer to a what-if. `pruning`: what was done with unreliable items, by counts that
+    were those of the whole memory `reliability_age` seconds ago.
     """
 
     vote: Vote
@@ -142,6 +144,8 @@ class Prediction:
     timings: Mapping[str, float]
     why: Why | None = None
     supposed: bool = False
+    pruning: Pruning = Pruning.NONE
+    reliability_age: float | None = None
 
     @property
     def empty(self) -> bool:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, MAX_LABEL, Payload, Selector
 from memory.model.keys import ImageKey, SelectorKey
+from memory.model.reliability import Pruning
 from memory.model.text import canonical_name
 from memory.model.vectors import Vector
 
@@ -125,13 +126,17 @@ NOTHING_SUPPOSED = WhatIf()
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question: what is this? With `why` its answer comes with what would change it."""
+    """A question: what is this? With `why` its answer comes with what would change it.
+
+    `pruning` None is what the memory does where nobody says otherwise.
+    """
 
     payload: Payload | ItemRef
     k: int = 10
     rule: Rule = Rule.RANK
     what_if: WhatIf = NOTHING_SUPPOSED
     why: bool = False
+    pruning: Pruning | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:

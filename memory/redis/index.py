@@ -19,6 +19,7 @@ from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
+from memory.model.reliability import WrongCounts
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
@@ -27,12 +28,16 @@ from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_put_result, encode_puts, encode_time
-from memory.redis.listings import enlist_images, note_told, untold_facts
+from memory.redis.listings import (
+    IMAGES_A_PAGE,
+    enlist_images,
+    listed_images,
+    note_told,
+    untold_facts,
+)
 from memory.redis.names import KeyNames, place_name
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
-
-IMAGES_A_PAGE = 1000
 
 
 class RedisIndex(KeyedDigests):
@@ -155,15 +160,7 @@ class RedisIndex(KeyedDigests):
             pipeline.execute()
 
     def images_with_selector(self, selector: SelectorKey) -> Iterator[Sequence[ImageKey]]:
-        for key, _ in self.names.buckets(selector):
-            cursor = 0
-            while True:
-                with map_redis_errors():
-                    cursor, members = self._client.sscan(key, cursor, count=IMAGES_A_PAGE)
-                if members:
-                    yield [ImageKey(member.decode()) for member in members]
-                if cursor == 0:
-                    break
+        return listed_images(self._client, self.names, selector)
 
     def untold(self, images: Sequence[ImageKey]) -> list[Barrier | Posting]:
         return untold_facts(self._client, self.names, images)
@@ -222,6 +219,9 @@ class RedisIndex(KeyedDigests):
     ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
         positions = self.positions()
         return positions, self.search(probes)
+
+    def wrong_counts(self) -> WrongCounts | None:
+        return None
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)

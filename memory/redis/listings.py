@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from memory.errors import Rejected
@@ -14,6 +14,8 @@ from memory.model.times import NEVER
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import decode_time, encode_time
 from memory.redis.names import KeyNames
+
+IMAGES_A_PAGE = 1000
 
 
 def enlist_images(
@@ -92,3 +94,17 @@ def note_told(client: Any, names: KeyNames, facts: Sequence[Barrier | Posting]) 
         )
     with map_redis_errors():
         pipeline.execute()
+
+
+def listed_images(
+    client: Any, names: KeyNames, selector: SelectorKey
+) -> Iterator[Sequence[ImageKey]]:
+    for key, _ in names.buckets(selector):
+        cursor = 0
+        while True:
+            with map_redis_errors():
+                cursor, members = client.sscan(key, cursor, count=IMAGES_A_PAGE)
+            if members:
+                yield [ImageKey(member.decode()) for member in members]
+            if cursor == 0:
+                break

@@ -13,8 +13,10 @@ from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
 from memory.model.questions import Probe
+from memory.model.reliability import Suspect, WrongCounts
 from memory.redis.index import RedisIndex
 from memory.redis.schema import Schema
+from memory.replica.reliability import Reliability
 from memory.replica.replica import LostTrack, Replica
 from memory.replica.rows import OverBudget
 
@@ -23,16 +25,26 @@ _log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 0.05
 """How often changes are read when nobody asks; a question reads them itself."""
 AWAY_SECONDS = 1.0
+BUSY_SECONDS = 1.0
+"""So long after a question or a change others are taken to use this process."""
+BUSY_SHARE = 0.06
+IDLE_SHARE = 1.0
+"""Of `FOLLOW_SECONDS`, between two readings of changes, what wrong counts may take."""
 OVER_BUDGET_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """How a replica is. `age` is how long ago it was last as Redis is, seconds; None: not loaded."""
+    """How a replica is. `age` is how long ago it was last as Redis is, seconds; None: not loaded.
+
+    `counts` are its wrong counts, None where there are none (yet); `suspects` is how many items are.
+    """
 
     items: int
     bytes: int
     age: float | None
+    counts: WrongCounts | None = None
+    suspects: int = 0
 
 
 class ReplicaObserver(Protocol):
@@ -66,19 +78,29 @@ class ReplicatedIndex(RedisIndex):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._lock = threading.Lock()
         self._replica: Replica | None = None
-        self._current = 0.0
+        self._reliability: Reliability | None = None
+        self._current = self._busy_until = 0.0
+        self._left_over = 0
+        self._counts_wrong = False
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
         self._observe: ReplicaObserver = Unobserved()
         super().__init__(*arguments, **named)
 
-    def start(self, max_bytes: int, observe: ReplicaObserver | None = None) -> None:
+    def start(
+        self,
+        max_bytes: int,
+        observe: ReplicaObserver | None = None,
+        *,
+        counts_wrong: bool = False,
+    ) -> None:
         """Load the replica and follow Redis, in a thread, until `stop`.
 
-        `max_bytes` is what its vectors may take.
+        `max_bytes` is what its vectors may take. With `counts_wrong` it keeps wrong counts of them.
         """
         self._max_bytes = max_bytes
+        self._counts_wrong = counts_wrong
         self._observe = observe or self._observe
         self._thread = threading.Thread(target=self._follow_redis, name="replica", daemon=True)
         self._thread.start()
@@ -96,7 +118,11 @@ class ReplicatedIndex(RedisIndex):
         replica, current = self._replica, self._current
         if replica is None:
             return ReplicaState(0, 0, None)
-        return ReplicaState(len(replica.rows), replica.rows.nbytes, time.monotonic() - current)
+        age = time.monotonic() - current
+        suspects = len(self.suspects())
+        return ReplicaState(
+            len(replica.rows), replica.rows.nbytes, age, self.wrong_counts(), suspects
+        )
 
     def _adopt(self, schema: Schema) -> None:
         with self._lock:
@@ -107,7 +133,16 @@ class ReplicatedIndex(RedisIndex):
     def _drop(self) -> None:
         if self._replica is not None:
             self._replica.rows.clear()
-            self._replica = None
+            self._replica = self._reliability = None
+
+    def wrong_counts(self) -> WrongCounts | None:
+        reliability = self._reliability
+        return None if reliability is None else reliability.counts
+
+    def suspects(self) -> Sequence[Suspect]:
+        """Items whose neighbours say another label, the clearest first; as of the last wrong counts."""
+        reliability = self._reliability
+        return () if reliability is None else reliability.suspects
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         return self.search_as_of(probes)[1]
@@ -115,6 +150,7 @@ class ReplicatedIndex(RedisIndex):
     def search_as_of(
         self, probes: Sequence[Probe]
     ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
+        self._busy_until = time.monotonic() + BUSY_SECONDS
         with self._lock:
             positions = self._catch_up()
             if positions is not None and (replica := self._replica) is not None:
@@ -148,6 +184,7 @@ class ReplicatedIndex(RedisIndex):
                     self._load()
                 with self._lock:
                     self._catch_up()
+                self._count_wrong()
             except OverBudget:
                 _log.warning("the memory is too large for a replica; Redis is searched")
                 pause = OVER_BUDGET_SECONDS
@@ -165,6 +202,20 @@ class ReplicatedIndex(RedisIndex):
             self._wake.wait(pause)
             self._wake.clear()
 
+    def _count_wrong(self) -> None:
+        """Go on with the wrong counts for a part of the time, a small one while others use this process."""
+        reliability, replica = self._reliability, self._replica
+        if reliability is None or replica is None:
+            return
+        now = time.monotonic()
+        if len(replica.rows.changed) > self._left_over:
+            self._busy_until = now + BUSY_SECONDS
+        busy = now < self._busy_until
+        until = now + FOLLOW_SECONDS * (BUSY_SHARE if busy else IDLE_SHARE)
+        while time.monotonic() < until and not reliability.work(4 if busy else 16):
+            pass
+        self._left_over = len(replica.rows.changed)
+
     def _load(self) -> None:
         schema, started = self._schema, time.monotonic()
         replica = Replica(self._client, self.names, schema, self._max_bytes)
@@ -176,6 +227,9 @@ class ReplicatedIndex(RedisIndex):
         with self._lock:
             if schema == self._schema:
                 self._replica = replica
+                if self._counts_wrong:
+                    self._reliability = Reliability(replica.rows, self._lock)
+                    self._left_over = len(replica.rows)
         _log.info(
             "%d items are in the replica, after %.1f s",
             len(replica.rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from memory.redis.errors import map_redis_errors
 from memory.redis.names import KeyNames, named_partition
 from memory.redis.scan import image_of, pages
 from memory.redis.schema import Schema
-from memory.replica.rows import Rows
+from memory.replica.rows import Rows, Shown
 
 CHANGES_AT_ONCE = 250
+MORE = ("sel", "corrected")
+"""Fields of an item that are read beside its id, label and vector."""
 
 
 class LostTrack(Exception):
@@ -48,7 +51,7 @@ class Replica:
             for page in pages(self._client, self._names.prefix, "item"):
                 pipeline = self._client.pipeline(transaction=False)
                 for key in page:
-                    pipeline.hmget(key, "id", "label", "vector", "sel")
+                    pipeline.hmget(key, "id", "label", "vector", *MORE)
                 images = [image_of(key).encode() for key in page]
                 self._take(images, *zip(*pipeline.execute(), strict=True))
         self.rows.warm_up()
@@ -66,13 +69,13 @@ class Replica:
                 try:
                     positions, last, read, *found = self._client.fcall_ro(
                         *("vm1_changed", 2, names.changes, names.positions),
-                        *(self._last, CHANGES_AT_ONCE, "sel"),
+                        *(self._last, CHANGES_AT_ONCE, *MORE),
                     )
                 except redis.ResponseError as error:
                     if str(error).startswith("LOST"):
                         raise LostTrack from None
                     raise
-            self._take(*(found[i::5] for i in range(5)))
+            self._take(*(found[i::6] for i in range(6)))
             self._last = last
         return {
             named_partition(place.decode()): int(offset)
@@ -86,6 +89,7 @@ class Replica:
         labels: Sequence[bytes | None],
         vectors: Sequence[bytes | None],
         selectors: Sequence[bytes | None],
+        corrected: Sequence[bytes | None],
     ) -> None:
         """Be as Redis is in these images, each once; None: it is not shown."""
         rows = self.rows
@@ -95,11 +99,15 @@ class Replica:
                 if vector is None:
                     rows.remove(ImageKey(image.decode()))
         if shown:
+            told = [
+                Shown(
+                    ImageKey(images[i].decode()),
+                    (ids[i] or b"").decode(),
+                    sys.intern((labels[i] or b"").decode()),
+                    sys.intern((selectors[i] or b"").decode()),
+                    bool(corrected[i]),
+                )
+                for i in shown
+            ]
             blobs = b"".join(vectors[i] or b"" for i in shown)
-            rows.put(
-                [ImageKey(images[i].decode()) for i in shown],
-                [(ids[i] or b"").decode() for i in shown],
-                [(labels[i] or b"").decode() for i in shown],
-                [(selectors[i] or b"").decode() for i in shown],
-                np.frombuffer(blobs, self._schema.element).reshape(len(shown), -1),
-            )
+            rows.put(told, np.frombuffer(blobs, self._schema.element).reshape(len(shown), -1))

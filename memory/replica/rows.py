@@ -7,9 +7,8 @@ every row; of those the distances are computed in float64, as everywhere.
 from __future__ import annotations
 
 import heapq
-import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,8 @@ from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
+from memory.replica.levels import in_levels, in_two_levels, int_product
 
-LEVELS = 127
 ROUNDING = 2e-6
 """What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
 SCORES_AT_ONCE = 1 << 22
@@ -32,31 +31,49 @@ MANY_QUERIES = 64
 GROWTH = 1.5
 
 
+ARRAYS = ("vectors", "_levels", "_steps", "_errors", "hashes", "numbers")
+NOWHERE = -1
+
+
 class OverBudget(Exception):
     """The rows need more memory than they may have."""
 
 
-class Rows:
-    """Vectors of one dimension and element type, with image, id, label and selectors. Not for many
-    threads.
+class Shown(NamedTuple):
+    """What is told of a row: the selectors that it ever bore, separated by spaces, and whether a person
+    gave it its label.
+    """
 
-    A row that goes is overwritten by the last one, and that by zeros. `max_bytes` is what the vectors
+    image: ImageKey
+    image_id: str
+    label: str
+    selectors: str = ""
+    corrected: bool = False
+
+
+class Rows:
+    """Vectors of one dimension and element type, and what is told of them. Not for many threads.
+
+    `shown`, `vectors` (room, dim), `hashes` and `numbers` are by place, and are read only. A row's number
+    stays with it wherever it moves to; `changed` holds those of rows that came, changed or went, until who
+    keeps something about rows takes them out. A row that goes is overwritten by the last one, and that by zeros. `max_bytes` is what the vectors
     may take; while they move to a larger room the former one comes on top of it.
     """
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
         self._count = 0
         self._at: dict[ImageKey, int] = {}
-        self._images: list[ImageKey] = []
-        self._ids: list[str] = []
-        self._labels: list[str] = []
-        self._selectors: list[str] = []
-        self._vectors = np.zeros((BLOCK, dim), element)
+        self.shown: list[Shown] = []
+        self.vectors = np.zeros((BLOCK, dim), element)
         # A row is nearly `levels * step`; `error` is at most what is missing. Both are of its length.
         self._levels = np.zeros((BLOCK, dim), np.int8)
         self._steps = np.zeros(BLOCK, np.float32)
         self._errors = np.zeros(BLOCK, np.float32)
-        self._hashes = np.zeros(BLOCK, np.int64)
+        self.hashes = np.zeros(BLOCK, np.int64)
+        self.numbers = np.zeros(BLOCK, np.int32)
+        self._place_of: list[int] = []
+        self._free: list[int] = []
+        self.changed: set[int] = set()
         self._most = max_bytes // self.nbytes * BLOCK
 
     def __len__(self) -> int:
@@ -68,43 +85,38 @@ class Rows:
         return sum(array.nbytes for array in self._arrays())
 
     def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        return self._vectors, self._levels, self._steps, self._errors, self._hashes
+        return tuple(getattr(self, name) for name in ARRAYS)
 
-    def _lists(self) -> tuple[list[Any], ...]:
-        return self._images, self._ids, self._labels, self._selectors
+    def put(self, shown: Sequence[Shown], vectors: npt.NDArray[np.floating[Any]]) -> None:
+        """Add or replace rows; `vectors` has shape (len(shown), dim). Each image once.
 
-    def put(
-        self,
-        images: Sequence[ImageKey],
-        ids: Sequence[str],
-        labels: Sequence[str],
-        selectors: Sequence[str],
-        vectors: npt.NDArray[np.floating[Any]],
-    ) -> None:
-        """Add or replace rows; `vectors` has shape (len(images), dim). Each image once.
-
-        `selectors` are those that each ever bore, separated by spaces. Raises `OverBudget`, and changes nothing then.
+        Raises `OverBudget`, and changes nothing then.
         """
-        self._make_room(self._count + sum(image not in self._at for image in images))
+        self._make_room(self._count + sum(one.image not in self._at for one in shown))
         places = []
-        told = zip(images, ids, labels, selectors, strict=True)
-        for image, image_id, label, bears in told:
-            place = self._at.setdefault(image, self._count)
+        for one in shown:
+            place = self._at.setdefault(one.image, self._count)
             if place == self._count:
                 self._count += 1
-                self._images.append(image)
-                self._ids.append(image_id)
-                self._labels.append("")
-                self._selectors.append("")
-            self._ids[place] = image_id
-            self._labels[place] = sys.intern(label)
-            self._selectors[place] = sys.intern(bears)
+                self.shown.append(one)
+                self._number(place)
+            self.shown[place] = one
             places.append(place)
+            self.changed.add(int(self.numbers[place]))
         at = np.array(places, np.intp)
-        self._vectors[at] = vectors
-        self._levels[at], self._steps[at], self._errors[at] = _in_levels(vectors)
+        self.vectors[at] = vectors
+        self._levels[at], self._steps[at], self._errors[at] = in_levels(vectors)
         # Python's hash of bytes has a secret key: equal rows can be told by it.
-        self._hashes[at] = [hash(row.tobytes()) for row in self._vectors[at]]
+        self.hashes[at] = [hash(row.tobytes()) for row in self.vectors[at]]
+
+    def _number(self, place: int) -> None:
+        if self._free:
+            number = self._free.pop()
+            self._place_of[number] = place
+        else:
+            number = len(self._place_of)
+            self._place_of.append(place)
+        self.numbers[place] = number
 
     def _make_room(self, count: int) -> None:
         if count > self._most:
@@ -113,7 +125,7 @@ class Rows:
         if count <= room:
             return
         size = min(self._most, -(-max(count, int(GROWTH * room)) // BLOCK) * BLOCK)
-        for name in ("_vectors", "_levels", "_steps", "_errors", "_hashes"):
+        for name in ARRAYS:
             old = getattr(self, name)
             new = np.zeros((size, *old.shape[1:]), old.dtype)
             new[:room] = old
@@ -125,15 +137,17 @@ class Rows:
         place = self._at.pop(image, None)
         if place is None:
             return
+        number = int(self.numbers[place])
+        self._place_of[number] = NOWHERE
+        self._free.append(number)
+        self.changed.add(number)
         last = self._count = self._count - 1
         if place != last:
-            moved = self._images[last]
-            self._at[moved] = place
-            self._images[place], self._ids[place] = moved, self._ids[last]
-            self._labels[place] = self._labels[last]
-            self._selectors[place] = self._selectors[last]
-        for held in self._lists():
-            held.pop()
+            moved = self.shown[last]
+            self._place_of[self.numbers[last]] = place
+            self._at[moved.image] = place
+            self.shown[place] = moved
+        self.shown.pop()
         for array in self._arrays():
             array[place] = array[last]
             array[last] = 0
@@ -144,21 +158,31 @@ class Rows:
             array.fill(0)
         self._count = 0
         self._at.clear()
-        for held in self._lists():
+        for held in (self.shown, self._place_of, self._free):
             held.clear()
+        self.changed.clear()
 
     def nearest(self, probes: Sequence[Probe]) -> list[SearchResult]:
         """For each probe its nearest rows, by (distance, image id), without those it excludes."""
-        results: list[SearchResult] = []
+        return [
+            SearchResult(
+                tuple(Hit(image_id, self.shown[row].label, d) for d, image_id, row in found),
+                exact=True,
+            )
+            for found in self.found(probes)
+        ]
+
+    def found(self, probes: Sequence[Probe]) -> Iterator[list[tuple[float, str, int]]]:
+        """As `nearest`: distance, image id and place of each."""
         if not self._count:
-            return [SearchResult((), exact=True) for _ in probes]
+            yield from ([] for _ in probes)
+            return
         at_once = max(1, SCORES_AT_ONCE // self._count)
         for start in range(0, len(probes), at_once):
             some = probes[start : start + at_once]
             bounds = self._bounds([probe.vector for probe in some])
             for probe, (low, high) in zip(some, bounds, strict=True):
-                results.append(SearchResult(self._found(probe, low, high), exact=True))
-        return results
+                yield self._found(probe, low, high)
 
     def _bounds(
         self, queries: Sequence[Vector]
@@ -170,7 +194,7 @@ class Rows:
         second for what the first leaves, so that |f| is next to nothing.
         """
         count = self._count
-        coarse, fine, steps, rest = _in_two_levels(np.stack(queries))
+        coarse, fine, steps, rest = in_two_levels(np.stack(queries))
         sums = self._products(np.concatenate([coarse, fine]))
         errors = self._errors[:count]
         for i in range(len(queries)):
@@ -185,7 +209,7 @@ class Rows:
         count = 1
         while count < MANY_QUERIES:
             count *= 2
-            _int_product(np.zeros((count, self._levels.shape[1]), np.int8), self._levels[:BLOCK])
+            int_product(np.zeros((count, self._levels.shape[1]), np.int8), self._levels[:BLOCK])
 
     def _products(self, asked: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
         """Inner products of integers, shapes (m, dim) to (m, rows)."""
@@ -193,7 +217,7 @@ class Rows:
         padded = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
         padded[: len(asked)] = asked
         for start in range(0, self._count, BLOCK):
-            products = _int_product(padded, self._levels[start : start + BLOCK])
+            products = int_product(padded, self._levels[start : start + BLOCK])
             found[:, start : start + BLOCK] = products[: len(asked), : self._count - start]
         return found
 
@@ -202,12 +226,12 @@ class Rows:
         probe: Probe,
         low: npt.NDArray[np.float32],
         high: npt.NDArray[np.float32],
-    ) -> tuple[Hit, ...]:
+    ) -> list[tuple[float, str, int]]:
         without = self._excluded(probe.without)
         low[without] = high[without] = -np.inf
         k = min(probe.k, self._count - len(without))
         if k <= 0:
-            return ()
+            return []
         # So many rows are at least as near as this: what is surely farther is none of them.
         least = np.partition(low, self._count - k)[self._count - k]
         rows = np.flatnonzero(high >= least)
@@ -216,73 +240,48 @@ class Rows:
             within = distances <= np.partition(distances, k - 1)[k - 1]
             rows, distances = rows[within], distances[within]
         places = rows.tolist()
-        ids = [self._ids[row] for row in places]
-        nearest = heapq.nsmallest(k, zip(distances.tolist(), ids, places, strict=True))
-        return tuple(Hit(image_id, self._labels[row], d) for d, image_id, row in nearest)
+        ids = [self.shown[row].image_id for row in places]
+        return heapq.nsmallest(k, zip(distances.tolist(), ids, places, strict=True))
+
+    @property
+    def highest_number(self) -> int:
+        """That was ever given to a row."""
+        return len(self._place_of) - 1
+
+    def places_of(self, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Where rows of these numbers are; `NOWHERE` for one that is not."""
+        known = len(self._place_of)
+        return np.array(
+            [self._place_of[n] if n < known else NOWHERE for n in numbers.tolist()], np.intp
+        )
+
+    def may_be_nearer(
+        self, places: npt.NDArray[np.intp], cosines: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        """Of each row whether its cosine with one at `places` may be as high as its own of `cosines`.
+
+        Shape (rows,); a bound, so True for some whose is not.
+        """
+        near = np.zeros(self._count, np.bool_)
+        for _, high in self._bounds(list(self.vectors[places])):
+            near |= high >= cosines
+        return near
 
     def _excluded(self, without: Exclusion) -> list[int]:
         """Places of the rows that an exclusion covers."""
         images, selectors, labels = without.images, without.selectors, without.labels
         places = {self._at[image] for image in images if image in self._at}
         if labels:
-            places.update(i for i, label in enumerate(self._labels) if label in labels)
+            places.update(i for i, one in enumerate(self.shown) if one.label in labels)
         if selectors:
             texts: frozenset[str] = selectors
             places.update(
-                i for i, bears in enumerate(self._selectors) if not texts.isdisjoint(bears.split())
+                i for i, one in enumerate(self.shown) if not texts.isdisjoint(one.selectors.split())
             )
         return sorted(places)
 
     def _distances(self, query: Vector, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         if len(rows) < MANY_CANDIDATES:
-            return cosine_distances(query, self._vectors[rows])
-        _, first, same = np.unique(self._hashes[rows], return_index=True, return_inverse=True)
-        return cosine_distances(query, self._vectors[rows[first]])[same]
-
-
-def _int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Inner products of each row of (m, dim) with each of (n, dim); shape (m, n)."""
-    import torch
-
-    # The only one of integers that torch has for a CPU; a test holds it against numpy's.
-    product = torch._int_mm(torch.from_numpy(a), torch.from_numpy(b).T)  # noqa: SLF001 - as above
-    found: npt.NDArray[np.int32] = product.numpy()
-    return found
-
-
-def _in_levels(
-    rows: npt.NDArray[np.floating[Any]],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Rows as integers, the step between two of them, and how far off they are; by its length.
-
-    Shapes (n, dim), (n,) and (n,). The last is rounded up.
-    """
-    wide = rows.astype(np.float64)
-    steps = np.abs(wide).max(axis=1) / LEVELS
-    levels = np.rint(wide / steps[:, None])
-    norms = np.linalg.norm(wide, axis=1)
-    errors = np.linalg.norm(wide - levels * steps[:, None], axis=1) / norms
-    up = np.float32(1 + 1e-6)
-    return (
-        levels.astype(np.int8),
-        (steps / norms).astype(np.float32),
-        errors.astype(np.float32) * up,
-    )
-
-
-def _in_two_levels(
-    queries: npt.NDArray[np.floating[Any]],
-) -> tuple[
-    npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.float64], npt.NDArray[np.float64]
-]:
-    """Queries at length 1 as two sums of integers, their steps (n, 2), and what is missing (n,)."""
-    wide = queries.astype(np.float64)
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    found, steps = [], []
-    for _ in range(2):
-        step = np.maximum(np.abs(wide).max(axis=1, keepdims=True) / LEVELS, np.finfo(float).tiny)
-        levels = np.rint(wide / step)
-        wide = wide - levels * step
-        found.append(levels.astype(np.int8))
-        steps.append(step)
-    return found[0], found[1], np.hstack(steps), np.linalg.norm(wide, axis=1)
+            return cosine_distances(query, self.vectors[rows])
+        _, first, same = np.unique(self.hashes[rows], return_index=True, return_inverse=True)
+        return cosine_distances(query, self.vectors[rows[first]])[same]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.table import Table
@@ -14,12 +14,13 @@ from memory.errors import Rejected
 from memory.model.answers import Why
 from memory.model.events import Selector
 from memory.model.questions import Factors, Rule, WhatIf
+from memory.model.reliability import Pruning
 from streams.cli.options import as_json, cell, console, emit, say, servers
 from streams.config.settings import Settings
 from streams.contract.messages import Answer
 
 T = TypeVar("T")
-FORMS = {
+OPTION_FORMS = {
     "--without": "write image=, subject=, source= or label= and a name",
     "--weight": "write image= or label=, a name, = and a number",
 }
@@ -40,6 +41,12 @@ FORMS = {
 )
 @click.option(
     "--why", is_flag=True, help="Show what the answer rests on, and what would change it."
+)
+@click.option(
+    "--pruning",
+    type=click.Choice([str(pruning) for pruning in Pruning]),
+    show_default="the memory's",
+    help="What is done with unreliable items: they weigh less (soft) or are left out (hard).",
 )
 @click.option(
     "--without",
@@ -68,6 +75,7 @@ def query(
     k: int,
     rule: str,
     why: bool,
+    pruning: str | None,
     without: tuple[str, ...],
     weights: tuple[str, ...],
     plus: tuple[str, ...],
@@ -81,10 +89,9 @@ def query(
     if (image is None) == (item is None):
         raise click.UsageError("give either an image file or --item")
     supposed = WhatIf(tuple(map(_selector, without)), _factors(weights), plus, minus)
+    asked: dict[str, Any] = {"item": item, "k": k, "rule": rule, "pruning": pruning}
     with bootstrap.client(settings, "visual-memory-cli") as client:
-        answer = client.query(
-            image, item=item, k=k, rule=rule, what_if=supposed, why=why, timeout=timeout
-        )
+        answer = client.query(image, **asked, what_if=supposed, why=why, timeout=timeout)
     emit(answer.to_json()) if json_ else _print_answer(answer)
     sys.exit(0 if answer.status in ("answered", "empty") else 1)
 
@@ -94,7 +101,7 @@ def _said(option: str, text: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (Rejected, TypeError, ValueError) as why:
-        detail = why.detail if isinstance(why, Rejected) else FORMS[option]
+        detail = why.detail if isinstance(why, Rejected) else OPTION_FORMS[option]
         raise click.BadParameter(f"{text!r}: {detail}", param_hint=option) from None
 
 
@@ -109,7 +116,7 @@ def _factors(texts: tuple[str, ...]) -> Factors:
         named, _, factor = text.rpartition("=")
         kind, _, name = named.partition("=")
         if kind not in by or not name:
-            raise click.BadParameter(f"{text!r}: {FORMS['--weight']}", param_hint="--weight")
+            raise click.BadParameter(f"{text!r}: {OPTION_FORMS['--weight']}", param_hint="--weight")
         by[kind][name] = _said("--weight", text, lambda factor=factor: float(factor))  # type: ignore[misc]  # its default binds it
     return _said("--weight", " ".join(texts), lambda: Factors(by["image"], by["label"]))
 
@@ -118,6 +125,8 @@ def _print_answer(answer: Answer) -> None:
     if answer.status != "answered":
         say(f"{answer.status} {answer.reason or ''} {answer.detail or ''}")
         return
+    if answer.reliability_age is not None:
+        say(f"{answer.pruning} pruning, by counts of {answer.reliability_age:.0f} s ago")
     if answer.supposed:
         say("as the question supposes; the memory itself is as it was")
     say(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})")

@@ -18,7 +18,7 @@ from memory.model.times import now_us
 from streams.client.images import Image, payload_of
 from streams.client.replies import Rejections, Replies
 from streams.client.sending import ForgetRequest, Pending, Sender
-from streams.contract import cloudevents, decoding, encoding
+from streams.contract import cloudevents, decoding, encoding, questions
 from streams.contract.messages import DEFAULT_K, DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import MAX_RECORD, Topic
@@ -190,12 +190,13 @@ class MemoryClient:
         rule: str = "rank",
         what_if: WhatIf = NOTHING_SUPPOSED,
         why: bool = False,
+        pruning: str | None = None,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Answer:
         """Ask what an image, a vector or a remembered item is; see `ask`."""
         asked: dict[str, Any] = {"item": item, "embedder": embedder, "k": k, "rule": rule}
-        asked |= {"what_if": what_if, "why": why}
+        asked |= {"what_if": what_if, "why": why, "pruning": pruning}
         answer = self.ask(image, **asked, after=after, timeout=timeout)
         try:
             return answer.result(timeout + 5 * GRACE_SECONDS)
@@ -212,13 +213,15 @@ class MemoryClient:
         rule: str = "rank",
         what_if: WhatIf = NOTHING_SUPPOSED,
         why: bool = False,
+        pruning: str | None = None,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Future[Answer]:
         """The future of an answer that rests at least on the records at `after`.
 
         It is the answer to a memory as `what_if` supposes it; with `why` it comes with what it
-        rests on and what would change it.
+        rests on and what would change it. `pruning` is ``none``, ``soft`` or ``hard``; None leaves it
+        to the memory.
         A memory that has not come to them within `timeout` seconds answers ``stale``. Without
         any answer the future fails with `Unavailable` a second later.
         """
@@ -229,7 +232,8 @@ class MemoryClient:
             if item is not None
             else payload_of(image, embedder, self._sender.check_size)
         )
-        query = Query(payload, k=k, rule=decoding.as_rule(rule), what_if=what_if, why=why)
+        chosen = questions.as_rule(rule), what_if, why, questions.as_pruning(pruning)
+        query = Query(payload, k, *chosen)
         query_id = uuid.uuid4().hex
 
         def encode(partition: int) -> OutgoingRecord:

@@ -80,6 +80,14 @@ class Settings(BaseSettings):
         description="what the vectors of a query worker's own copy of the memory may take (about "
         "3 bytes a dimension and item); Redis is searched where they are more, or this is 0",
     )
+    reliability: bool = Field(
+        default=True,
+        description="whether a query worker counts how often each item is a neighbour of another "
+        "label (about 0.4 kB an item beside its replica)",
+    )
+    pruning: Literal["none", "soft", "hard"] = Field(
+        "none", description="what is done with unreliable items where a question does not say"
+    )
     partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
     replication: int = Field(1, ge=1, description="replication factor of every topic")
     compaction_lag: float = Field(

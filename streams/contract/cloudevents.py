@@ -40,6 +40,7 @@ class Header(StrEnum):
     RULE = "ce_rule"
     WHAT_IF = "ce_whatif"
     WHY = "ce_why"
+    PRUNING = "ce_pruning"
     AFTER = "ce_after"
     REPLY_PARTITION = "ce_replypartition"
     TIMEOUT = "ce_timeout"

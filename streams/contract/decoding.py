@@ -41,10 +41,10 @@ from streams.contract.messages import (
     Rejection,
 )
 from streams.contract.payloads import checked_json, payload_digest, read_object, read_payload
+from streams.contract.questions import as_pruning, as_rule, is_true, read_what_if
 from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
-from streams.contract.what_if import read_what_if
 
 _T = TypeVar("_T", Answer, Receipt, Rejection)
 _K = re.compile(r"[0-9]{1,4}")
@@ -170,7 +170,8 @@ def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
             k=DEFAULT_K if k is None else int(k),
             rule=Rule.RANK if rule is None else as_rule(rule),
             what_if=NOTHING_SUPPOSED if supposed is None else read_what_if(supposed),
-            why=_is_true(event.get(Header.WHY), Header.WHY),
+            why=is_true(event.get(Header.WHY), Header.WHY),
+            pruning=as_pruning(event.get(Header.PRUNING)),
         ),
         query_id=event.id,
         reply_partition=reply,
@@ -212,13 +213,6 @@ def decode_receipt(record: Record) -> Receipt | Marker:
 
 def decode_rejection(record: Record) -> Rejection | Marker:
     return _read_answer(record, Topic.REJECTED, Rejection)
-
-
-def as_rule(name: str) -> Rule:
-    """The rule of this name. Raises `Rejected`."""
-    if name not in set(Rule):
-        raise Rejected(Reason.UNKNOWN_RULE, f"the rule must be one of {', '.join(Rule)}")
-    return Rule(name)
 
 
 def _read_answer(record: Record, topic: Topic, shape: type[_T]) -> _T | Marker:
@@ -284,12 +278,6 @@ def _after(text: str | None) -> tuple[Position, ...]:
             f"{Header.AFTER} must be a JSON array of at most {MAX_AFTER} positions: "
             "topic, topic_id, partition, offset",
         ) from None
-
-
-def _is_true(text: str | None, header: Header) -> bool:
-    if text not in (None, "true", "false"):
-        raise Rejected(Reason.INVALID_HEADER, f"{header} must be true or false")
-    return text == "true"
 
 
 def _reply_partition(text: str, partitions: int) -> int | None:

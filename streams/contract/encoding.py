@@ -15,6 +15,7 @@ from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
 from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
 from streams.contract.payloads import write_payload
+from streams.contract.questions import write_what_if
 from streams.contract.records import (
     HEARTBEAT,
     HEARTBEAT_ID,
@@ -26,7 +27,6 @@ from streams.contract.records import (
     record_key,
 )
 from streams.contract.topics import Topic, event_type
-from streams.contract.what_if import write_what_if
 
 
 def encode_ingest(
@@ -111,6 +111,8 @@ def encode_query(
         extra[Header.WHAT_IF] = write_what_if(query.what_if)
     if query.why:
         extra[Header.WHY] = "true"
+    if query.pruning is not None:
+        extra[Header.PRUNING] = str(query.pruning)
     if after:
         extra[Header.AFTER] = canonical_json(after).decode()
     return _record(Topic.QUERY, source, event_id, time, value, kind, extra)

@@ -13,6 +13,7 @@ from memory.model.answers import Message, Neighbor, Position, Prediction, Why
 from memory.model.events import Forget
 from memory.model.outcomes import Forgotten
 from memory.model.questions import Query
+from memory.model.reliability import Pruning
 from streams.contract.topics import Topic
 
 MAX_AFTER = 256
@@ -55,7 +56,8 @@ class Answer(Message, frozen=True):
     `status`: ``answered``; ``empty`` (the memory holds nothing); ``stale`` (the memory has not
     come to the positions asked for); ``expired`` (past its deadline); ``rejected`` (see `reason`
     and `detail`). `shares` sum to 1, `timings` are seconds by stage. `why` is there where it was asked
-    for, `supposed` where the question was a what-if.
+    for, `supposed` where the question was a what-if. `pruning`, ``soft`` or ``hard``,
+    is what was done with unreliable items, by counts of `reliability_age` seconds ago.
     """
 
     query: str
@@ -73,6 +75,8 @@ class Answer(Message, frozen=True):
     timings: Mapping[str, float] = field(default_factory=_nothing)
     why: Why | None = None
     supposed: bool = False
+    pruning: str | None = None
+    reliability_age: float | None = None
 
     @classmethod
     def of(cls, query_id: str, prediction: Prediction) -> Self:
@@ -90,6 +94,8 @@ class Answer(Message, frozen=True):
             timings=prediction.timings,
             why=prediction.why,
             supposed=prediction.supposed,
+            pruning=None if prediction.pruning is Pruning.NONE else str(prediction.pruning),
+            reliability_age=prediction.reliability_age,
         )
 
 

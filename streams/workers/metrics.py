@@ -91,6 +91,21 @@ REPLICA_AGE = Gauge(
     "How long ago a query worker's replica was last as Redis is; -1 where Redis is searched.",
     multiprocess_mode="mostrecent",
 )
+RELIABILITY_AGE = Gauge(
+    "visual_memory_reliability_age_seconds",
+    "How long ago a query worker's wrong counts were those of the whole memory; -1: it has none.",
+    multiprocess_mode="mostrecent",
+)
+UNRELIABLE = Gauge(
+    "visual_memory_unreliable_items",
+    "Images that hard pruning leaves out: so often a neighbour of another label.",
+    multiprocess_mode="mostrecent",
+)
+SUSPECTS = Gauge(
+    "visual_memory_suspects",
+    "Images whose neighbours say another label, for review.",
+    multiprocess_mode="mostrecent",
+)
 
 # Set by the monitor alone, from the servers' state.
 ITEMS = Gauge("visual_memory_items", "Searchable images.", multiprocess_mode="mostrecent")
@@ -193,6 +208,10 @@ class ReplicaMetrics:
         REPLICA_ITEMS.set(state.items)
         REPLICA_BYTES.set(state.bytes)
         REPLICA_AGE.set(-1 if state.age is None else state.age)
+        counts = state.counts
+        RELIABILITY_AGE.set(-1 if counts is None else counts.age)
+        UNRELIABLE.set(0 if counts is None else len(counts.pruned))
+        SUSPECTS.set(state.suspects)
 
 
 class Counted:

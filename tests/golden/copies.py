@@ -38,6 +38,7 @@ from memory.model.events import (
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.questions import Factors, ItemRef, Query, Rule, WhatIf
+from memory.model.reliability import Pruning
 from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -76,7 +77,7 @@ def supposing() -> Query:
         plus=("b",),
         minus=("c", "d"),
     )
-    return Query(ItemRef("bild-ü"), what_if=what_if, why=True)
+    return Query(ItemRef("bild-ü"), what_if=what_if, why=True, pruning=Pruning.SOFT)
 
 
 def explained(answer: Answer) -> Answer:
@@ -86,7 +87,7 @@ def explained(answer: Answer) -> Answer:
         more_than=None,
         survives=1,
     )
-    return replace(answer, why=why, supposed=True)
+    return replace(answer, why=why, supposed=True, pruning="soft", reliability_age=0.25)
 
 
 def outgoing() -> dict[str, OutgoingRecord]:

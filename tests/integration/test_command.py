@@ -22,6 +22,7 @@ from streams.config.settings import ENVIRONMENT_PREFIX
 from streams.contract.topics import Topic
 from tests.integration.running import KEY, Running, running
 from tests.streams.test_topics import alter
+from tests.waiting import until
 
 
 def draw(path: Path, seed: int) -> Path:
@@ -309,6 +310,32 @@ def test_why_and_what_if_are_asked_for_by_option(desk: Desk) -> None:
     shown = desk.run(*asked, "--why", "--minus", "why-2").err
     assert "as the question supposes" in shown
     assert "value" in shown
+
+
+def test_items_that_their_neighbours_call_otherwise_are_listed_for_review(desk: Desk) -> None:
+    for n in range(8):
+        desk.teach(f"grey-{n}", 720 + n, "noise")
+    desk.teach("odd", 728, "no noise")
+
+    def listed() -> dict[str, dict[str, Any]]:
+        clearest = desk.json("suspects", "--count", "1000")["clearest"]
+        return {one["image_id"]: one for one in clearest}
+
+    odd = listed()["odd"]
+    assert (odd["label"], odd["wrong"] > 0) == ("no noise", True)
+    assert odd["share"] > odd["own_share"]
+    shown = desk.run("suspects").err
+    assert "items may have a wrong label" in shown
+    assert "odd" in shown
+    desk.json("correct", "odd", "no noise")  # a person says that it is right
+    until(lambda: "odd" not in listed(), what=listed)
+    soft = desk.json("query", "--item", "grey-0", "--pruning", "none")
+    assert "pruning" not in soft
+    until(lambda: desk.run("query", "--item", "grey-0", "--pruning", "soft").code == 0)
+    said = desk.run("query", "--item", "grey-0", "--pruning", "soft").err
+    assert "soft pruning, by counts of" in said
+    hard = desk.json("query", "--item", "grey-0", "--pruning", "hard")
+    assert (hard["pruning"], hard["reliability_age"] >= 0) == ("hard", True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from memory.decision.flipping import smallest_flip, tolerance_of_wrong_labels
 from memory.decision.values import shapley_values
 from memory.decision.voting import WEIGHTS, tally, vote
 from memory.model.answers import Hit
-from memory.model.questions import MAX_REMOVED, Factors, Query, Rule, WhatIf
+from memory.model.questions import MAX_REMOVED, Factors, Rule
 from tests.memory.test_voting import hits
 
 RULES = st.sampled_from(list(Rule))
@@ -70,7 +70,7 @@ def slow_vote(
 def test_a_vote_is_what_its_definition_says(
     found: list[Hit], rule: Rule, k: int, factors: Factors
 ) -> None:
-    decided = vote(found, rule, k=k, factors=factors)
+    decided = vote(found, rule, k=k, factor_of=factors.of)
     winner, shares = slow_vote(found, rule, k, factors)
     assert decided.label == winner
     assert decided.shares == pytest.approx(shares)
@@ -81,7 +81,7 @@ def test_a_vote_is_what_its_definition_says(
 
 
 def test_a_weight_of_nothing_for_all_leaves_no_winner() -> None:
-    decided = vote(hits("aab"), Rule.RANK, k=3, factors=Factors(labels={"a": 0, "b": 0}))
+    decided = vote(hits("aab"), Rule.RANK, k=3, factor_of=Factors(labels={"a": 0, "b": 0}).of)
     assert (decided.label, decided.shares) == (None, {})
 
 
@@ -98,7 +98,7 @@ def test_three_neighbours_overturn_the_first_by_rank_and_two_do_not(rule: Rule) 
 
 
 def worth(found: Sequence[Hit], rule: Rule, k: int, factors: Factors, label: str) -> int:
-    says = tally(found, rule, k=k, factors=factors)
+    says = tally(found, rule, k=k, factor_of=factors.of)
     return sum(
         scale * rank
         for of, scale, rank in zip(says.labels, says.scales, says.ranks, strict=False)
@@ -110,7 +110,7 @@ def worth(found: Sequence[Hit], rule: Rule, k: int, factors: Factors, label: str
 def test_values_are_shapley_values_of_all_orders(
     found: list[Hit], rule: Rule, k: int, factors: Factors
 ) -> None:
-    says = tally(found, rule, k=k, factors=factors)
+    says = tally(found, rule, k=k, factor_of=factors.of)
     values = shapley_values(says, "a")
     unit = max(says.scales) * max(says.ranks) or 1
     added = [Fraction(0)] * len(found)
@@ -144,8 +144,8 @@ def test_of_equal_weights_they_are_those_of_the_published_recursion(
 @given(lists_of_hits(150, "abcdefgh"), RULES, st.integers(1, 100))
 def test_values_sum_to_the_share_that_they_explain(found: list[Hit], rule: Rule, k: int) -> None:
     decided = vote(found, rule, k=k)
-    why = explain(Query(None, k=k, rule=rule), found[: k + MAX_REMOVED], decided)  # type: ignore[arg-type]  # not asked with
-    assert why is not None
+    seen = found[: k + MAX_REMOVED]
+    why = explain(tally(seen, rule, k=k), seen, str(decided.label))
     share = decided.shares[str(decided.label)]
     assert sum(c.value for c in why.contributions) == pytest.approx(share, abs=1e-9)
     assert sum(c.share for c in why.contributions) == pytest.approx(1)
@@ -161,11 +161,11 @@ def test_values_sum_to_the_share_that_they_explain(found: list[Hit], rule: Rule,
 def fewest_by_trying_all(
     found: Sequence[Hit], rule: Rule, k: int, factors: Factors, limit: int
 ) -> int | None:
-    winner = vote(found, rule, k=k, factors=factors).label
+    winner = vote(found, rule, k=k, factor_of=factors.of).label
     for number in range(1, limit + 1):
         for removed in combinations(range(len(found)), number):
             rest = [hit for i, hit in enumerate(found) if i not in removed]
-            if vote(rest, rule, k=k, factors=factors).label not in (winner, None):
+            if vote(rest, rule, k=k, factor_of=factors.of).label not in (winner, None):
                 return number
     return None
 
@@ -176,16 +176,16 @@ def test_a_flip_flips_and_no_smaller_one_does(
     found: list[Hit], rule: Rule, k: int, limit: int, factors: Factors
 ) -> None:
     """Of a memory of no more items than are looked at, and of one that has more behind them."""
-    decided = vote(found, rule, k=k, factors=factors)
+    decided = vote(found, rule, k=k, factor_of=factors.of)
     if decided.label is None:
         return
     seen = found[: k + limit]
-    change = smallest_flip(tally(seen, rule, k=k, factors=factors), decided.label, limit)
+    change = smallest_flip(tally(seen, rule, k=k, factor_of=factors.of), decided.label, limit)
     expected = fewest_by_trying_all(found, rule, k, factors, limit)
     assert (None if change is None else len(change.places)) == expected
     if change is not None:
         rest = [hit for i, hit in enumerate(seen) if i not in change.places]
-        assert vote(rest, rule, k=k, factors=factors).label == change.label != decided.label
+        assert vote(rest, rule, k=k, factor_of=factors.of).label == change.label != decided.label
 
 
 @pytest.mark.parametrize("rule", list(Rule))
@@ -215,9 +215,8 @@ def test_a_hundred_neighbours_of_a_hundred_labels() -> None:
 def test_beyond_the_limit_it_says_more() -> None:
     found = hits("a" * 160 + "b")
     decided = vote(found, Rule.RANK, k=10)
-    query = Query(None, k=10)  # type: ignore[arg-type]  # not asked with
-    why = explain(query, found[: 10 + MAX_REMOVED], decided)
-    assert why is not None
+    seen = found[: 10 + MAX_REMOVED]
+    why = explain(tally(seen, Rule.RANK, k=10), seen, str(decided.label))
     assert (why.flip, why.more_than) == (None, MAX_REMOVED)
 
 
@@ -226,12 +225,12 @@ def test_beyond_the_limit_it_says_more() -> None:
 def test_so_many_wrong_labels_are_survived_and_no_more(
     found: list[Hit], rule: Rule, k: int, factors: Factors
 ) -> None:
-    winner = vote(found, rule, k=k, factors=Factors(factors.images)).label
+    winner = vote(found, rule, k=k, factor_of=Factors(factors.images).of).label
     if winner is None:
         return
     # A factor of a label goes with the label; the certificate is of memories without such.
     only_images = Factors(factors.images)
-    survived = tolerance_of_wrong_labels(tally(found, rule, k=k, factors=only_images), winner)
+    survived = tolerance_of_wrong_labels(tally(found, rule, k=k, factor_of=only_images.of), winner)
     voters = min(k, len(found))
     fewest = voters + 1
     for labels in product("abcd", repeat=voters):
@@ -241,18 +240,17 @@ def test_so_many_wrong_labels_are_survived_and_no_more(
                 Hit(hit.image_id, label, hit.distance)
                 for label, hit in zip(labels, found, strict=False)
             ]
-            if vote(told, rule, k=k, factors=only_images).label != winner:
+            if vote(told, rule, k=k, factor_of=only_images.of).label != winner:
                 fewest = changed
     assert survived == fewest - 1
 
 
 def test_the_weights_of_a_what_if_are_those_that_are_explained() -> None:
     found = hits("abb")
-    query = Query(None, k=3, what_if=WhatIf(weights=Factors({"i0": 3})))  # type: ignore[arg-type]
-    decided = vote(found, query.rule, k=3, factors=query.what_if.weights)
+    heavy = Factors({"i0": 3}).of
+    decided = vote(found, Rule.RANK, k=3, factor_of=heavy)
     assert decided.label == "a"
-    why = explain(query, found, decided)
-    assert why is not None
+    why = explain(tally(found, Rule.RANK, k=3, factor_of=heavy), found, "a")
     assert why.contributions[0].share == pytest.approx(1.5 / (1.5 + 1 / 3 + 1 / 4))
     assert why.flip is not None
     assert (why.flip.images, why.flip.label) == (("i0",), "b")

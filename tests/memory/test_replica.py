@@ -195,10 +195,10 @@ def test_what_is_forgotten_is_overwritten_though_nobody_asks(
     replica = index._replica
     assert replica is not None
     stored = writer.schema.quantise(unit(4)).tobytes()
-    assert stored in replica.rows._vectors.tobytes()
+    assert stored in replica.rows.vectors.tobytes()
     writer.put([erased(writer, "i4", 5)])
     until(lambda: index.state().items == 8)
-    assert stored not in replica.rows._vectors.tobytes()
+    assert stored not in replica.rows.vectors.tobytes()
 
 
 def test_a_memory_over_the_budget_is_searched_in_redis(

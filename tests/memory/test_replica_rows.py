@@ -14,7 +14,8 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
-from memory.replica.rows import OverBudget, Rows
+from memory.replica.levels import int_product
+from memory.replica.rows import OverBudget, Rows, Shown
 
 DIM = 32
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
@@ -33,13 +34,10 @@ def key(number: int) -> ImageKey:
 def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
     rows = Rows(vectors.shape[1], element, 1 << 30)
     numbers = range(len(vectors))
-    rows.put(
-        [key(n) for n in numbers],
-        [f"i{n}" for n in numbers],
-        [f"l{n % 3}" for n in numbers],
-        [f"source:{n % 2} subject:{n % 5}" for n in numbers],
-        vectors.astype(element),
-    )
+    shown = [
+        Shown(key(n), f"i{n}", f"l{n % 3}", f"source:{n % 2} subject:{n % 5}") for n in numbers
+    ]
+    rows.put(shown, vectors.astype(element))
     return rows
 
 
@@ -66,7 +64,7 @@ def test_the_product_of_integers_is_exact() -> None:
         ):
             for count in (1, 2, 17):
                 asked = rows[:count].copy()
-                found = module._int_product(asked, rows)
+                found = int_product(asked, rows)
                 assert (found == asked.astype(np.int64) @ rows.astype(np.int64).T).all()
 
 
@@ -165,7 +163,7 @@ def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
             held.pop(number, None)
         else:
             label, vector = f"l{choose.randrange(3)}", vectors[step].astype(F16)
-            rows.put([key(number)], [f"i{number}"], [label], [""], vector[None])
+            rows.put([Shown(key(number), f"i{number}", label)], vector[None])
             held[number] = (label, vector)
         assert len(rows) == len(held)
         assert (key(number) in rows._at) == (number in held)
@@ -188,18 +186,18 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
     rows = filled(vectors, element)
 
     def holds(vector: np.ndarray) -> bool:
-        return vector.tobytes() in rows._vectors.tobytes()
+        return vector.tobytes() in rows.vectors.tobytes()
 
     gone = [0, 1999, 1000, 1998, 7]
     for number in gone:
         assert holds(vectors[number])
         rows.remove(key(number))
         assert not holds(vectors[number])
-    rows.put([key(5)], ["i5"], ["l0"], [""], vectors[:1])
+    rows.put([Shown(key(5), "i5", "l0")], vectors[:1])
     assert not holds(vectors[5])
     assert not rows._levels[len(rows) :].any()
     rows.clear()
-    assert not rows._vectors.any()
+    assert not rows.vectors.any()
     assert not rows._levels.any()
     assert len(rows) == 0
     assert rows.nearest([Probe(drawn(1, 1)[0], 3)])[0].hits == ()
@@ -212,14 +210,7 @@ def test_no_more_room_is_taken_than_may_be() -> None:
 
     def put(start: int, stop: int) -> None:
         numbers = range(start, stop)
-        names = [f"i{n}" for n in numbers]
-        rows.put(
-            [key(n) for n in numbers],
-            names,
-            ["l0"] * len(names),
-            [""] * len(names),
-            vectors[start:stop],
-        )
+        rows.put([Shown(key(n), f"i{n}", "l0") for n in numbers], vectors[start:stop])
 
     for start in range(0, 3 * module.BLOCK, 1024):
         put(start, start + 1024)
@@ -232,4 +223,4 @@ def test_no_more_room_is_taken_than_may_be() -> None:
     assert found.hits[0].image_id == "i7"
     none = Rows(DIM, F16, block - 1)
     with pytest.raises(OverBudget):
-        none.put([key(0)], ["i0"], ["l0"], [""], vectors[:1])
+        none.put([Shown(key(0), "i0", "l0")], vectors[:1])

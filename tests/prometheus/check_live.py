@@ -46,6 +46,8 @@ MAY_BE_ZERO = {
     "workers: Log cuts": "no log is cut",
     "memory: Lag now": "as the lag by topic",
     "memory: Oldest open forget": "as above",
+    "memory: Suspects": "a few images, each of a vector of its own",
+    "memory: Unreliable images": "as above",
     "memory: Shared ids": "all images come from one source",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from memory.model.events import LogPartition
 from memory.model.forgetting import Fence, FenceFact
 from memory.model.keys import SelectorKey
 from memory.model.logs import Witness
+from memory.model.reliability import Pruning
 from memory.redis.connection import check_durability
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -70,6 +72,8 @@ SETTINGS = load(
     image_batch=7,
     questions_in_flight=13,
     replica_bytes=12345,
+    reliability=False,
+    pruning="soft",
     instance="me",
     web_host="127.0.0.9",
     web_port=1234,
@@ -223,7 +227,7 @@ def test_an_index_is_opened_as_the_settings_say() -> None:
     generations.assert_called_once_with(store, "n", found)
 
 
-@holds("replica_bytes")
+@holds("replica_bytes", "reliability")
 def test_a_replica_is_kept_within_the_budget_of_the_settings_and_counted() -> None:
     store, embedder = Mock(), VectorsOnly("some/folder", 8)
     with (
@@ -242,8 +246,19 @@ def test_a_replica_is_kept_within_the_budget_of_the_settings_and_counted() -> No
         dtype="FLOAT32",
     )
     replica: Any = found
-    replica.start.assert_called_once_with(12345, metrics.return_value)
+    replica.start.assert_called_once_with(12345, metrics.return_value, counts_wrong=False)
     plain.open.assert_not_called()
+
+
+def test_an_index_for_review_counts_and_has_no_budget() -> None:
+    with replaced("ReplicatedIndex") as replicated, replaced("redis_client") as client:
+        found = bootstrap.open_counting_index(SETTINGS)
+    assert found is replicated.open.return_value
+    client.assert_called_once_with(SETTINGS)
+    expected = call(client.return_value, namespace="n", hmac_key=bytes(range(32)))
+    assert replicated.open.call_args == expected
+    replica: Any = found
+    replica.start.assert_called_once_with(sys.maxsize, counts_wrong=True)
 
 
 @pytest.mark.parametrize(("budget", "replicated"), [(1, True), (0, False)])
@@ -288,7 +303,7 @@ def test_claims_are_fetched_as_the_settings_say() -> None:
     )
 
 
-@holds("max_image_pixels", "clock_skew")
+@holds("max_image_pixels", "clock_skew", "pruning")
 def test_a_memory_has_the_limits_the_fetcher_and_the_clock_of_the_settings() -> None:
     index, embedder, log, logs = exact(), VectorsOnly("some/folder", 8), Mock(), {"id": "topic"}
     with replaced("VisualMemory") as memory, replaced("claim_fetcher") as fetcher:
@@ -303,6 +318,7 @@ def test_a_memory_has_the_limits_the_fetcher_and_the_clock_of_the_settings() -> 
         clock_skew=SKEW,
         logs=logs,
         partitions=3,
+        pruning=Pruning.SOFT,
         observe=observe_stage,
     )
 

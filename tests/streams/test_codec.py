@@ -31,6 +31,7 @@ from memory.model.events import (
     VectorPayload,
 )
 from memory.model.questions import NOTHING_SUPPOSED, Factors, ItemRef, Query, Rule, WhatIf
+from memory.model.reliability import Pruning
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 from streams.contract import cloudevents, decoding, encoding
@@ -491,6 +492,8 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ({"ce_timeout": ""}, Reason.INVALID_HEADER),
         ({"ce_why": "yes"}, Reason.INVALID_HEADER),
         ({"ce_why": ""}, Reason.INVALID_HEADER),
+        ({"ce_pruning": "strong"}, Reason.UNKNOWN_PRUNING),
+        ({"ce_pruning": ""}, Reason.UNKNOWN_PRUNING),
         ({"ce_whatif": ""}, Reason.INVALID_HEADER),
         ({"ce_whatif": "[]"}, Reason.INVALID_HEADER),
         ({"ce_whatif": "[" * 100_000}, Reason.INVALID_HEADER),
@@ -765,6 +768,7 @@ SUPPOSED = st.builds(
     timeout=st.integers(1, 300_000_000),
     what_if=st.just(NOTHING_SUPPOSED) | SUPPOSED,
     why=st.booleans(),
+    pruning=st.sampled_from([None, *Pruning]),
 )
 def test_a_question_survives_its_record(
     payload: ItemRef | ImagePayload,
@@ -774,8 +778,9 @@ def test_a_question_survives_its_record(
     timeout: int,
     what_if: WhatIf,
     why: bool,  # noqa: FBT001 - drawn by hypothesis
+    pruning: Pruning | None,
 ) -> None:
-    asked = Query(payload, k=k, rule=rule, what_if=what_if, why=why)
+    asked = Query(payload, k, rule, what_if, why, pruning)
     outgoing = encoding.encode_query(
         source="app",
         event_id="q",

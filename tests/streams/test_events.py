@@ -9,8 +9,9 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Neighbor, Position, Prediction, Vote
+from memory.model.answers import Flip, Neighbor, Position, Prediction, Vote, Why
 from memory.model.questions import Rule
+from memory.model.reliability import Pruning
 from streams.contract import decoding, encoding
 from streams.contract.messages import Answer, Receipt, Rejection, SelectorDigest, json_schemas
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key
@@ -154,7 +155,9 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     assert titles == {"prediction": "Answer", "forget-receipt": "Receipt", "rejected": "Rejection"}
     receipt = Receipt("r", "erased", {"fenced": 1}, SelectorDigest("subject", "d"), 99, 3)
     refused = Answer("q", "rejected", reason="invalid-k", detail="why")
-    written = [Answer.of("q", PREDICTION), receipt, Rejection("why", "text", "t", 0, 1, 2)]
+    why = Why((), Flip(("a",), "dog"), None, 0)
+    more = replace(PREDICTION, why=why, supposed=True, pruning=Pruning.SOFT, reliability_age=1.0)
+    written = [Answer.of("q", more), receipt, Rejection("why", "text", "t", 0, 1, 2)]
     for message in written:
         shape = schemas["$defs"][type(message).__name__]["properties"]
         optional = {"reason", "detail"} if isinstance(message, Answer) else set()

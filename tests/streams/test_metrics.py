@@ -16,7 +16,12 @@ from memory.errors import Reason
 from streams import bootstrap
 from streams.config.settings import load
 from streams.workers import metrics
-from streams.workers.metrics import MEASURED, OLDEST_OPEN_FORGET, REPLICA_AGE
+from streams.workers.metrics import (
+    MEASURED,
+    OLDEST_OPEN_FORGET,
+    RELIABILITY_AGE,
+    REPLICA_AGE,
+)
 
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
 LABELS = {
@@ -58,6 +63,7 @@ def test_a_name_tells_the_unit(metric: MetricWrapperBase) -> None:
                 in (
                     OLDEST_OPEN_FORGET,
                     MEASURED,
+                    RELIABILITY_AGE,
                     REPLICA_AGE,
                 )
             )

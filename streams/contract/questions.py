@@ -1,4 +1,4 @@
-"""What a question supposes, as the JSON of its header."""
+"""What a question asks for, as its headers say it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from msgspec import Struct, convert
 
 from memory.errors import Reason, Rejected
 from memory.model.events import Selector, SelectorKind
-from memory.model.questions import Factors, WhatIf
+from memory.model.questions import Factors, Rule, WhatIf
+from memory.model.reliability import Pruning
 from memory.model.text import canonical_json
 from streams.contract.cloudevents import Header
 from streams.contract.strict_json import load_json
@@ -56,3 +57,23 @@ def read_what_if(text: str) -> WhatIf:
         found.plus,
         found.minus,
     )
+
+
+def as_rule(name: str) -> Rule:
+    """The rule of this name. Raises `Rejected`."""
+    if name not in set(Rule):
+        raise Rejected(Reason.UNKNOWN_RULE, f"the rule must be one of {', '.join(Rule)}")
+    return Rule(name)
+
+
+def as_pruning(name: str | None) -> Pruning | None:
+    """The way of this name. Raises `Rejected`."""
+    if name is not None and name not in set(Pruning):
+        raise Rejected(Reason.UNKNOWN_PRUNING, f"pruning must be one of {', '.join(Pruning)}")
+    return None if name is None else Pruning(name)
+
+
+def is_true(text: str | None, header: Header) -> bool:
+    if text not in (None, "true", "false"):
+        raise Rejected(Reason.INVALID_HEADER, f"{header} must be true or false")
+    return text == "true"

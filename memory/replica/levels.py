@@ -1,0 +1,58 @@
+"""Vectors as 8-bit integers, and inner products of such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LEVELS = 127
+
+
+def int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """Inner products of each row of (m, dim) with each of (n, dim); shape (m, n)."""
+    import torch
+
+    # The only one of integers that torch has for a CPU; a test holds it against numpy's.
+    product = torch._int_mm(torch.from_numpy(a), torch.from_numpy(b).T)  # noqa: SLF001 - as above
+    found: npt.NDArray[np.int32] = product.numpy()
+    return found
+
+
+def in_levels(
+    rows: npt.NDArray[np.floating[Any]],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Rows as integers, the step between two of them, and how far off they are; by its length.
+
+    Shapes (n, dim), (n,) and (n,). The last is rounded up.
+    """
+    wide = rows.astype(np.float64)
+    steps = np.abs(wide).max(axis=1) / LEVELS
+    levels = np.rint(wide / steps[:, None])
+    norms = np.linalg.norm(wide, axis=1)
+    errors = np.linalg.norm(wide - levels * steps[:, None], axis=1) / norms
+    up = np.float32(1 + 1e-6)
+    return (
+        levels.astype(np.int8),
+        (steps / norms).astype(np.float32),
+        errors.astype(np.float32) * up,
+    )
+
+
+def in_two_levels(
+    queries: npt.NDArray[np.floating[Any]],
+) -> tuple[
+    npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.float64], npt.NDArray[np.float64]
+]:
+    """Queries at length 1 as two sums of integers, their steps (n, 2), and what is missing (n,)."""
+    wide = queries.astype(np.float64)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    found, steps = [], []
+    for _ in range(2):
+        step = np.maximum(np.abs(wide).max(axis=1, keepdims=True) / LEVELS, np.finfo(float).tiny)
+        levels = np.rint(wide / step)
+        wide = wide - levels * step
+        found.append(levels.astype(np.int8))
+        steps.append(step)
+    return found[0], found[1], np.hstack(steps), np.linalg.norm(wide, axis=1)

@@ -1,0 +1,240 @@
+"""Wrong counts of all rows, kept current as rows change."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.model.questions import Exclusion, Probe
+from memory.model.reliability import (
+    HARD_FROM,
+    HARD_NEIGHBORS,
+    SOFT_NEIGHBORS,
+    Suspect,
+    WrongCounts,
+)
+from memory.replica.rows import NOWHERE, Rows, Shown
+
+NO_NUMBER = -1
+AT_ONCE = 4096
+"""Rows whose lists are gone through in one step, after which others of this process may go on."""
+RANK_WEIGHTS = 1 / np.arange(2, 2 + SOFT_NEIGHBORS)
+
+
+class Reliability:
+    """Each row's list of its nearest others, by the rows' numbers, and the counts that follow from it.
+
+    A list is asked for anew when its row's vector changed, when one in it went or moved, and when a new
+    one may belong into it; so that, when nothing is left to do, lists and counts are what asking for all of
+    them would give. `suspects`, the clearest first, are of then too. For one thread; it takes `lock` for as long as it looks at the rows.
+    """
+
+    def __init__(self, rows: Rows, lock: threading.Lock) -> None:
+        self._rows = rows
+        self._lock = lock
+        self._lists = np.full((0, HARD_NEIGHBORS), NO_NUMBER, np.int32)
+        # The least cosine with which another comes into a row's list, rounded down.
+        self._reach = np.zeros(0, np.float32)
+        self._hashes = np.zeros(0, np.int64)
+        self._codes = np.zeros(0, np.int32)
+        self._stale = np.zeros(0, np.bool_)
+        self._there = np.zeros(0, np.bool_)
+        self._shown: dict[int, Shown] = {}
+        self._labels: dict[str, int] = {}
+        self._counts: WrongCounts | None = None
+        self.suspects: Sequence[Suspect] = ()
+        self._changed = True
+        self._whole_at = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in (self._lists, self._reach, self._hashes, self._codes))
+
+    @property
+    def counts(self) -> WrongCounts | None:
+        """As of the last time that nothing was left to do; None before the first."""
+        if self._counts is None:
+            return None
+        age = time.monotonic() - self._whole_at
+        return WrongCounts(self._counts.soft, self._counts.hard, self._counts.pruned, age)
+
+    def work(self, at_most: int) -> bool:
+        """Do a part of what is to do, of about so many searches. True when nothing is left."""
+        if self._rows.changed:
+            self._take(at_most)
+            return False
+        stale = np.flatnonzero(self._stale)[:at_most]
+        if len(stale):
+            self._ask(stale)
+            return False
+        self._whole_at = time.monotonic()
+        if self._changed:
+            self._count()
+        return True
+
+    def _take(self, at_most: int) -> None:
+        """See what became of some rows."""
+        rows, self._changed = self._rows, True
+        with self._lock:
+            some = [rows.changed.pop() for _ in range(min(at_most, len(rows.changed)))]
+            if not some:
+                return
+            numbers = np.array(some, np.intp)
+            everywhere = rows.numbers[: len(rows)].astype(np.intp)
+            self._make_room(rows.highest_number + 1)
+            places = rows.places_of(numbers)
+            shown, found = places != NOWHERE, places[places != NOWHERE].tolist()
+            # With the image: another one's row of the same number may hold the same vector.
+            told = [rows.shown[place] for place in found]
+            hashes = [hash((rows.shown[place].image, int(rows.hashes[place]))) for place in found]
+            codes = [self._code(one.label) for one in told]
+            new = ~self._there[numbers]
+            moved = np.zeros(len(numbers), np.bool_)
+            moved[shown] = self._hashes[numbers[shown]] != np.array(hashes, np.int64)
+            fresh = shown & (new | moved)
+            near = np.zeros(0, np.intp)
+            if fresh.any():
+                reach = self._reach[everywhere]
+                near = everywhere[rows.may_be_nearer(places[fresh], reach)]
+        self._drop(numbers[(~shown | moved) & ~new])
+        self._stale[near] = True
+        self._stale[numbers[fresh]] = True
+        self._stale[numbers[~shown]] = False
+        self._there[numbers] = shown
+        self._hashes[numbers[shown]] = hashes
+        self._codes[numbers[shown]] = codes
+        self._shown.update(zip(numbers[shown].tolist(), told, strict=True))
+
+    def _drop(self, numbers: npt.NDArray[np.intp]) -> None:
+        """Let the rows that have these in their lists be asked anew, before their numbers are others'."""
+        if not len(numbers):
+            return
+        gone = np.zeros(len(self._there), np.bool_)
+        gone[numbers] = True
+        for start in range(0, len(gone), AT_ONCE):
+            lists = self._lists[start : start + AT_ONCE]
+            among = gone[lists] & (lists != NO_NUMBER)
+            self._stale[start : start + AT_ONCE] |= among.any(axis=1)
+        self._lists[numbers] = NO_NUMBER
+        for number in numbers.tolist():
+            self._shown.pop(number, None)
+
+    def _ask(self, numbers: npt.NDArray[np.intp]) -> None:
+        """Ask for the lists of some rows anew."""
+        rows = self._rows
+        with self._lock:
+            places = rows.places_of(numbers)
+            numbers, places = numbers[places != NOWHERE], places[places != NOWHERE].tolist()
+            probes = [
+                Probe(
+                    rows.vectors[place].astype(np.float32),
+                    HARD_NEIGHBORS,
+                    Exclusion(frozenset([rows.shown[place].image])),
+                )
+                for place in places
+            ]
+            lists = [
+                (rows.numbers[[place for _, _, place in found]], found[-1][0] if found else 0.0)
+                for found in rows.found(probes)
+            ]
+        for number, (others, farthest) in zip(numbers.tolist(), lists, strict=True):
+            self._lists[number] = NO_NUMBER
+            self._lists[number, : len(others)] = others
+            full = len(others) == HARD_NEIGHBORS
+            least = np.float32(1 - farthest if full else -np.inf)
+            self._reach[number] = np.nextafter(least, np.float32(-np.inf))
+        # Who went meanwhile is among what changed.
+        self._stale[numbers] = False
+
+    def _count(self) -> None:
+        self._drop_unused_labels()
+        soft, hard = self._wrong(SOFT_NEIGHBORS), self._wrong(HARD_NEIGHBORS)
+        pruned = [
+            self._shown[number].image for number in np.flatnonzero(hard >= HARD_FROM).tolist()
+        ]
+        self._counts = WrongCounts(self._by_id(soft), self._by_id(hard), frozenset(pruned), 0.0)
+        self.suspects = self._suspects(soft)
+        self._changed = False
+
+    def _drop_unused_labels(self) -> None:
+        used = np.unique(self._codes[self._there])
+        if len(used) < len(self._labels):
+            names = list(self._labels)
+            self._labels = {names[code]: n for n, code in enumerate(used.tolist())}
+            self._codes = np.searchsorted(used, self._codes).astype(np.int32)
+
+    def _wrong(self, k: int) -> npt.NDArray[np.int64]:
+        """Of each number, in how many lists of rows of another label it is among the first `k`."""
+        found = np.zeros(len(self._there), np.int64)
+        for start in range(0, len(found), AT_ONCE):
+            first = self._lists[start : start + AT_ONCE, :k]
+            own = self._codes[start : start + AT_ONCE, None]
+            wrong = (first != NO_NUMBER) & (self._codes[first] != own)
+            found += np.bincount(first[wrong], minlength=len(found))
+        return found
+
+    def _by_id(self, counts: npt.NDArray[np.int64]) -> dict[str, int]:
+        numbers = np.flatnonzero(counts)
+        return {
+            self._shown[n].image_id: v
+            for n, v in zip(numbers.tolist(), counts[numbers].tolist(), strict=True)
+        }
+
+    def _code(self, label: str) -> int:
+        return self._labels.setdefault(label, len(self._labels))
+
+    def _suspects(self, wrong: npt.NDArray[np.int64]) -> list[Suspect]:
+        """Rows whose ten nearest others vote for another label, by rank; the clearest first.
+
+        Not those whose label a person gave: no pipeline corrects a person.
+        """
+        names = list(self._labels)
+        found = []
+        for start in range(0, len(self._there), AT_ONCE):
+            lists = self._lists[start : start + AT_ONCE, :SOFT_NEIGHBORS]
+            own = self._codes[start : start + AT_ONCE]
+            codes = np.where(lists != NO_NUMBER, self._codes[lists], NO_NUMBER)
+            said, share, own_share = _vote(codes, own)
+            candidates = np.flatnonzero((share > own_share) & self._there[start : start + AT_ONCE])
+            for i in candidates.tolist():
+                shown = self._shown[start + i]
+                if not shown.corrected:
+                    suggested, count = names[said[i]], int(wrong[start + i])
+                    shares = float(share[i]), float(own_share[i])
+                    found.append(Suspect(shown.image_id, shown.label, suggested, *shares, count))
+        found.sort(key=lambda one: (one.own_share - one.share, one.image_id))
+        return found
+
+    def _make_room(self, size: int) -> None:
+        room = len(self._there)
+        if size <= room:
+            return
+        size = max(size, room + room // 2)
+        for name, empty in (
+            *(("_lists", NO_NUMBER), ("_reach", -np.inf), ("_hashes", 0), ("_codes", 0)),
+            *(("_stale", False), ("_there", False)),
+        ):
+            old: npt.NDArray[Any] = getattr(self, name)
+            new = np.full((size, *old.shape[1:]), empty, old.dtype)
+            new[:room] = old
+            setattr(self, name, new)
+
+
+def _vote(
+    codes: npt.NDArray[np.int32], own: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Of lists of labels, shape (n, k), nearest first: who wins by rank, its share, and the share of `own`."""
+    weights = np.where(codes != NO_NUMBER, RANK_WEIGHTS, 0.0)
+    total = weights.sum(axis=1) + np.finfo(float).tiny
+    sums = np.stack(
+        [(weights * (codes == codes[:, [i]])).sum(axis=1) for i in range(codes.shape[1])], axis=1
+    )
+    best = np.where(codes != NO_NUMBER, sums, 0.0).argmax(axis=1)
+    each = np.arange(len(codes))
+    of_own = (weights * (codes == own[:, None])).sum(axis=1)
+    return codes[each, best], sums[each, best] / total, of_own / total

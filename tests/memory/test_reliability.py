@@ -1,0 +1,223 @@
+"""Wrong counts that follow every change equal those of a batch recount."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory.model.keys import ImageKey
+from memory.model.reliability import HARD_FROM, HARD_NEIGHBORS, SOFT_NEIGHBORS, WrongCounts
+from memory.model.vectors import cosine_distances
+from memory.replica.reliability import Reliability
+from memory.replica.rows import Rows, Shown
+
+DIM = 8
+F16 = np.dtype("<f2")
+Held = dict[str, tuple[str, np.ndarray]]
+
+
+def put(rows: Rows, held: Held, name: str, label: str, vector: np.ndarray) -> None:
+    held[name] = (label, vector)
+    rows.put([Shown(ImageKey(f"key of {name}"), name, label)], vector[None])
+
+
+def remove(rows: Rows, held: Held, name: str) -> None:
+    held.pop(name, None)
+    rows.remove(ImageKey(f"key of {name}"))
+
+
+def drawn(chance: random.Random) -> np.ndarray:
+    """One of a few hundred vectors, so that many are equal."""
+    vector = np.random.default_rng(chance.randrange(300)).normal(size=DIM)
+    return (vector / np.linalg.norm(vector)).astype(F16)
+
+
+def recounted(held: Held, k: int) -> dict[str, int]:
+    """By every distance, leave-one-out, as the paper says."""
+    names = list(held)
+    rows = np.array([held[name][1] for name in names])
+    wrong: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        distances = cosine_distances(rows[i].astype(np.float32), rows).tolist()
+        near = sorted((d, names[j]) for j, d in enumerate(distances) if j != i)[:k]
+        wrong.update(other for _, other in near if held[other][0] != held[name][0])
+    return dict(wrong)
+
+
+def settle(reliability: Reliability, at_most: int = 64) -> WrongCounts:
+    for _ in range(100_000):
+        if reliability.work(at_most):
+            break
+    assert reliability.counts is not None
+    return reliability.counts
+
+
+def check(reliability: Reliability, held: Held) -> None:
+    counts = settle(reliability)
+    assert counts.soft == recounted(held, SOFT_NEIGHBORS)
+    hard = recounted(held, HARD_NEIGHBORS)
+    assert counts.hard == hard
+    assert counts.pruned == {ImageKey(f"key of {n}") for n, v in hard.items() if v >= HARD_FROM}
+
+
+def change(chance: random.Random, rows: Rows, held: Held, names: int) -> None:
+    name, label = f"i{chance.randrange(names)}", f"l{chance.randrange(4)}"
+    match chance.randrange(6):
+        case 0 | 1:
+            remove(rows, held, name)
+        case 2 if name in held:
+            put(rows, held, name, label, held[name][1])  # a correction
+        case _:
+            put(rows, held, name, label, drawn(chance))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([3, 30, 130]), st.integers(1, 40))
+def test_after_any_history_the_counts_are_the_batch_recounts(
+    seed: int, names: int, at_most: int
+) -> None:
+    """Whatever part of the work was done between two changes."""
+    chance = random.Random(seed)
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for _ in range(chance.randrange(300)):
+        change(chance, rows, held, names)
+        for _ in range(chance.randrange(3)):
+            reliability.work(at_most)
+    check(reliability, held)
+
+
+def test_ten_thousand_events() -> None:
+    chance = random.Random(3)
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(10_000):
+        change(chance, rows, held, 400)
+        if chance.random() < 0.1:
+            reliability.work(16)
+        if n % 2500 == 2499:
+            check(reliability, held)
+
+
+def test_the_forgotten_leave_no_trace() -> None:
+    chance = random.Random(4)
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(200):
+        put(rows, held, f"i{n}", f"l{chance.randrange(3)}", drawn(chance))
+    before = settle(reliability)
+    put(rows, held, "guest", "a label of its own", drawn(chance))
+    settle(reliability)
+    remove(rows, held, "guest")
+    after = settle(reliability)
+    assert (after.soft, after.hard, after.pruned) == (before.soft, before.hard, before.pruned)
+    assert "a label of its own" not in reliability._labels
+
+
+def test_a_row_that_takes_the_number_and_the_vector_of_one_that_went_is_another() -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability, chance = Reliability(rows, threading.Lock()), random.Random(5)
+    same = drawn(chance)
+    for n in range(150):
+        put(rows, held, f"i{n:03}", f"l{n % 2}", same)
+    settle(reliability)
+    remove(rows, held, "i000")
+    put(rows, held, "zzz", "l0", same)  # last where ids decide, and with the free number
+    check(reliability, held)
+
+
+def test_the_counts_stay_those_of_before_until_all_is_done() -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability, chance = Reliability(rows, threading.Lock()), random.Random(6)
+    for n in range(50):
+        put(rows, held, f"i{n}", f"l{n % 2}", drawn(chance))
+    while not reliability.work(8):
+        assert reliability.counts is None
+    before = settle(reliability)
+    put(rows, held, "i50", "l0", drawn(chance))
+    assert not reliability.work(8)
+    meanwhile = reliability.counts
+    assert meanwhile is not None
+    assert meanwhile.soft == before.soft
+    assert meanwhile.age > 0
+
+
+def test_an_item_among_others_of_one_label_is_the_first_suspect() -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    rng = np.random.default_rng(7)
+    for n in range(60):
+        centre = np.eye(DIM)[n % 2]
+        vector = (centre + 0.1 * rng.normal(size=DIM)).astype(F16)
+        put(rows, held, f"i{n}", "ab"[n % 2], vector)
+    put(rows, held, "i7", "a", held["i7"][1])  # wrong: it is among the b
+    put(rows, held, "i9", "c", held["i9"][1])
+    settle(reliability)
+    suspects = reliability.suspects
+    assert {one.image_id for one in suspects} == {"i7", "i9"}
+    assert {one.suggested for one in suspects} == {"b"}
+    assert all(one.share > 0.7 and one.wrong > 0 for one in suspects)
+    put(rows, held, "i7", "b", held["i7"][1])
+    settle(reliability)
+    assert [one.image_id for one in reliability.suspects] == ["i9"]
+    shown = Shown(ImageKey("key of i9"), "i9", "c", corrected=True)
+    rows.put([shown], held["i9"][1][None])  # a person says that it is right
+    settle(reliability)
+    assert reliability.suspects == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_of_next_to_nobody(count: int) -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(count):
+        put(rows, held, f"i{n}", f"l{n}", np.eye(DIM)[n].astype(F16))
+    check(reliability, held)
+    assert len(reliability.suspects) == (2 if count == 2 else 0)
+
+
+@pytest.mark.parametrize("others", [HARD_FROM - 1, HARD_FROM])
+def test_from_how_many_wrong_neighbours_on_an_item_is_pruned(others: int) -> None:
+    """One in the middle of others of another label is among the nearest of each."""
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability, rng = Reliability(rows, threading.Lock()), np.random.default_rng(9)
+    for n in range(others):
+        around = np.eye(DIM)[0] + 0.5 * (off := rng.normal(size=DIM)) / np.linalg.norm(off)
+        put(rows, held, f"i{n}", "a", around.astype(F16))
+    put(rows, held, "middle", "b", np.eye(DIM)[0].astype(F16))
+    counts = settle(reliability)
+    assert counts.hard["middle"] == others
+    assert counts.pruned == ({ImageKey("key of middle")} if others == HARD_FROM else set())
+
+
+def test_a_list_is_asked_for_anew_only_where_it_may_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    rng = np.random.default_rng(8)
+    for n in range(1000):
+        vector = (np.eye(DIM)[n % 8] + 0.05 * rng.normal(size=DIM)).astype(F16)
+        put(rows, held, f"i{n}", "l", vector)
+    settle(reliability)
+    asked: list[int] = []
+    ask = reliability._ask
+
+    def noted(numbers: np.ndarray) -> None:
+        asked.extend(numbers)
+        ask(numbers)
+
+    monkeypatch.setattr(reliability, "_ask", noted)
+    put(rows, held, "new", "l", np.eye(DIM)[0].astype(F16))
+    check(reliability, held)
+    assert 1 < len(asked) < 200, "those of its own cluster"
+    asked.clear()
+    put(rows, held, "i1", "m", held["i1"][1])
+    check(reliability, held)
+    assert asked == [], "a label moves no list"
