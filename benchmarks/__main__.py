@@ -193,6 +193,32 @@ def deletions(servers: service.Servers, rounds: int) -> dict[str, float]:
     return percentiles(found)
 
 
+def counting(servers: service.Servers, count: int, rounds: int) -> dict[str, Any]:
+    """Ingest, and one asker meanwhile, beside a query worker that keeps wrong counts and one that does not."""
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    asked: dict[bool, list[float]] = {True: [], False: []}
+    for n in range(rounds):
+        for counts in (True, False) if n % 2 else (False, True):
+            name = f"counting-{n}-{counts}"
+            roles = ("ingest", "query")
+            with service.running(servers, name, roles, reliability=counts) as memory:
+                memory.teach(vectors(count)[: count // 2])
+                with timed() as elapsed:
+                    memory.teach(vectors(count)[count // 2 :])
+                    rates[counts].append(count / 2 / elapsed())
+                for question in vectors(200, seed=3):
+                    with timed() as elapsed:
+                        memory.ask(question, 10)
+                        asked[counts].append(elapsed())
+    return {
+        "with_per_s": [round(rate, 1) for rate in rates[True]],
+        "without_per_s": [round(rate, 1) for rate in rates[False]],
+        "with_of_without": round(median(rates[True]) / median(rates[False]), 3),
+        "asked_with": percentiles(asked[True]),
+        "asked_without": percentiles(asked[False]),
+    }
+
+
 def machine() -> dict[str, Any]:
     """What was measured on."""
     cpu = next(
@@ -236,6 +262,7 @@ def main() -> None:
             ),
             ("ingest of images", lambda: ingest_of_images(servers, 1_600 // scale)),
             ("queries", lambda: queries(servers, 20_000 // scale, 1_000 // scale)),
+            ("reliability", lambda: counting(servers, 20_000 // scale, 4)),
             ("deletions", lambda: deletions(servers, 500 // scale)),
         ):
             if options.only not in name:

@@ -1,0 +1,1 @@
+"""The paper's experiments, each through the running service."""
