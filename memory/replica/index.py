@@ -212,8 +212,12 @@ class ReplicatedIndex(RedisIndex):
             self._busy_until = now + BUSY_SECONDS
         busy = now < self._busy_until
         until = now + FOLLOW_SECONDS * (BUSY_SHARE if busy else IDLE_SHARE)
-        while time.monotonic() < until and not reliability.work(4 if busy else 16):
-            pass
+        try:
+            while time.monotonic() < until and not reliability.work(4 if busy else 16):
+                pass
+        except Exception as error:  # noqa: BLE001 - questions are answered without counts
+            _log.error("wrong counts are given up: unexpected %s", type(error).__name__)
+            self._reliability = None
         self._left_over = len(replica.rows.changed)
 
     def _load(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from memory.exact_index import ExactIndex
 from memory.model.answers import SearchResult
 from memory.model.keys import SelectorKey
 from memory.model.questions import Exclusion, Probe
+from memory.model.reliability import HARD_NEIGHBORS, SOFT_NEIGHBORS
 from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
 from memory.model.times import make_stamp
 from memory.model.vectors import Vector
@@ -24,6 +26,7 @@ from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
 from memory.replica.index import ReplicaState, ReplicatedIndex, Unobserved
+from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows
 from tests.waiting import until
 
@@ -365,3 +368,74 @@ def test_search_of_the_replica_needs_no_search_of_redis(
         assert ids(answers(index, [1])[0]) == [("i1", "cat")]
         (found,) = index.search([Probe(unit(1), 3, Exclusion(frozenset([index.image_key("i1")])))])
     assert found.hits == ()
+
+
+def recounted(oracle: ExactIndex, k: int) -> dict[str, int]:
+    """Wrong counts by asking for each item's neighbours, without itself."""
+    shown = {
+        item.trace.image_id: (str(item.label), item.trace.vector)
+        for item in oracle.state.items.values()
+        if item.trace
+    }
+    wrong: Counter[str] = Counter()
+    for name, (label, vector) in shown.items():
+        without = Exclusion(frozenset([oracle.image_key(name)]))
+        (found,) = oracle.search([Probe(vector.astype(np.float16).astype(np.float32), k, without)])
+        wrong.update(hit.image_id for hit in found.hits if hit.label != label)
+    return dict(wrong)
+
+
+def test_wrong_counts_follow_redis_and_equal_the_recount(
+    opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
+) -> None:
+    choose = random.Random(6)
+    oracle = ExactIndex(embedder="test", dim=DIM, hmac_key=KEY)
+    index = opened(ReplicatedIndex)
+    index.start(1 << 30, seen, counts_wrong=True)
+    try:
+        for _ in range(3):
+            for _ in range(150):
+                name, time = f"i{choose.randrange(150)}", choose.randrange(1, 900)
+                label, seed = f"l{choose.randrange(3)}", choose.randrange(10_000)
+                said = choose.choice([label, None])
+                kind = choose.randrange(6)
+                for to in (writer, oracle):
+                    put = (
+                        erased(to, name, time)
+                        if kind == 0
+                        else corrected(to, name, said, time)
+                        if kind == 1
+                        else shown(to, name, label, seed, time)
+                    )
+                    to.put([put])
+
+            def is_recounted() -> bool:
+                counts = index.wrong_counts()
+                return counts is not None and (counts.soft, counts.hard) == (
+                    recounted(oracle, SOFT_NEIGHBORS),
+                    recounted(oracle, HARD_NEIGHBORS),
+                )
+
+            until(is_recounted)
+        state = seen.states[-1]
+        assert state.counts is not None
+        assert state.counts.age < 5
+        assert state.suspects == len(index.suspects()) > 0
+    finally:
+        index.stop()
+    assert (index.wrong_counts(), index.suspects()) == (None, ())
+
+
+def test_counts_that_fail_leave_the_search_to_the_replica(
+    opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
+) -> None:
+    writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(5)])
+    index = opened(ReplicatedIndex)
+    with patch.object(Reliability, "work", side_effect=ZeroDivisionError) as work:
+        index.start(1 << 30, seen, counts_wrong=True)
+        loaded(index)
+        until(lambda: work.called)
+        until(lambda: index.wrong_counts() is None)
+    assert ids(answers(index, [3])[0])[0] == ("i3", "cat")
+    assert seen.by == ["replica"]
+    index.stop()
