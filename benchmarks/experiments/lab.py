@@ -33,7 +33,9 @@ class Lab:
         self._merged(
             [
                 self._client.ingest(vector, id=f"s{first + n}", label=label, embedder=EMBEDDER)
-                for n, (vector, label) in enumerate(zip(samples.vectors, samples.labels, strict=True))
+                for n, (vector, label) in enumerate(
+                    zip(samples.vectors, samples.labels, strict=True)
+                )
             ]
         )
 
@@ -41,8 +43,9 @@ class Lab:
         """By the number in the id."""
         self._merged([self._client.correct(f"s{n}", label) for n, label in labels.items()])
 
-    def forget(self, **selector: str) -> None:
-        self._client.receipt(self._client.forget(**selector), timeout=SECONDS)
+    def forget(self, *, image: str | None = None, label: str | None = None) -> None:
+        request = self._client.forget(image=image, label=label)
+        self._client.receipt(request, timeout=SECONDS)
 
     def ask(self, samples: Samples, **asked: Any) -> list[Answer]:
         """The answers, in order."""
@@ -51,9 +54,7 @@ class Lab:
         for vector in samples.vectors:
             if len(waiting) == IN_FLIGHT:
                 found.append(self._answered(waiting.popleft()))
-            waiting.append(
-                self._client.ask(vector, embedder=EMBEDDER, timeout=SECONDS, **asked)
-            )
+            waiting.append(self._client.ask(vector, embedder=EMBEDDER, timeout=SECONDS, **asked))
         return [*found, *map(self._answered, waiting)]
 
     def right(self, samples: Samples, **asked: Any) -> list[bool]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -30,8 +32,8 @@ class Samples:
         chosen = np.asarray(places, np.intp)
         return Samples(self.vectors[chosen], [self.labels[i] for i in chosen.tolist()])
 
-    def of(self, labels: str) -> Samples:
-        """Those whose label is one of these letters."""
+    def of(self, labels: Collection[str]) -> Samples:
+        """Those whose label is one of these."""
         return self.take(np.flatnonzero([label in labels for label in self.labels]))
 
 
@@ -48,8 +50,9 @@ def digits() -> tuple[Samples, Samples, Samples]:
     return remembered, chosen_by, asked
 
 
+@cache
 def drawings(vendor: str) -> Samples:
-    """A vendor's emoji, 1,280 features each, labelled by subcategory (88 of them)."""
+    """A vendor's emoji, 1,280 features each, labelled by subcategory (96 of them)."""
     embedder = load_embedder("lite0")
     found, samples = [], emoji(vendor)
     for start in range(0, len(samples), EMBED_AT_ONCE):

@@ -1,0 +1,40 @@
+"""Shares and differences with their 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+Z = 1.959964
+RESAMPLED = 2000
+
+
+def share(right: Sequence[bool]) -> dict[str, float]:
+    """A share in percent with Wilson's interval."""
+    n, p = len(right), sum(right) / len(right)
+    middle, half = p + Z * Z / (2 * n), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    low, high = ((middle + side * half) / (1 + Z * Z / n) for side in (-1, 1))
+    return {"percent": _percent(p), "low": _percent(low), "high": _percent(high), "of": n}
+
+
+def difference(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
+    """Points gained from one to the other on the same questions, with a paired bootstrap's interval."""
+    gained = np.array(after, float) - np.array(before, float)
+    drawn = np.random.default_rng(0).integers(0, len(gained), (RESAMPLED, len(gained)))
+    low, high = np.quantile(gained[drawn].mean(axis=1), [0.025, 0.975])
+    return {"points": _percent(gained.mean()), "low": _percent(low), "high": _percent(high)}
+
+
+def log_law(right: Sequence[float]) -> dict[str, float]:
+    """Of the i-th neighbour's accuracy as a + b ln i: both, and the share of variance explained."""
+    x, y = np.log(np.arange(1, len(right) + 1)), np.array(right)
+    b, a = np.polyfit(x, y, 1)
+    explained = 1 - ((y - a - b * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return {"a": round(float(a), 4), "b": round(float(b), 4), "r2": round(float(explained), 3)}
+
+
+def _percent(value: Any) -> float:
+    return round(100 * float(value), 2)
