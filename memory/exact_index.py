@@ -112,12 +112,14 @@ class ExactIndex(KeyedDigests):
         merge.put(self.state, Put(image=image, selectors=(selector,)))
 
     def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
-        found = [image for image, item in self._visible() if item.label == label]
+        found = [
+            image for image, item in self.state.items.items() if item.trace and item.label == label
+        ]
         if found:
             yield found
 
     def _visible(self) -> list[tuple[ImageKey, Item]]:
-        return [(image, item) for image, item in self.state.items.items() if item.trace]
+        return [(image, item) for image, item in self.state.items.items() if item.shown]
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         first_seen, closed = self._requests.get(request, (time, False))
@@ -169,7 +171,7 @@ class ExactIndex(KeyedDigests):
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
-        return [item.trace.vector if item.trace else None for item in items]
+        return [item.trace.vector if item.trace and item.shown else None for item in items]
 
     def holds(self, image_ids: Sequence[str]) -> list[bool]:
         return [vector is not None for vector in self.vectors_of(image_ids)]

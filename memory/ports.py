@@ -150,7 +150,7 @@ class StateStore(Protocol):
         ...
 
     def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
-        """The visible images whose label that counts is `label`, in pages."""
+        """The images whose label that counts is `label`, in pages; also those that are pruned."""
         ...
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:

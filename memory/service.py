@@ -17,13 +17,13 @@ from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
 from memory.model.answers import Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
-from memory.model.events import Correction, Forget, Ingest, SelectorKind
+from memory.model.events import Correction, Forget, Ingest, Prune, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query
 from memory.model.reliability import Pruning
-from memory.model.state import CorrectionWrite, Put, PutResult
+from memory.model.state import CorrectionWrite, PruningWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
 
@@ -110,14 +110,16 @@ class VisualMemory:
             self._fence_log.append(facts)
             self.index.note_told(facts)
 
-    def correct(self, events: Sequence[Correction]) -> list[Outcome]:
-        """Merge people's labels; a correction may come before its image."""
+    def correct(self, events: Sequence[Correction | Prune]) -> list[Outcome]:
+        """Merge what people say of images, which may come before them: their label, or that they are pruned."""
         results = self._put(
             [
                 Put(
                     self.index.image_key(event.image_id),
                     address=event.address,
-                    write=CorrectionWrite(event.stamp, event.label),
+                    write=CorrectionWrite(event.stamp, event.label)
+                    if isinstance(event, Correction)
+                    else PruningWrite(event.stamp, event.pruned),
                 )
                 for event in events
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory.errors import Rejected
-from memory.model.events import Correction, Ingest
+from memory.model.events import Correction, Ingest, Prune
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.outcomes import Merged, Outcome, Refused
 from memory.model.state import Put, PutResult, Trace, TraceWrite
@@ -52,7 +52,7 @@ class Arrival:
         return outcome_of(self.event, result)
 
 
-def outcome_of(event: Ingest | Correction, result: PutResult) -> Merged | Refused:
+def outcome_of(event: Ingest | Correction | Prune, result: PutResult) -> Merged | Refused:
     """What became of an event that was merged so."""
     if event.time <= result.barrier:
         return Refused(result.barrier)

@@ -176,6 +176,23 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
+class Prune:
+    """Whether an image is left out of all answers (`pruned`) or takes part again."""
+
+    stamp: Stamp
+    image_id: str
+    pruned: bool
+    address: LogAddress | None = None
+
+    def __post_init__(self) -> None:
+        _spell(self, "image_id", self.image_id, "the image id", Reason.INVALID_ID, MAX_ID)
+
+    @property
+    def time(self) -> int:
+        return stamp_time(self.stamp)
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """A request to forget. `time` is when the log received it first, not what it claims."""
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_SELECTORS
 from memory.model.keys import ImageKey, SelectorKey, count_sources
-from memory.model.state import CorrectionWrite, Digests, Item, Put, PutResult, TraceWrite
+from memory.model.state import (
+    CorrectionWrite,
+    Digests,
+    Item,
+    PruningWrite,
+    Put,
+    PutResult,
+    TraceWrite,
+)
 from memory.model.text import canonical_json
 from memory.model.times import NEVER, Stamp, stamp_time
 
@@ -34,6 +42,14 @@ EMPTY = Item(
     log=frozenset(),
     outbox=frozenset(),
 )
+
+
+_STAMPS: Mapping[type, str] = {
+    TraceWrite: "trace_stamp",
+    CorrectionWrite: "corrected_stamp",
+    PruningWrite: "pruned_stamp",
+}
+"""Of each register: what holds the stamp of the value that stands."""
 
 
 @dataclass(slots=True)
@@ -83,10 +99,14 @@ def merge(item: Item, put: Put) -> Item:
             merged = replace(merged, trace_stamp=stamp, trace=trace)
         case CorrectionWrite(stamp, label) if item.corrected_stamp < stamp:
             merged = replace(merged, corrected_stamp=stamp, corrected=label)
+        case PruningWrite(stamp, pruned) if item.pruned_stamp < stamp:
+            merged = replace(merged, pruned_stamp=stamp, pruned=pruned)
     if merged.trace_stamp and stamp_time(Stamp(merged.trace_stamp)) <= barrier:
         merged = replace(merged, trace_stamp="", trace=None)
     if merged.corrected_stamp and stamp_time(Stamp(merged.corrected_stamp)) <= barrier:
         merged = replace(merged, corrected_stamp="", corrected=None)
+    if merged.pruned_stamp and stamp_time(Stamp(merged.pruned_stamp)) <= barrier:
+        merged = replace(merged, pruned_stamp="", pruned=False)
     dead = {address for address in merged.log if address.time <= barrier}
     return replace(merged, log=merged.log - dead, outbox=merged.outbox | dead)
 
@@ -98,15 +118,13 @@ def put(state: State, change: Put) -> PutResult:
     if after != EMPTY:
         state.items[change.image] = after
     wrote = change.write
-    stands = after.trace_stamp if isinstance(wrote, TraceWrite) else after.corrected_stamp
     return PutResult(
         barrier=after.barrier,
-        won=wrote is not None and wrote.stamp == stands,
-        erased=bool(
-            (before.trace_stamp and not after.trace_stamp)
-            or (before.corrected_stamp and not after.corrected_stamp)
+        won=wrote is not None and wrote.stamp == getattr(after, _STAMPS[type(wrote)]),
+        erased=any(
+            getattr(before, stamp) and not getattr(after, stamp) for stamp in _STAMPS.values()
         ),
-        visible=after.trace is not None,
+        visible=after.shown,
         outbox=len(after.outbox),
         sources=count_sources(after.selectors),
     )
@@ -121,7 +139,7 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
     full: list[bytes] = []
     shared_ids = 0
     for image, item in items.items():
-        if item.trace_stamp or item.corrected_stamp:
+        if item.trace_stamp or item.corrected_stamp or item.pruned_stamp:
             visible.append(
                 canonical_json(
                     [
@@ -131,6 +149,8 @@ def digests(items: Mapping[ImageKey, Item], fences: Mapping[SelectorKey, int]) -
                         item.label,
                         item.trace.image_digest if item.trace else None,
                         item.trace.embedder if item.trace else None,
+                        # Not there where it never was: digests of older memories stay.
+                        *([item.pruned_stamp, item.pruned] if item.pruned_stamp else []),
                     ]
                 )
             )

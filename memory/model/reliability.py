@@ -47,6 +47,26 @@ class WrongCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelEffect:
+    """Of the items of a label: how many would go and stay, and of those that stay how many their ten
+    nearest others call right, by rank, before and after.
+    """
+
+    gone: int
+    stays: int
+    right_before: int
+    right_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What pruning would do: to which images, and to each label."""
+
+    images: tuple[str, ...]
+    labels: Mapping[str, LabelEffect]
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """An item whose neighbours say another label. Of their vote by rank, 0 to 1:
 

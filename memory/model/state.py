@@ -37,6 +37,13 @@ class Item:
     selectors: frozenset[SelectorKey]
     log: frozenset[LogAddress]
     outbox: frozenset[LogAddress]
+    pruned_stamp: str = ""
+    pruned: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether answers may rest on it."""
+        return self.trace is not None and not self.pruned
 
     @property
     def label(self) -> str | None:
@@ -63,6 +70,14 @@ class CorrectionWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class PruningWrite:
+    """Whether an image is left out of all answers, to stand unless one of a greater stamp does."""
+
+    stamp: Stamp
+    pruned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """One merge into one image's slot (design, "The law", `put`).
 
@@ -73,7 +88,7 @@ class Put:
     barrier: int = NEVER
     address: LogAddress | None = None
     selectors: tuple[SelectorKey, ...] = ()
-    write: TraceWrite | CorrectionWrite | None = None
+    write: TraceWrite | CorrectionWrite | PruningWrite | None = None
 
 
 @dataclass(frozen=True, slots=True)

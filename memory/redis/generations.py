@@ -33,7 +33,7 @@ SEAL_SECONDS = 5.0
 KEYS_A_STEP = 1000
 KEY_KINDS = (
     *("item", "wait", "outbox", "posting", "until", "request", "expansion"),
-    *("open_requests", "pos", "marks", "changes", "unembeddable"),
+    *("open_requests", "pos", "marks", "changes", "pruned", "unembeddable"),
 )
 """What the keys of a generation hold."""
 

@@ -10,12 +10,23 @@ import numpy as np
 
 from memory.model.events import LogAddress
 from memory.model.keys import SelectorKey, count_sources
-from memory.model.state import CorrectionWrite, Item, Put, PutResult, Trace, TraceWrite
+from memory.model.state import (
+    CorrectionWrite,
+    Item,
+    PruningWrite,
+    Put,
+    PutResult,
+    Trace,
+    TraceWrite,
+)
 from memory.model.times import NEVER
 from memory.model.vectors import check_made_by, stored_rows
 from memory.redis.schema import Schema
 
-DIGESTED = (b"b", b"ts", b"cs", b"corrected", b"sel", b"asserted", b"image", b"embedder")
+DIGESTED = (
+    *(b"b", b"ts", b"cs", b"ps", b"corrected", b"pruned", b"sel", b"asserted", b"image"),
+    b"embedder",
+)
 """The fields that digests cover."""
 
 
@@ -52,6 +63,8 @@ def encode_puts(puts: Sequence[Put], schema: Schema) -> Iterator[list[str | byte
                 register = ["t", stamp, *_encode_trace(trace, next(vectors))]
             case CorrectionWrite(stamp, label):
                 register = ["c", stamp, label or ""]
+            case PruningWrite(stamp, pruned):
+                register = ["p", stamp, "1" if pruned else ""]
         yield [
             encode_time(put.barrier),
             put.address.encode() if put.address else "",
@@ -110,6 +123,8 @@ def decode_item(fields: Mapping[bytes, bytes], outbox: Iterable[bytes], schema: 
             LogAddress.decode(name[1:].decode()) for name in fields if name.startswith(b">")
         ),
         outbox=frozenset(LogAddress.decode(address.decode()) for address in outbox),
+        pruned_stamp=text(b"ps"),
+        pruned=text(b"pruned") == "1",
     )
 
 

@@ -29,10 +29,11 @@ from memory.redis.errors import map_redis_errors
 from memory.redis.fences import missing_facts
 from memory.redis.hashes import decode_item, decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
-    IMAGES_A_PAGE,
     enlist_images,
+    in_pages,
     listed_images,
     note_told,
+    pruned_with_label,
     untold_facts,
 )
 from memory.redis.names import KeyNames, place_name
@@ -175,9 +176,8 @@ class RedisIndex(KeyedDigests):
         self.put([Put(image=image, selectors=(selector,))])
 
     def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
-        images = self._search.images_with_label(label)
-        for start in range(0, len(images), IMAGES_A_PAGE):
-            yield images[start : start + IMAGES_A_PAGE]
+        shown = self._search.images_with_label(label)
+        return in_pages([*shown, *pruned_with_label(self._client, self.names, label)])
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         key, _ = self.names.request(request)

@@ -4,9 +4,10 @@
 -- Times are strings of 16 digits and stamps start with one, so they compare as strings: Lua's
 -- numbers would lose digits of microseconds. '' is "never".
 --
--- An image's hash is `item` while it has a live trace (the search index covers that prefix) and
--- `wait` while it has none, never both: a document without a vector would still be counted.
---   b barrier   ts cs stamps of trace and correction   corrected ('' withdrawn)
+-- An image's hash is `item` while it is shown (the search index covers that prefix) and `wait` while it
+-- is not, never both: a document without a vector would still be counted. It is shown while it has a
+-- live trace, unless it is pruned; `pruned` beside the items holds the images that have one and are.
+--   b barrier   ts cs ps stamps of trace, correction and pruning   corrected ('' withdrawn)   pruned (1)
 --   sel selectors, space-separated   label the one that counts
 --   told how many of the selectors, and which barrier, the log of forgetting has been told
 --   id image label asserted source subjects attributes embedder vector: the trace
@@ -70,7 +71,7 @@ end
 local function shred(key)
   local junk = {}
   for _, name in ipairs({'id', 'image', 'label', 'asserted', 'corrected', 'source', 'subjects',
-                         'attributes', 'vector', 'ts', 'cs'}) do
+                         'attributes', 'vector', 'ts', 'cs', 'ps'}) do
     local length = redis.call('HSTRLEN', key, name)
     if length > 0 then
       junk[#junk + 1] = name
@@ -94,33 +95,64 @@ local function announce(item)
              '*', 'image', image)
 end
 
--- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c' or ''), stamp,
--- then for 't' the values of TRACE, for 'c' the label ('' withdraws).
+-- An image that is pruned is not found by the index, but must be by who forgets its label. (This key is
+-- in another slot, as `guarded` says.)
+local function note_pruned(item, is_out, was_out)
+  if is_out == was_out then return end
+  local prefix, image = string.match(item, '^(.*):item:{(.*)}$')
+  redis.call(is_out and 'SADD' or 'SREM', prefix .. ':pruned', image)
+end
+
+-- The trace of a hash that lives on.
+local function shred_trace(key)
+  local junk, names = {}, {'ts', 'label', unpack(TRACE)}
+  for _, name in ipairs(names) do
+    local length = redis.call('HSTRLEN', key, name)
+    if length > 0 then
+      junk[#junk + 1] = name
+      junk[#junk + 1] = string.rep('x', length)
+    end
+  end
+  if #junk > 0 then redis.call('HSET', key, unpack(junk)) end
+  redis.call('HDEL', key, unpack(names))
+end
+
+-- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c', 'p' or ''), stamp,
+-- then for 't' the values of TRACE, for 'c' the label ('' withdraws), for 'p' 1 or ''.
 -- Returns barrier, won, erased, visible, selectors, size of the outbox.
 local function put(keys, args)
   local item, wait, outbox = keys[1], keys[2], keys[3]
   local address, given, register, stamp = args[2], args[3], args[4], args[5]
   local was_visible = redis.call('EXISTS', item) == 1
   local key = was_visible and item or wait
-  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected', 'told')
+  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected', 'told', 'ps',
+                          'pruned')
   local old_barrier = held[1] or ''
   local barrier = greater(args[1], old_barrier)
   local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6] or ''
-  local had_trace, had_correction = ts ~= '', cs ~= ''
+  local ps, pruned = held[8] or '', held[9] or ''
+  local had_trace, had_correction, had_pruning = ts ~= '', cs ~= '', ps ~= ''
+  local was_out = had_trace and pruned == '1'
   local set, drop = {}, {}
   local function assign(name, value) set[#set + 1] = name; set[#set + 1] = value end
 
   local new_trace = register == 't' and stamp > ts and not is_dead(stamp, barrier)
   local new_correction = register == 'c' and stamp > cs and not is_dead(stamp, barrier)
+  local new_pruning = register == 'p' and stamp > ps and not is_dead(stamp, barrier)
   local stands = register == 't' and (new_trace or stamp == ts)
     or register == 'c' and (new_correction or stamp == cs)
+    or register == 'p' and (new_pruning or stamp == ps)
   if new_trace then ts = stamp; asserted = args[8] end
   if new_correction then cs = stamp; corrected = args[6] end
+  if new_pruning then ps = stamp; pruned = args[6] end
   local trace_dies = had_trace and is_dead(ts, barrier)
   local correction_dies = had_correction and is_dead(cs, barrier)
+  local pruning_dies = had_pruning and is_dead(ps, barrier)
   if trace_dies then ts = '' end
   if correction_dies then cs = ''; corrected = '' end
-  local visible = ts ~= ''
+  if pruning_dies then ps = ''; pruned = '' end
+  local lives = ts ~= ''
+  local visible = lives and pruned ~= '1'
 
   local selectors, more_selectors = union(held[4] or '', given)
   if more_selectors then assign('sel', selectors) end
@@ -136,7 +168,14 @@ local function put(keys, args)
     drop[#drop + 1] = 'cs'
     drop[#drop + 1] = 'corrected'
   end
-  if visible and (new_trace or new_correction or correction_dies) then
+  if new_pruning then
+    assign('ps', ps)
+    assign('pruned', pruned)
+  elseif pruning_dies then
+    drop[#drop + 1] = 'ps'
+    drop[#drop + 1] = 'pruned'
+  end
+  if lives and (new_trace or new_correction or correction_dies) then
     assign('label', corrected ~= '' and corrected or asserted)
   end
   if address ~= '' and string.sub(address, 1, 16) > barrier
@@ -152,11 +191,12 @@ local function put(keys, args)
   end
   if address ~= '' and string.sub(address, 1, 16) <= barrier then sent[#sent + 1] = address end
   call_with_all('SADD', outbox, sent)
-  if correction_dies and held[6] and (visible or not was_visible) then
+  if correction_dies and held[6] and (lives or not was_visible) then
     -- The rest of the hash lives on; `shred` does this where it does not.
     redis.call('HSET', key, 'corrected', string.rep('x', string.len(held[6])))
   end
 
+  if trace_dies and not was_visible then shred_trace(wait) end
   if was_visible == visible then
     -- One HSET: every command that touches the hash makes the index read it again.
     call_with_all('HSET', key, set)
@@ -167,11 +207,20 @@ local function put(keys, args)
     for i = 1, #set do moved[#moved + 1] = set[i] end
     call_with_all('HSET', item, moved)
     redis.call('DEL', wait)
+  elseif lives then
+    call_with_all('HDEL', item, drop)
+    local moved = redis.call('HGETALL', item)
+    for i = 1, #set do moved[#moved + 1] = set[i] end
+    call_with_all('HSET', wait, moved)
+    redis.call('DEL', item)
   else
     local kept = {'b', barrier, 'sel', selectors}
     if held[7] then kept[#kept + 1] = 'told'; kept[#kept + 1] = held[7] end
     if cs ~= '' then
       for _, part in ipairs({'cs', cs, 'corrected', corrected}) do kept[#kept + 1] = part end
+    end
+    if ps ~= '' then
+      for _, part in ipairs({'ps', ps, 'pruned', pruned}) do kept[#kept + 1] = part end
     end
     for _, name in ipairs(redis.call('HKEYS', item)) do
       if string.sub(name, 1, 1) == '>' and string.sub(name, 2, 17) > barrier then
@@ -190,7 +239,8 @@ local function put(keys, args)
       or visible and (new_trace or new_correction or correction_dies or more_selectors) then
     announce(item)
   end
-  return {barrier, stands and 1 or 0, (trace_dies or correction_dies) and 1 or 0,
+  note_pruned(item, lives and pruned == '1', was_out)
+  return {barrier, stands and 1 or 0, (trace_dies or correction_dies or pruning_dies) and 1 or 0,
           visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
 end
 

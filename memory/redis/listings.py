@@ -108,3 +108,29 @@ def listed_images(
                 yield [ImageKey(member.decode()) for member in members]
             if cursor == 0:
                 break
+
+
+def in_pages(images: Sequence[ImageKey]) -> Iterator[Sequence[ImageKey]]:
+    for start in range(0, len(images), IMAGES_A_PAGE):
+        yield images[start : start + IMAGES_A_PAGE]
+
+
+def pruned_with_label(client: Any, names: KeyNames, label: str) -> list[ImageKey]:
+    """The images that are pruned, so in no index, and have this label."""
+    return [image for image, held in _of_pruned(client, names, "label") if held == label.encode()]
+
+
+def pruned_ids(client: Any, names: KeyNames) -> list[str]:
+    """Ids of the images that are pruned, sorted."""
+    return sorted(held.decode() for _, held in _of_pruned(client, names, "id") if held)
+
+
+def _of_pruned(client: Any, names: KeyNames, field: str) -> Iterator[tuple[ImageKey, bytes | None]]:
+    with map_redis_errors():
+        images = [ImageKey(image.decode()) for image in client.smembers(names.pruned)]
+        pipeline = client.pipeline(transaction=False)
+        for image in images:
+            _, wait, _ = names.item(image)
+            pipeline.hget(wait, field)
+        held = pipeline.execute()
+    return zip(images, held, strict=True)

@@ -19,6 +19,7 @@ class KeyNames:
         self.marks = f"{prefix}:marks"
         self.open_requests = f"{prefix}:open_requests"
         self.changes = f"{prefix}:changes"
+        self.pruned = f"{prefix}:pruned"
         self.unembeddable = f"{prefix}:unembeddable"
 
     def item(self, image: ImageKey) -> tuple[str, str, str]:

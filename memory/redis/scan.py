@@ -75,10 +75,10 @@ def waiting(client: redis.Redis, prefix: str) -> tuple[int, int]:
         for page in pages(client, prefix, "wait"):
             pipeline: Any = client.pipeline(transaction=False)
             for key in page:
-                pipeline.hmget(key, "cs", "b")
-            for correction, barrier in pipeline.execute():
-                corrections += correction is not None
-                barriers += bool(barrier)
+                pipeline.hmget(key, "ts", "cs", "b")
+            for trace, correction, barrier in pipeline.execute():
+                corrections += trace is None and correction is not None
+                barriers += trace is None and bool(barrier)
     return corrections, barriers
 
 

@@ -13,8 +13,9 @@ from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
 from memory.model.questions import Probe
-from memory.model.reliability import Suspect, WrongCounts
+from memory.model.reliability import Effect, Suspect, WrongCounts
 from memory.redis.index import RedisIndex
+from memory.redis.listings import pruned_ids
 from memory.redis.schema import Schema
 from memory.replica.reliability import Reliability
 from memory.replica.replica import LostTrack, Replica
@@ -123,6 +124,15 @@ class ReplicatedIndex(RedisIndex):
         return ReplicaState(
             len(replica.rows), replica.rows.nbytes, age, self.wrong_counts(), suspects
         )
+
+    def effect_of_pruning(self, least: int) -> Effect | None:
+        """What leaving out the items of a wrong count of `least` or more would change; None: not counted."""
+        reliability = self._reliability
+        return None if reliability is None else reliability.effect_of_pruning(least)
+
+    def pruned_ids(self) -> list[str]:
+        """Ids of the images that are pruned by events."""
+        return pruned_ids(self._client, self.names)
 
     def _adopt(self, schema: Schema) -> None:
         with self._lock:

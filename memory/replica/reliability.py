@@ -15,6 +15,8 @@ from memory.model.reliability import (
     HARD_FROM,
     HARD_NEIGHBORS,
     SOFT_NEIGHBORS,
+    Effect,
+    LabelEffect,
     Suspect,
     WrongCounts,
 )
@@ -187,6 +189,38 @@ class Reliability:
 
     def _code(self, label: str) -> int:
         return self._labels.setdefault(label, len(self._labels))
+
+    def effect_of_pruning(self, least: int) -> Effect:
+        """What leaving out the rows of a count over a hundred of `least` or more would change."""
+        gone = self._there & (self._wrong(HARD_NEIGHBORS) >= least)
+        leaving, staying = np.flatnonzero(gone), np.flatnonzero(self._there & ~gone)
+        columns = [leaving, staying]
+        for out in (np.zeros_like(gone), gone):
+            right = []
+            for start in range(0, len(staying), AT_ONCE):
+                some = staying[start : start + AT_ONCE]
+                said, share, _ = _vote(self._first_codes(self._lists[some], out), self._codes[some])
+                right.append(some[(said == self._codes[some]) & (share > 0)])
+            columns.append(np.concatenate([leaving[:0], *right]))
+        counted = [np.bincount(self._codes[c], minlength=len(self._labels)) for c in columns]
+        labels = {
+            label: LabelEffect(*(int(column[code]) for column in counted))
+            for label, code in sorted(self._labels.items())
+        }
+        ids = tuple(sorted(self._shown[number].image_id for number in leaving.tolist()))
+        return Effect(ids, labels)
+
+    def _first_codes(
+        self, lists: npt.NDArray[np.int32], out: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int32]:
+        """Labels of the first ten of each list that are not `out`."""
+        there = (lists != NO_NUMBER) & ~out[lists]
+        # Those that are there come first, in their order.
+        order = np.argsort(~there, axis=1, kind="stable")[:, :SOFT_NEIGHBORS]
+        first = np.take_along_axis(lists, order, axis=1)
+        kept = np.take_along_axis(there, order, axis=1)
+        found: npt.NDArray[np.int32] = np.where(kept, self._codes[first], NO_NUMBER)
+        return found
 
     def _suspects(self, wrong: npt.NDArray[np.int64]) -> list[Suspect]:
         """Rows whose ten nearest others vote for another label, by rank; the clearest first.

@@ -1,4 +1,4 @@
-"""The command that lists items for review."""
+"""The commands that list items for review, and leave unreliable ones out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from memory.errors import Unavailable
+from memory.model.reliability import HARD_FROM, Effect
 from memory.replica.index import ReplicatedIndex
 from streams.cli.options import as_json, cell, console, emit, say, servers
 from streams.config.settings import Settings
@@ -57,3 +58,69 @@ def _wait_for_counts(index: ReplicatedIndex, timeout: float) -> None:
         if time.monotonic() > deadline:
             raise Unavailable(f"the items were not read and compared within {timeout:g} s")
         time.sleep(COUNTED_LOOK_SECONDS)
+
+
+@click.command()
+@click.argument("images", nargs=-1)
+@click.option(
+    "--from",
+    "least",
+    default=HARD_FROM,
+    show_default=True,
+    help="Without IMAGES: those that are so often a neighbour of another label, among a hundred.",
+)
+@click.option(
+    "--dry-run", "how", flag_value="dry-run", default="dry-run", help="Show; the default."
+)
+@click.option("--apply", "how", flag_value="apply", help="Leave them out of all answers.")
+@click.option("--undo", "how", flag_value="undo", help="Let them, or all, take part again.")
+@click.option("--source", default="visual-memory-cli", show_default=True, help="Who says so.")
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for the counts.")
+@servers
+@as_json
+def prune(
+    settings: Settings,
+    images: tuple[str, ...],
+    least: int,
+    how: str,
+    source: str,
+    timeout: float,
+    json_: bool,
+) -> None:
+    """Leave unreliable items, or IMAGES, out of all answers.
+
+    Each is an event like any other: kept in the log, in any order, and taken back by --undo. Nothing
+    is forgotten.
+    """
+    from streams import bootstrap
+
+    index = bootstrap.open_counting_index(settings)
+    effect: Effect | None = None
+    try:
+        if images:
+            named = images
+        elif how == "undo":
+            named = tuple(index.pruned_ids())
+        else:
+            _wait_for_counts(index, timeout)
+            effect = index.effect_of_pruning(least)
+            named = () if effect is None else effect.images
+    finally:
+        index.stop()
+    if how != "dry-run":
+        with bootstrap.client(settings, source) as client:
+            sent = [client.prune(image, undo=how == "undo") for image in named]
+            for one in sent:
+                one.position(timeout)
+    done = {"dry-run": "would go", "apply": "go", "undo": "take part again"}[how]
+    if json_:
+        labels = {} if effect is None else {n: asdict(one) for n, one in effect.labels.items()}
+        emit({"how": how, "images": list(named), "labels": labels})
+        return
+    if effect is not None:
+        table = Table("label", "go", "stay", "called right before", "after")
+        for name, of in effect.labels.items():
+            numbers = of.gone, of.stays, of.right_before, of.right_after
+            table.add_row(cell(name), *map(str, numbers))
+        console.print(table)
+    say(f"{len(named)} images {done}")

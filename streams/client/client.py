@@ -88,18 +88,9 @@ class MemoryClient:
         let it begin with what is yours alone (``shop/photo-17``). `time` is when it came to be, µs.
         Events are sent in batches; `Pending.position` waits.
         """
-        event_id = event_id or uuid.uuid4().hex
-        record = encoding.encode_ingest(
-            source=self._source,
-            event_id=event_id,
-            time=self._clock() if time is None else time,
-            image_id=id,
-            label=label,
-            payload=payload_of(image, embedder, self._sender.check_size),
-            subjects=subjects,
-            attributes=attributes,
-        )
-        return Pending(event_id, *self._sender.send(record))
+        said = {"image_id": id, "label": label, "subjects": subjects, "attributes": attributes}
+        payload = payload_of(image, embedder, self._sender.check_size)
+        return self._tell(encoding.encode_ingest, event_id, time, **said, payload=payload)
 
     def correct(
         self,
@@ -110,14 +101,31 @@ class MemoryClient:
         event_id: str | None = None,
     ) -> Pending:
         """Give an image the label a person says it has; None withdraws an earlier one."""
+        said = {"image_id": id, "label": label}
+        return self._tell(encoding.encode_correction, event_id, time, **said)
+
+    def prune(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        *,
+        undo: bool = False,
+        time: int | None = None,
+        event_id: str | None = None,
+    ) -> Pending:
+        """Leave an image out of all answers, or let it take part again. It is not forgotten."""
+        said = {"image_id": id, "pruned": not undo}
+        return self._tell(encoding.encode_pruning, event_id, time, **said)
+
+    def _tell(
+        self,
+        encode: Callable[..., OutgoingRecord],
+        event_id: str | None,
+        time: int | None,
+        **said: Any,
+    ) -> Pending:
         event_id = event_id or uuid.uuid4().hex
-        record = encoding.encode_correction(
-            source=self._source,
-            event_id=event_id,
-            time=self._clock() if time is None else time,
-            image_id=id,
-            label=label,
-        )
+        named = {"source": self._source, "event_id": event_id}
+        record = encode(**named, time=self._clock() if time is None else time, **said)
         return Pending(event_id, *self._sender.send(record))
 
     def forget(

@@ -133,6 +133,7 @@ MEMORY = (
     f"{GENERATIONS}:posting:*",
     f"{GENERATIONS}:until:*",
     f"{GENERATIONS}:changes",
+    f"{GENERATIONS}:pruned",
 )
 FORGETTING = (
     f"{GENERATIONS}:request:*",

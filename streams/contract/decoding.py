@@ -22,6 +22,7 @@ from memory.model.events import (
     Ingest,
     LogAddress,
     Payload,
+    Prune,
     Selector,
     SelectorKind,
 )
@@ -88,17 +89,29 @@ def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest |
     )
 
 
-def decode_correction(record: Record, topic_id: str, *, clock_skew: int) -> Correction | Marker:
-    """A person's label for an image; `clock_skew` in µs."""
+def decode_correction(
+    record: Record, topic_id: str, *, clock_skew: int
+) -> Correction | Prune | Marker:
+    """What a person says of an image, its label or that it is pruned; `clock_skew` in µs."""
     event = cloudevents.read(record, Topic.LABEL_CORRECTION)
     if isinstance(event, Marker):
         return event
     time = _admitted(event, record, clock_skew)
     image_id = event.require(Header.SUBJECT)
-    label = _body(event, record, required=("label",))["label"]
+    body = _body(event, record, optional=("label", "pruned"))
+    if len(body) != 1:
+        raise Rejected(Reason.INVALID_PAYLOAD, "the JSON object has either a label or pruned")
+    told = event.source, event.id, event.type, image_id
+    if "pruned" in body:
+        pruned = body["pruned"]
+        if not isinstance(pruned, bool):
+            raise Rejected(Reason.INVALID_PAYLOAD, "pruned must be true or false")
+        stamp = make_stamp(time, *told, None, None, "pruned" if pruned else "kept")
+        return Prune(stamp, image_id, pruned, _address(event, record, topic_id))
+    label = body["label"]
     if label is not None and not isinstance(label, str):
         raise Rejected(Reason.INVALID_LABEL, "the label must be a text, or null to withdraw")
-    stamp = make_stamp(time, event.source, event.id, event.type, image_id, label, None, None)
+    stamp = make_stamp(time, *told, label, None, None)
     return Correction(stamp, image_id, label, _address(event, record, topic_id))
 
 
@@ -242,7 +255,7 @@ def _address(event: Envelope, record: Record, topic_id: str) -> LogAddress:
 
 
 def _body(
-    event: Envelope, record: Record, *, required: Sequence[str], optional: Sequence[str] = ()
+    event: Envelope, record: Record, *, required: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The JSON object, with no other fields: a misspelt one must not be passed over."""
     body = read_object(record.value or b"", event.content_type)

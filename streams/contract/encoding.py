@@ -7,7 +7,7 @@ from typing import Any
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Message, Position
-from memory.model.events import Correction, Ingest, Payload, Selector
+from memory.model.events import Correction, Ingest, Payload, Prune, Selector
 from memory.model.questions import ItemRef, Query
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
@@ -68,6 +68,16 @@ def encode_correction(
     Correction(make_stamp(cloudevents.checked_time(time)), image_id, label)
     extra = {Header.SUBJECT: image_id}
     value = canonical_json({"label": label})
+    return _record(Topic.LABEL_CORRECTION, source, event_id, time, value, JSON, extra)
+
+
+def encode_pruning(
+    *, source: str, event_id: str, time: int, image_id: str, pruned: bool
+) -> OutgoingRecord:
+    """Whether an image is left out of all answers; on the topic of what people say of images."""
+    Prune(make_stamp(cloudevents.checked_time(time)), image_id, pruned)
+    value = canonical_json({"pruned": pruned})
+    extra = {Header.SUBJECT: image_id}
     return _record(Topic.LABEL_CORRECTION, source, event_id, time, value, JSON, extra)
 
 

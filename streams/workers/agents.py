@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Prediction
-from memory.model.events import Correction, Forget, Ingest, LogPartition
+from memory.model.events import Correction, Forget, Ingest, LogPartition, Prune
 from memory.model.outcomes import Merged, Outcome, Refused
 from memory.model.questions import Query
 from memory.model.times import SECOND
@@ -30,7 +30,7 @@ from streams.workers.metrics import (
 from streams.workers.waiting import Batcher, WaitingRoom, Watch
 
 _T = TypeVar("_T")
-E = TypeVar("E", Ingest, Correction)
+E = TypeVar("E", bound=Ingest | Correction | Prune)
 
 
 UNKNOWN = "a position asked for is in a log, or a partition, that this memory does not read"

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from memory.errors import Reason, Rejected
+from memory.model.events import Correction, Prune
 from memory.service import VisualMemory
 from streams.contract import decoding
 from streams.contract.records import OutgoingRecord, Record
@@ -33,7 +34,8 @@ def writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> 
     located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
     if role == "ingest":
         return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)
-    return WritingAgent(role, partial(decoding.decode_correction, **located), memory.correct)
+    correction = partial(decoding.decode_correction, **located)
+    return WritingAgent[Correction | Prune](role, correction, memory.correct)
 
 
 def rejection_of(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from memory.errors import Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
-from memory.model.events import Correction, Forget, Ingest, SelectorKind, VectorPayload
+from memory.model.events import Correction, Forget, Ingest, Prune, SelectorKind, VectorPayload
 from memory.model.forgetting import Barrier
 from memory.model.keys import ImageKey
 from memory.model.state import Digests, Trace
@@ -54,7 +54,7 @@ def read_all(running: Running, topic: Topic) -> list[Record]:
 
 def admitted_events(
     running: Running, without: Container[bytes | None] = ()
-) -> Iterator[Ingest | Correction | Forget]:
+) -> Iterator[Ingest | Correction | Prune | Forget]:
     """What the writing topics hold, as the roles would admit it, but for records of these keys."""
     skew = round(running.settings.clock_skew * 1_000_000)
     ids = running.topic_ids()
@@ -62,7 +62,7 @@ def admitted_events(
         ids[kafka_cluster(running.settings).full_name(topic)]
         for topic in (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
     )
-    decoders: dict[Topic, Callable[[Record], Ingest | Correction | Forget | Marker]] = {
+    decoders: dict[Topic, Callable[[Record], Ingest | Correction | Prune | Forget | Marker]] = {
         Topic.IMAGE_INGEST: lambda r: decoding.decode_ingest(r, ingest, clock_skew=skew),
         Topic.LABEL_CORRECTION: lambda r: decoding.decode_correction(r, correct, clock_skew=skew),
         Topic.FORGET_REQUEST: lambda r: decoding.decode_forget(r, clock_skew=skew),

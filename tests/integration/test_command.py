@@ -338,6 +338,32 @@ def test_items_that_their_neighbours_call_otherwise_are_listed_for_review(desk: 
     assert (hard["pruning"], hard["reliability_age"] >= 0) == ("hard", True)
 
 
+def test_what_is_pruned_is_in_no_answer_until_it_is_taken_back(desk: Desk) -> None:
+    for n in range(3):
+        desk.teach(f"leaf-{n}", 740 + n, "leaf")
+    asked = ("query", "--item", "leaf-0", "-k", "100")
+
+    def cited() -> set[str]:
+        return {each["id"] for each in desk.json(*asked)["neighbors"]}
+
+    assert {"leaf-1", "leaf-2"} <= cited()
+    dry = desk.json("prune", "leaf-1")
+    assert dry == {"how": "dry-run", "images": ["leaf-1"], "labels": {}}
+    assert "1 images go" in desk.run("prune", "leaf-1", "--apply").err
+    until(lambda: "leaf-1" not in cited(), what=cited)
+    assert "leaf-2" in cited()
+    desk.teach("twig", 743, "twig")
+    assert desk.run("query", "--item", "leaf-1").code == 1
+    assert desk.json("prune", "--undo")["images"] == ["leaf-1"]
+    until(lambda: "leaf-1" in cited(), what=cited)
+    effect = desk.json("prune", "--from", "1")
+    assert effect["images"]
+    assert sum(one["gone"] for one in effect["labels"].values()) == len(effect["images"])
+    shown = desk.run("prune", "--from", "100000").err
+    assert "0 images would go" in shown
+    assert "called right before" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

@@ -23,12 +23,13 @@ from memory.model.events import (
     Forget,
     Ingest,
     LogAddress,
+    Prune,
     Selector,
     SelectorKind,
     VectorPayload,
 )
 from memory.model.keys import ImageKey
-from memory.model.state import CorrectionWrite, Digests, Item, Put, Trace, TraceWrite
+from memory.model.state import CorrectionWrite, Digests, Item, PruningWrite, Put, Trace, TraceWrite
 from memory.model.times import NEVER, make_stamp
 from memory.ports import MemoryIndex
 from tests.memory import oracle
@@ -100,6 +101,13 @@ def corrections(draw: st.DrawFn) -> Admitted:
 
 
 @st.composite
+def prunings(draw: st.DrawFn) -> Admitted:
+    time, image, pruned = draw(times), draw(st.sampled_from(IMAGES)), draw(st.booleans())
+    stamp = make_stamp(time, "operator", image, str(pruned))
+    return Admitted(Prune(stamp, image, pruned, address(time, stamp)))
+
+
+@st.composite
 def forgets(draw: st.DrawFn) -> Admitted:
     selector = draw(
         st.sampled_from(
@@ -125,6 +133,11 @@ History = list[Admitted]
 
 histories: st.SearchStrategy[History] = st.lists(
     st.one_of(ingests(), ingests(), corrections(), forgets()), min_size=3, max_size=14
+)
+with_prunings: st.SearchStrategy[History] = st.lists(
+    st.one_of(ingests(), ingests(), corrections(), prunings(), prunings(), forgets()),
+    min_size=3,
+    max_size=14,
 )
 schedules = st.binary(min_size=80, max_size=200)
 """Choices, in turn; when they are used up the first option is taken.
@@ -158,7 +171,10 @@ class Steps:
             case Ingest() as event:
                 return self.ingest(index, event)
             case Correction() as event:
-                return self.correct(index, event)
+                write: CorrectionWrite | PruningWrite = CorrectionWrite(event.stamp, event.label)
+                return self.write(index, event, write)
+            case Prune() as event:
+                return self.write(index, event, PruningWrite(event.stamp, event.pruned))
             case _:
                 return self.forget(index, admitted)
 
@@ -179,16 +195,10 @@ class Steps:
         index.put([put])
         yield
 
-    def correct(self, index: MemoryIndex, event: Correction) -> Iterator[None]:
-        index.put(
-            [
-                Put(
-                    index.image_key(event.image_id),
-                    address=event.address,
-                    write=CorrectionWrite(event.stamp, event.label),
-                )
-            ]
-        )
+    def write(
+        self, index: MemoryIndex, event: Correction | Prune, write: CorrectionWrite | PruningWrite
+    ) -> Iterator[None]:
+        index.put([Put(index.image_key(event.image_id), address=event.address, write=write)])
         yield
 
     def forget(self, index: MemoryIndex, admitted: Admitted) -> Iterator[None]:
@@ -267,6 +277,7 @@ def property_of(
     steps: Steps | None = None,
     keep: Callable[[Admitted], bool] = lambda _event: True,
     search_only: bool = False,
+    drawn: st.SearchStrategy[History] = histories,
 ) -> Callable[[], None]:
     """The law, as a test: whatever the schedule, a history ends in the batch rebuild of it.
 
@@ -283,7 +294,7 @@ def property_of(
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(histories, schedules)
+    @given(drawn, schedules)
     def ends_in_the_batch_rebuild(history: History, schedule: bytes) -> None:
         history = list(filter(keep, history))
         indexes = open_indexes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from memory.model.events import Correction, Forget, Ingest, Selector, SelectorKind
+from memory.model.events import Correction, Forget, Ingest, Prune, Selector, SelectorKind
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.merge import State
 from memory.model.state import Item, Trace
@@ -24,7 +24,7 @@ class Keys:
 class Admitted:
     """An admitted event of the log. A label's forget is admitted as `expansion`: image keys."""
 
-    event: Ingest | Correction | Forget
+    event: Ingest | Correction | Prune | Forget
     until: int = NEVER
     expansion: frozenset[ImageKey] = frozenset()
 
@@ -41,6 +41,7 @@ def rebuild(
     state = State()
     ingests: dict[ImageKey, list[Ingest]] = {}
     corrections: dict[ImageKey, list[Correction]] = {}
+    prunings: dict[ImageKey, list[Prune]] = {}
     bore: dict[ImageKey, set[SelectorKey]] = {}
     forgets: list[Admitted] = []
     for admitted in events:
@@ -53,17 +54,21 @@ def rebuild(
                     state.postings.setdefault(selector, set()).add(image)
             case Correction() as event:
                 corrections.setdefault(keys.image(event.image_id), []).append(event)
+            case Prune() as event:
+                prunings.setdefault(keys.image(event.image_id), []).append(event)
             case _:
                 forgets.append(admitted)
     barriers = _barriers(state, forgets, keys)
-    for image in ingests.keys() | corrections.keys() | barriers.keys():
+    for image in ingests.keys() | corrections.keys() | prunings.keys() | barriers.keys():
         barrier = barriers.get(image, NEVER)
         seen = ingests.get(image, ())
         said = corrections.get(image, ())
-        addresses = frozenset(event.address for event in (*seen, *said) if event.address)
+        pruned = prunings.get(image, ())
+        addresses = frozenset(e.address for e in (*seen, *said, *pruned) if e.address)
         traces = {e.stamp: trace for e in seen if e.time > barrier and (trace := trace_of(e))}
         trace_stamp = max(traces, default=Stamp(""))
         corrected = max((e for e in said if e.time > barrier), key=lambda c: c.stamp, default=None)
+        last = max((e for e in pruned if e.time > barrier), key=lambda p: p.stamp, default=None)
         state.items[image] = Item(
             barrier=barrier,
             trace_stamp=trace_stamp,
@@ -73,6 +78,8 @@ def rebuild(
             selectors=frozenset(bore.get(image, ())),
             log=frozenset(address for address in addresses if address.time > barrier),
             outbox=frozenset(address for address in addresses if address.time <= barrier),
+            pruned_stamp=last.stamp if last else "",
+            pruned=bool(last and last.pruned),
         )
     return state
 

@@ -20,7 +20,7 @@ from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
 from memory.model.questions import Exclusion, Probe
-from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
+from memory.model.state import CorrectionWrite, PruningWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.model.vectors import Vector
 from memory.ports import MemoryIndex
@@ -193,6 +193,92 @@ def test_exclusions_by_image_label_and_by_what_was_ever_borne(index: MemoryIndex
         assert plain[0].hits == everything.hits[:k]
         assert result.hits == tuple(left[:k])
         assert nothing.hits == ()
+
+
+def prune(index: MemoryIndex, image_id: str, *, pruned: bool = True, time: int = 5) -> None:
+    write = PruningWrite(make_stamp(time, "operator", image_id, str(pruned)), pruned)
+    index.put([Put(index.image_key(image_id), write=write)])
+
+
+def found(index: MemoryIndex) -> list[str]:
+    (result,) = index.search([Probe(unit(1), 100)])
+    return sorted(hit.image_id for hit in result.hits)
+
+
+def test_what_is_pruned_is_in_no_answer_until_it_is_taken_back(index: MemoryIndex) -> None:
+    for name in ("i0", "i1", "i2"):
+        remember(index, name)
+    prune(index, "i1")
+    assert found(index) == ["i0", "i2"]
+    assert index.holds(["i0", "i1"]) == [True, False]
+    assert index.vectors_of(["i1"]) == [None]
+    assert index.stats().items == 2
+    assert index.label_counts() == {"cat": 2}
+    assert index.stats().waiting_corrections == index.stats().barriers == 0
+    remember(index, "i1", "dog", time=7)  # comes anew, and is pruned all the same
+    assert found(index) == ["i0", "i2"]
+    prune(index, "i1", pruned=False, time=6)
+    assert found(index) == ["i0", "i1", "i2"]
+    assert index.label_counts() == {"cat": 2, "dog": 1}
+
+
+def test_an_image_may_be_pruned_before_it_comes(index: MemoryIndex) -> None:
+    prune(index, "i0")
+    assert index.stats().items == 0
+    remember(index, "i0")
+    assert found(index) == []
+    assert not index.put([Put(index.image_key("i0"))])[0].visible
+
+
+def test_a_pruning_that_is_forgotten_lets_what_came_later_be_seen(index: MemoryIndex) -> None:
+    remember(index, "i0", time=9)
+    prune(index, "i0", time=5)
+    assert found(index) == []
+    (result,) = index.put([Put(index.image_key("i0"), barrier=6)])
+    assert (result.erased, result.visible) == (True, True)
+    assert found(index) == ["i0"]
+
+
+def test_what_is_pruned_waits_for_nothing(index: MemoryIndex) -> None:
+    correct = CorrectionWrite(make_stamp(9, "reviewer", "i0"), "lynx")
+    index.put([Put(index.image_key("i0"), barrier=3, write=correct)])
+    assert (index.stats().waiting_corrections, index.stats().barriers) == (1, 1)
+    remember(index, "i0", time=7)
+    prune(index, "i0", time=8)
+    assert (index.stats().waiting_corrections, index.stats().barriers) == (0, 0)
+
+
+def test_a_label_finds_what_is_pruned_too(index: MemoryIndex) -> None:
+    """Who forgets a label means all that have it."""
+    for name in ("i0", "i1", "i2"):
+        remember(index, name)
+    prune(index, "i1")
+    correct = CorrectionWrite(make_stamp(9, "reviewer", "i2"), "lynx")
+    index.put([Put(index.image_key("i2"), write=correct)])
+    prune(index, "i2")
+
+    def of(label: str) -> set[ImageKey]:
+        return {image for page in index.images_with_label(label) for image in page}
+
+    assert of("cat") == {index.image_key("i0"), index.image_key("i1")}
+    assert of("lynx") == {index.image_key("i2")}
+    correct = CorrectionWrite(make_stamp(10, "reviewer", "i2"), None)
+    index.put([Put(index.image_key("i2"), write=correct)])
+    assert of("lynx") == set()
+    assert index.image_key("i2") in of("cat")
+
+
+def test_what_is_pruned_is_erased_like_the_rest(index: MemoryIndex) -> None:
+    remember(index, "i0")
+    prune(index, "i0")
+    (erased,) = index.put([Put(index.image_key("i0"), barrier=20)])
+    assert (erased.erased, erased.visible) == (True, False)
+    item = index.item(index.image_key("i0"))
+    assert item is not None
+    assert (item.trace, item.pruned_stamp, item.pruned) == (None, "", False)
+    assert not any(index.images_with_label("cat"))
+    remember(index, "i0", "dog", time=30)
+    assert found(index) == ["i0"]
 
 
 def test_the_event_with_the_greatest_stamp_stands_whatever_comes_last(index: MemoryIndex) -> None:

@@ -46,6 +46,7 @@ from tests.memory.histories import (
     property_of,
     rebuilt,
     schedules,
+    with_prunings,
 )
 from tests.memory.histories import digests as digests_of
 
@@ -85,6 +86,14 @@ def open_exact() -> Sequence[MemoryIndex]:
 
 def test_in_any_order_the_pure_law_ends_in_the_batch_rebuild() -> None:
     property_of(open_exact, examples=1200)()
+
+
+def test_prunings_are_a_register_like_the_others() -> None:
+    property_of(open_exact, examples=1200, drawn=with_prunings)()
+
+
+def test_prunings_in_redis_end_in_the_batch_rebuild(open_redis: OpenIndexes) -> None:
+    property_of(open_redis, examples=500, drawn=with_prunings)()
 
 
 def test_in_any_order_over_several_connections_redis_ends_in_the_batch_rebuild(

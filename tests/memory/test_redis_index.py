@@ -31,7 +31,7 @@ from memory.model.events import (
 )
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.questions import Probe
-from memory.model.state import CorrectionWrite, Put, Trace, TraceWrite
+from memory.model.state import CorrectionWrite, PruningWrite, Put, Trace, TraceWrite
 from memory.model.text import checked_text
 from memory.model.times import make_stamp
 from memory.model.vectors import Vector
@@ -277,6 +277,36 @@ def test_what_is_erased_is_overwritten_first(
         assert fields["vector"] == "x" * 2 * DIM
         assert fields["id"] == "x"
         assert fields["label"] == "x" * len("Ada Lovelace")
+
+
+def test_what_was_pruned_is_overwritten_too_and_leaves_no_name(
+    index: RedisIndex, redis_url: str
+) -> None:
+    pruning = PruningWrite(make_stamp(5, "operator"), pruned=True)
+    image = index.image_key("i")
+    index.put([said(index, "i", "Ada Lovelace", at=4), seen(index, "i", 1)])
+    index.put([Put(image, write=pruning)])
+    members = index._client.smembers(index.names.pruned)
+    assert (keys_of(index, "i"), members) == ({"wait"}, {image.encode()})
+    watcher = connect(redis_url)
+    sent = commands(index, watcher, [Put(image, barrier=9)])
+    watcher.close()
+    junk = [c.split() for c in sent if c.startswith("HSET") and "xxx" in c]
+    fields = {n: v for c in junk for n, v in zip(c[2::2], c[3::2], strict=True)}
+    assert fields["vector"] == "x" * 2 * DIM
+    assert fields["label"] == fields["corrected"] == "x" * len("Ada Lovelace")
+    _, wait, _ = index.names.item(image)
+    assert set(index._client.hgetall(wait)) <= {b"b", b"sel", b"told"}
+    assert index._client.smembers(index.names.pruned) == set()
+
+
+def test_who_takes_part_again_is_in_no_list_of_the_pruned(index: RedisIndex) -> None:
+    index.put([seen(index, "i", 1)])
+    for at, pruned in ((5, True), (6, False)):
+        write = PruningWrite(make_stamp(at, "operator"), pruned)
+        index.put([Put(index.image_key("i"), write=write)])
+    assert index._client.smembers(index.names.pruned) == set()
+    assert keys_of(index, "i") == {"item"}
 
 
 def test_an_image_with_thousands_of_events_is_merged_and_erased(index: RedisIndex) -> None:

@@ -196,6 +196,34 @@ def test_from_how_many_wrong_neighbours_on_an_item_is_pruned(others: int) -> Non
     assert counts.pruned == ({ImageKey("key of middle")} if others == HARD_FROM else set())
 
 
+def test_what_pruning_would_change_is_told_by_label() -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability, rng = Reliability(rows, threading.Lock()), np.random.default_rng(10)
+    for n in range(300):
+        centre = np.eye(DIM)[n % 2]
+        vector = (centre + 0.1 * rng.normal(size=DIM)).astype(F16)
+        put(rows, held, f"i{n}", "ab"[n % 2], vector)
+    for n in range(15):  # wrong ones in the middle of the a
+        vector = (np.eye(DIM)[0] + 0.02 * rng.normal(size=DIM)).astype(F16)
+        put(rows, held, f"x{n}", "b", vector)
+    counts = settle(reliability)
+    least = min(counts.hard[f"x{n}"] for n in range(15))
+    effect = reliability.effect_of_pruning(least)
+    assert set(effect.images) == {name for name, v in counts.hard.items() if v >= least}
+    a, b = effect.labels["a"], effect.labels["b"]
+    assert a.gone + b.gone == len(effect.images)
+    assert a.gone + a.stays == 150
+    assert b.gone + b.stays == 165
+    assert a.right_after > a.right_before, "nobody calls them b any more"
+    for name in effect.images:
+        remove(rows, held, name)
+    settle(reliability)
+    again = reliability.effect_of_pruning(10**9)
+    for label, before in again.labels.items():
+        assert before.right_before == before.right_after == effect.labels[label].right_after
+        assert (before.gone, before.stays) == (0, effect.labels[label].stays)
+
+
 def test_a_list_is_asked_for_anew_only_where_it_may_have_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 
-from memory.model.events import Correction, Ingest, SelectorKind
+from memory.model.events import Correction, Ingest, Prune, SelectorKind
 from memory.model.forgetting import FenceFact
 from memory.model.keys import RequestKey, SelectorKey
 from memory.ports import MemoryIndex
@@ -113,7 +113,7 @@ class ServiceSteps(Steps):
             match event:
                 case Ingest():
                     return memory.remember([event])
-                case Correction():
+                case Correction() | Prune():
                     return memory.correct([event])
                 case _:
                     return memory.forget(event)
@@ -148,7 +148,10 @@ class _LateFences:
 def by_id(admitted: oracle.Admitted) -> bool:
     """Not a forget by label: what it finds depends on the moment, so it is no admitted event."""
     event = admitted.event
-    return isinstance(event, Ingest | Correction) or event.selector.kind is not SelectorKind.LABEL
+    return (
+        isinstance(event, Ingest | Correction | Prune)
+        or event.selector.kind is not SelectorKind.LABEL
+    )
 
 
 def test_interleaved_workers_of_the_service_end_in_the_batch_rebuild() -> None:

@@ -26,6 +26,7 @@ from memory.model.events import (
     ImagePayload,
     Ingest,
     LogAddress,
+    Prune,
     Selector,
     SelectorKind,
     VectorPayload,
@@ -50,7 +51,7 @@ def ingest(record: Record) -> Ingest | Marker:
     return decoding.decode_ingest(record, "topic-id", clock_skew=SKEW)
 
 
-def correction(record: Record) -> Correction | Marker:
+def correction(record: Record) -> Correction | Prune | Marker:
     return decoding.decode_correction(record, "topic-id", clock_skew=SKEW)
 
 
@@ -387,6 +388,9 @@ def test_a_correction_gives_or_withdraws_a_label(label: str | None) -> None:
         ({}, Reason.INVALID_PAYLOAD),
         ([], Reason.INVALID_PAYLOAD),
         ({"label": "x", "lable": "y"}, Reason.INVALID_PAYLOAD),
+        ({"label": "x", "pruned": True}, Reason.INVALID_PAYLOAD),
+        ({"pruned": "yes"}, Reason.INVALID_PAYLOAD),
+        ({"pruned": None}, Reason.INVALID_PAYLOAD),
         (b'{"label":"x","label":"y"}', Reason.INVALID_PAYLOAD),
         (b'{"label":NaN}', Reason.INVALID_PAYLOAD),
         (b"\xff", Reason.INVALID_PAYLOAD),
@@ -727,6 +731,33 @@ def test_a_correction_survives_its_record(
     event = correction(received(outgoing))
     assert isinstance(event, Correction)
     assert (event.time, event.image_id, event.label) == (time, image_id, label)
+
+
+@given(event_id=IDS, time=TIMES, image_id=NAMES_SPELT, pruned=st.booleans())
+def test_a_pruning_survives_its_record(
+    event_id: str,
+    time: int,
+    image_id: str,
+    pruned: bool,  # noqa: FBT001 - drawn by hypothesis
+) -> None:
+    outgoing = encoding.encode_pruning(
+        source="desk", event_id=event_id, time=time, image_id=image_id, pruned=pruned
+    )
+    event = correction(received(outgoing))
+    assert isinstance(event, Prune)
+    assert (event.time, event.image_id, event.pruned) == (time, image_id, pruned)
+
+
+def test_two_prunings_of_one_time_have_two_stamps() -> None:
+    stamps = set()
+    for pruned in (True, False):
+        outgoing = encoding.encode_pruning(
+            source="desk", event_id="e", time=NOW, image_id="i", pruned=pruned
+        )
+        event = correction(received(outgoing))
+        assert isinstance(event, Prune)
+        stamps.add(event.stamp)
+    assert len(stamps) == 2
 
 
 @given(kind=st.sampled_from(list(SelectorKind)), value=NAMES_SPELT, permanent=st.booleans())
