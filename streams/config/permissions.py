@@ -120,6 +120,7 @@ MERGE = (
     *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
     *("sadd", "scard", "set", "srem", "sscan", "xadd"),
 )
+ASK = ("exists", "ft.search", "get", "sismember", "smembers", "sscan")
 REPLICATE = ("hmget", "scan", "xinfo|stream", "xrange", "xrevrange")
 """To keep a copy of what the memory shows."""
 GENERATIONS = "[0-9]*"
@@ -147,6 +148,7 @@ READ_KEYS = (
     f"{GENERATIONS}:until:*",
     f"{GENERATIONS}:request:*",
     f"{GENERATIONS}:changes",
+    f"{GENERATIONS}:pruned",
 )
 
 
@@ -174,7 +176,7 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # Query workers only read fences; forget workers write them.
-        (*WORKER_COMMANDS, "exists", "ft.search", "get", "sismember", "sscan", *REPLICATE),
+        (*WORKER_COMMANDS, *ASK, *REPLICATE),
         ("meta", *READ_KEYS),
         _own(Principal.QUERY),
     ),
@@ -199,12 +201,7 @@ REDIS: Mapping[Principal, RedisRights] = {
     Principal.OPERATOR: RedisRights(
         (
             *OPEN_COMMANDS,
-            "config|get",
-            "fcall",
-            "ft.config",
-            "ft.create",
-            "function|load",
-            "hsetnx",
+            *("config|get", "fcall", "ft.config", "ft.create", "function|load", "hsetnx"),
         ),
         (),
         ("meta", INDEX),
