@@ -83,9 +83,9 @@ def open_index(
     return replica
 
 
-def open_counting_index(settings: Settings) -> ReplicatedIndex:
-    """The memory in a copy of its own, whatever it takes, with wrong counts."""
-    client, key = redis_client(settings), settings.secret_key()
+def open_counting_index(settings: Settings, client: redis.Redis) -> ReplicatedIndex:
+    """The memory in a copy of its own, whatever it takes, with wrong counts, until its `stop`."""
+    key = settings.secret_key()
     index = ReplicatedIndex.open(client, namespace=settings.namespace, hmac_key=key)
     index.start(sys.maxsize, counts_wrong=True)
     return index

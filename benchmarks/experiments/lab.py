@@ -75,13 +75,14 @@ class Lab:
         raise RuntimeError("the wrong counts did not become those of the whole memory")
 
     def suspects(self) -> Sequence[Suspect]:
-        index = bootstrap.open_counting_index(self._memory.settings)
-        try:
+        settings = self._memory.settings
+        with contextlib.closing(bootstrap.redis_client(settings)) as store:
+            index = bootstrap.open_counting_index(settings, store)
             while index.wrong_counts() is None:
                 time.sleep(0.1)
-            return index.suspects()
-        finally:
+            found = index.suspects()
             index.stop()
+            return found
 
     @staticmethod
     def _answered(waiting: Future[Answer]) -> Answer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 
 import click
@@ -29,14 +31,9 @@ def suspects(settings: Settings, count: int, timeout: float, json_: bool) -> Non
     Reads the memory and asks for the neighbours of every item. `correct` takes a suspicion away, also
     one that says the label is right.
     """
-    from streams import bootstrap
-
-    index = bootstrap.open_counting_index(settings)
-    try:
+    with _counting(settings) as index:
         _wait_for_counts(index, timeout)
         found = index.suspects()
-    finally:
-        index.stop()
     if json_:
         emit({"suspects": len(found), "clearest": [asdict(one) for one in found[:count]]})
         return
@@ -50,6 +47,18 @@ def suspects(settings: Settings, count: int, timeout: float, json_: bool) -> Non
     if found:
         console.print(table)
     sys.exit(0)
+
+
+@contextmanager
+def _counting(settings: Settings) -> Iterator[ReplicatedIndex]:
+    from streams import bootstrap
+
+    with closing(bootstrap.redis_client(settings)) as client:
+        index = bootstrap.open_counting_index(settings, client)
+        try:
+            yield index
+        finally:
+            index.stop()
 
 
 def _wait_for_counts(index: ReplicatedIndex, timeout: float) -> None:
@@ -94,9 +103,8 @@ def prune(
     """
     from streams import bootstrap
 
-    index = bootstrap.open_counting_index(settings)
     effect: Effect | None = None
-    try:
+    with _counting(settings) as index:
         if images:
             named = images
         elif how == "undo":
@@ -105,8 +113,6 @@ def prune(
             _wait_for_counts(index, timeout)
             effect = index.effect_of_pruning(least)
             named = () if effect is None else effect.images
-    finally:
-        index.stop()
     if how != "dry-run":
         with bootstrap.client(settings, source) as client:
             sent = [client.prune(image, undo=how == "undo") for image in named]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,9 @@ from memory.errors import Misconfigured
 from streams.contract.topics import Topic, TopicSpec
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import as_memory_error
+
+KNOWN_SECONDS = 10.0
+KNOWN_LOOK_SECONDS = 0.05
 
 
 def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
@@ -46,7 +50,7 @@ def create(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> None:
 def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
     """Give existing topics the settings they break; all their other settings stay.
 
-    Partitions and replication stay too. Returns what changed, a line each. Raises `Misconfigured`,
+    Partitions and replication stay too. Returns what changed, a line each, once that can be read. Raises `Misconfigured`,
     `Unavailable`.
     """
     changes: list[str] = []
@@ -64,6 +68,10 @@ def configure(cluster: KafkaCluster, specs: Sequence[TopicSpec]) -> list[str]:
             for name, result in admin.alter_configs(resources)["topic"].items():
                 if result != "OK":
                     raise Misconfigured(f"{name}: cannot be configured: {result}")
+        # Brokers learn it one by one, a moment later.
+        deadline = time.monotonic() + KNOWN_SECONDS
+        while any(_broken(admin, specs)) and time.monotonic() < deadline:
+            time.sleep(KNOWN_LOOK_SECONDS)
     return changes
 
 

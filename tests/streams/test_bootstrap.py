@@ -251,11 +251,11 @@ def test_a_replica_is_kept_within_the_budget_of_the_settings_and_counted() -> No
 
 
 def test_an_index_for_review_counts_and_has_no_budget() -> None:
-    with replaced("ReplicatedIndex") as replicated, replaced("redis_client") as client:
-        found = bootstrap.open_counting_index(SETTINGS)
+    client = Mock()
+    with replaced("ReplicatedIndex") as replicated:
+        found = bootstrap.open_counting_index(SETTINGS, client)
     assert found is replicated.open.return_value
-    client.assert_called_once_with(SETTINGS)
-    expected = call(client.return_value, namespace="n", hmac_key=bytes(range(32)))
+    expected = call(client, namespace="n", hmac_key=bytes(range(32)))
     assert replicated.open.call_args == expected
     replica: Any = found
     replica.start.assert_called_once_with(sys.maxsize, counts_wrong=True)
