@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from kafka import KafkaAdminClient
@@ -146,11 +147,31 @@ def test_configuring_repairs_what_is_broken_and_keeps_the_rest(
     alter(kafka_bootstrap, name, retention_ms="-1", flush_messages="1000")
     assert len(admin.check(KafkaCluster(kafka_bootstrap), created)) == 1
     admin.configure(KafkaCluster(kafka_bootstrap), created)
-    until(lambda: admin.check(KafkaCluster(kafka_bootstrap), created) == [])
+    assert admin.check(KafkaCluster(kafka_bootstrap), created) == []
     broker = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     live = broker.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
     broker.close()
     assert live["topic"][name]["flush.messages"]["value"] == "1000"
+
+
+def test_what_was_configured_is_waited_for_until_it_can_be_read(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    name = spec(created, Topic.QUERY).name
+    alter(kafka_bootstrap, name, retention_ms="-1")
+    read, looks = admin._broken, list[object]()
+
+    def late(client: KafkaAdminClient, specs: list[TopicSpec]) -> list[dict[str, str]]:
+        """A broker that has not heard of it yet, the first three times."""
+        found = read(client, specs)
+        looks.append(found)
+        stale = [{"retention.ms": "-1"} if one.name == name else {} for one in specs]
+        return stale if len(looks) <= 3 else found
+
+    with patch.object(admin, "_broken", side_effect=late):
+        admin.configure(KafkaCluster(kafka_bootstrap), created)
+    assert len(looks) >= 4
+    assert admin.check(KafkaCluster(kafka_bootstrap), created) == []
 
 
 def test_too_few_partitions_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
