@@ -140,8 +140,10 @@ class Recall:
 
         An exclusion of what the memory does not show is a mistake in spelling, which must be said.
         """
-        index = self._index
-        named = query.what_if.without
+        index, named = self._index, query.what_if.without
+        asked = frozenset(map(index.image_key, _items_asked_with(query)))
+        if not named:
+            return Exclusion(asked)
         by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
         for selector in named:
             by[selector.kind].append(selector)
@@ -163,10 +165,8 @@ class Recall:
                 "the memory shows nothing of one of the images, subjects, sources or labels that are "
                 "excluded; is it spelt so?",
             )
-        asked = [query.payload.image_id] if isinstance(query.payload, ItemRef) else []
-        return Exclusion(
-            frozenset(map(index.image_key, [*ids, *asked])), frozenset(keys), frozenset(labels)
-        )
+        images = asked.union(map(index.image_key, ids))
+        return Exclusion(images, frozenset(keys), frozenset(labels))
 
     def _lists(self, selector: SelectorKey) -> bool:
         return any(page for page in self._index.images_with_selector(selector))

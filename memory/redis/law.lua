@@ -67,11 +67,10 @@ local function union(held, given)
   return table.concat(all, ' '), true
 end
 
--- Overwritten before they go: DEL alone leaves the bytes in the process's memory.
-local function shred(key)
+-- Before they go: DEL and HDEL alone leave the bytes in the process's memory.
+local function overwrite(key, names)
   local junk = {}
-  for _, name in ipairs({'id', 'image', 'label', 'asserted', 'corrected', 'source', 'subjects',
-                         'attributes', 'vector', 'ts', 'cs', 'ps'}) do
+  for _, name in ipairs(names) do
     local length = redis.call('HSTRLEN', key, name)
     if length > 0 then
       junk[#junk + 1] = name
@@ -79,6 +78,11 @@ local function shred(key)
     end
   end
   if #junk > 0 then redis.call('HSET', key, unpack(junk)) end
+end
+
+local function shred(key)
+  overwrite(key, {'id', 'image', 'label', 'asserted', 'corrected', 'source', 'subjects',
+                  'attributes', 'vector', 'ts', 'cs', 'ps'})
   redis.call('DEL', key)
 end
 
@@ -105,15 +109,8 @@ end
 
 -- The trace of a hash that lives on.
 local function shred_trace(key)
-  local junk, names = {}, {'ts', 'label', unpack(TRACE)}
-  for _, name in ipairs(names) do
-    local length = redis.call('HSTRLEN', key, name)
-    if length > 0 then
-      junk[#junk + 1] = name
-      junk[#junk + 1] = string.rep('x', length)
-    end
-  end
-  if #junk > 0 then redis.call('HSET', key, unpack(junk)) end
+  local names = {'ts', 'label', unpack(TRACE)}
+  overwrite(key, names)
   redis.call('HDEL', key, unpack(names))
 end
 

@@ -159,8 +159,9 @@ class Reliability:
         pruned = [
             self._shown[number].image for number in np.flatnonzero(hard >= HARD_FROM).tolist()
         ]
-        self._counts = WrongCounts(self._by_id(soft), self._by_id(hard), frozenset(pruned), 0.0)
+        # Who sees that there are counts finds the suspects of then.
         self.suspects = self._suspects(soft)
+        self._counts = WrongCounts(self._by_id(soft), self._by_id(hard), frozenset(pruned), 0.0)
         self._changed = False
 
     def _drop_unused_labels(self) -> None:

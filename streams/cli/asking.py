@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,7 +118,7 @@ def _factors(texts: tuple[str, ...]) -> Factors:
         kind, _, name = named.partition("=")
         if kind not in by or not name:
             raise click.BadParameter(f"{text!r}: {OPTION_FORMS['--weight']}", param_hint="--weight")
-        by[kind][name] = _said("--weight", text, lambda factor=factor: float(factor))  # type: ignore[misc]  # its default binds it
+        by[kind][name] = _said("--weight", text, partial(float, factor))
     return _said("--weight", " ".join(texts), lambda: Factors(by["image"], by["label"]))
 
 

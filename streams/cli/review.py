@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -46,7 +45,6 @@ def suspects(settings: Settings, count: int, timeout: float, json_: bool) -> Non
     say(f"{len(found)} items may have a wrong label")
     if found:
         console.print(table)
-    sys.exit(0)
 
 
 @contextmanager
@@ -103,16 +101,16 @@ def prune(
     """
     from streams import bootstrap
 
+    named = images
     effect: Effect | None = None
-    with _counting(settings) as index:
-        if images:
-            named = images
-        elif how == "undo":
-            named = tuple(index.pruned_ids())
-        else:
-            _wait_for_counts(index, timeout)
-            effect = index.effect_of_pruning(least)
-            named = () if effect is None else effect.images
+    if not images:
+        with _counting(settings) as index:
+            if how == "undo":
+                named = tuple(index.pruned_ids())
+            else:
+                _wait_for_counts(index, timeout)
+                effect = index.effect_of_pruning(least)
+                named = () if effect is None else effect.images
     if how != "dry-run":
         with bootstrap.client(settings, source) as client:
             sent = [client.prune(image, undo=how == "undo") for image in named]

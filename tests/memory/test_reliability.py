@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.model.keys import ImageKey
-from memory.model.reliability import HARD_FROM, HARD_NEIGHBORS, SOFT_NEIGHBORS, WrongCounts
+from memory.model.reliability import HARD_FROM, HARD_NEIGHBORS, SOFT_NEIGHBORS, Suspect, WrongCounts
 from memory.model.vectors import cosine_distances
 from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows, Shown
@@ -170,6 +170,24 @@ def test_an_item_among_others_of_one_label_is_the_first_suspect() -> None:
     rows.put([shown], held["i9"][1][None])  # a person says that it is right
     settle(reliability)
     assert reliability.suspects == []
+
+
+def test_who_sees_counts_finds_the_suspects_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(2):
+        put(rows, held, f"i{n}", f"l{n}", np.eye(DIM)[n].astype(F16))
+    seen: list[WrongCounts | None] = []
+    suspected = reliability._suspects
+
+    def looked(wrong: np.ndarray) -> list[Suspect]:
+        seen.append(reliability.counts)  # as another thread would meanwhile
+        return suspected(wrong)
+
+    monkeypatch.setattr(reliability, "_suspects", looked)
+    settle(reliability)
+    assert seen == [None]
+    assert len(reliability.suspects) == 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -145,7 +145,7 @@ def test_answers_equal_the_oracles_over_ten_thousand_events_with_questions_betwe
                 case _:
                     bears = (SelectorKey(f"subject:{choose.randrange(20)}"),)
                     puts.append(
-                        lambda i, name=name, label=label, seed=seed, time=time, bears=bears: shown(  # type: ignore[misc]
+                        lambda i, name=name, label=label, seed=seed, time=time, bears=bears: shown(  # type: ignore[misc]  # bound by default
                             i, name, label, seed, time, bears
                         )
                     )

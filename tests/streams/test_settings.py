@@ -61,7 +61,6 @@ with tempfile.NamedTemporaryFile() as file:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
 def test_a_worker_threads_share_two_arenas_of_memory() -> None:
     def arenas(how: str) -> int:
         command = [sys.executable, "-c", ARENAS_OF_EIGHT_THREADS, how]
