@@ -51,6 +51,7 @@ class Reason(StrEnum):
     INVALID_WEIGHT = "invalid-weight"
     UNKNOWN_PRUNING = "unknown-pruning"
     NOT_COUNTED = "not-counted"
+    INVALID_THRESHOLD = "invalid-threshold"
     FORGOTTEN = "forgotten"
     CLAIMS_OFF = "claims-off"
     INVALID_CLAIM = "invalid-claim"

@@ -13,19 +13,19 @@ import numpy as np
 
 from memory.errors import Rejected
 from memory.model import merge
-from memory.model.answers import Hit, SearchResult
+from memory.model.answers import Hit, Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
-from memory.model.reliability import WrongCounts
+from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
-from memory.model.times import NEVER
+from memory.model.times import NEVER, Stamp, stamp_time
 from memory.model.vectors import Vector, cosine_distances, stored_vector
 
 
-class ExactIndex(KeyedDigests):
+class ExactIndex(KeyedDigests, Uncounted):
     """`memory.ports.MemoryIndex` in numpy. `dtype` is the element type vectors are stored in."""
 
     def __init__(
@@ -43,6 +43,7 @@ class ExactIndex(KeyedDigests):
         self._times: dict[LogPartition, int] = {}
         self._witnesses: dict[LogPartition, dict[int, int]] = {}
         self._cuts: dict[LogPartition, list[Cut]] = {}
+        self._used: dict[ImageKey, tuple[int, int]] = {}
 
     @property
     def embedder(self) -> str:
@@ -76,7 +77,14 @@ class ExactIndex(KeyedDigests):
         return max([barrier, *(merge.enlist(self.state, one, image) for one in selectors)])
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        return [merge.put(self.state, self._stored(put)) for put in puts]
+        return [self._merge(self._stored(put)) for put in puts]
+
+    def _merge(self, put: Put) -> PutResult:
+        before = self.state.items.get(put.image, merge.EMPTY)
+        result = merge.put(self.state, put)
+        if before.trace and stamp_time(Stamp(before.trace_stamp)) <= result.barrier:
+            self._used.pop(put.image, None)
+        return result
 
     def _stored(self, put: Put) -> Put:
         if not isinstance(put.write, TraceWrite):
@@ -166,8 +174,20 @@ class ExactIndex(KeyedDigests):
         positions = self.positions()
         return positions, self.search(probes)
 
-    def wrong_counts(self) -> WrongCounts | None:
-        return None
+    def add_influence(self, used: Mapping[str, tuple[int, int]]) -> None:
+        for image_id, (neighbor, decided) in used.items():
+            if self.state.items.get(image := self.image_key(image_id), merge.EMPTY).shown:
+                before = self._used.get(image, (0, 0))
+                self._used[image] = (before[0] + neighbor, before[1] + decided)
+
+    def influence(self, count: int, image_id: str | None = None) -> tuple[int, Sequence[Influence]]:
+        wanted = list(self._used) if image_id is None else [self.image_key(image_id)]
+        found = [
+            Influence(trace.image_id, *self._used.get(image, (0, 0)))
+            for image in wanted
+            if (trace := self.state.items.get(image, merge.EMPTY).trace)
+        ]
+        return len(self._used), sorted(found, key=Influence.order)[:count]
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         items = [self.state.items.get(self.image_key(i), merge.EMPTY) for i in image_ids]
@@ -233,6 +253,7 @@ class ExactIndex(KeyedDigests):
             ),
             barriers=sum(item.trace is None and item.barrier != NEVER for item in items),
             bytes=sum(item.trace.vector.nbytes for item in items if item.trace),
+            pruned=sum(item.trace is not None and not item.shown for item in items),
         )
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:

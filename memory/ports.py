@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
-from memory.model.answers import SearchResult
+from memory.model.answers import Effect, Influence, SearchResult, Suspect
 from memory.model.events import ClaimPayload, LogPartition, Selector
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
@@ -193,6 +193,27 @@ class Search(Protocol):
 
     def wrong_counts(self) -> WrongCounts | None:
         """How often items were neighbours of another label; None where nobody counts it (yet)."""
+        ...
+
+    def suspects(self) -> Sequence[Suspect]:
+        """Items whose neighbours say another label, the clearest first; as of the wrong counts."""
+        ...
+
+    def effect_of_pruning(self, least: int) -> Effect | None:
+        """What leaving out items of a wrong count of `least` or more would change; None: not counted."""
+        ...
+
+    def add_influence(self, used: Mapping[str, tuple[int, int]]) -> None:
+        """Add to how often items voted and how often they decided, by image id.
+
+        What is shown no more is passed over: what is forgotten has no counts, nor will it get any.
+        """
+        ...
+
+    def influence(self, count: int, image_id: str | None = None) -> tuple[int, Sequence[Influence]]:
+        """How many items ever voted, and of the `count` that decided and voted most often, or of one
+        alone, how often they did.
+        """
         ...
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:

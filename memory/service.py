@@ -10,18 +10,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from memory.decision.recall import Recall
+from memory.decision.review import review
 from memory.embedders import VectorsOnly
 from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Rejected
 from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
-from memory.model.answers import Position, Prediction
+from memory.model.answers import Findings, Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
 from memory.model.events import Correction, Forget, Ingest, Prune, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
-from memory.model.questions import Query
+from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
 from memory.model.state import CorrectionWrite, PruningWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
@@ -50,6 +51,7 @@ class VisualMemory:
         logs: Mapping[str, str] | None = None,
         partitions: int | None = None,
         pruning: Pruning = Pruning.NONE,
+        min_share: float = 0.0,
         observe: Observe = lambda _stage, _seconds: None,
     ) -> None:
         self.index = index
@@ -61,7 +63,12 @@ class VisualMemory:
         self._partitions = partitions
         self._observe = observe
         self._recall = Recall(
-            index, self._payloads, logs=self._logs, observe=observe, pruning=pruning
+            index,
+            self._payloads,
+            logs=self._logs,
+            observe=observe,
+            pruning=pruning,
+            min_share=min_share,
         )
         self._telling = threading.Lock()
 
@@ -214,3 +221,11 @@ class VisualMemory:
         memory does not show, or everything.
         """
         return self._recall(queries)
+
+    def review(self, asked: Review) -> Findings | Rejected:
+        """Look the memory through: see `Review`. `Rejected` where wrong counts are needed and not there."""
+        return review(self.index, asked)
+
+    def write_influence(self) -> None:
+        """Write down how often items voted and decided since this was last called."""
+        self.index.add_influence(self._recall.uses.take())

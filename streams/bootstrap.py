@@ -159,6 +159,7 @@ def memory_of(
         logs=logs,
         partitions=settings.partitions,
         pruning=Pruning(settings.pruning),
+        min_share=settings.min_share,
         observe=observe_stage,
     )
 
@@ -250,6 +251,7 @@ def wire(
         carrier = tasks = TaskDelivery(app, source, **parts)
         agent = handlers.query_agent(memory, tasks, settings.partitions)
         tasks.start(agent, settings.questions_in_flight)
+        tasks.watch(handlers.INFLUENCE_SECONDS, handlers.influence_writer(memory))
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
         skew = microseconds(settings.clock_skew)

@@ -15,7 +15,16 @@ MEMORY = {
     *("WhatIf", "Why", "load_embedder", "make_stamp"),
 }
 CLIENT = {
-    *("Answer", "Factors", "ForgetRequest", "MemoryClient", "Misconfigured", "Neighbor", "Pending"),
+    *(
+        "Answer",
+        "Factors",
+        "Findings",
+        "ForgetRequest",
+        "MemoryClient",
+        "Misconfigured",
+        "Neighbor",
+        "Pending",
+    ),
     *("Position", "Receipt", "Rejected", "Rejection", "Rejections", "Selector"),
     *("Unavailable", "WhatIf"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import service
 from benchmarks.experiments.samples import Samples
-from memory.model.reliability import Suspect
+from memory.model.answers import Suspect
 from streams import bootstrap
 from streams.client import Pending
 from streams.contract.messages import Answer

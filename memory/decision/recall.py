@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from memory.decision.explaining import explain
+from memory.decision.influence import UseCounts, deciding
 from memory.decision.voting import FactorOf, tally, vote
 from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Reason, Rejected
@@ -32,7 +33,7 @@ OPPOSITE = 1e-6
 class Recall:
     """Answers questions together. `logs` names the topics, by topic id, whose positions answers carry.
 
-    `pruning` is what is done where a question says nothing of it.
+    `pruning` and `min_share` are what counts where a question says nothing of it.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class Recall:
         logs: Mapping[str, str],
         observe: Observe,
         pruning: Pruning,
+        min_share: float,
     ) -> None:
         self._index = index
         self._payloads = payloads
         self._logs = logs
         self._observe = observe
         self._pruning = pruning
+        self._min_share = min_share
+        self.uses = UseCounts()
 
     def __call__(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
         """See `VisualMemory.recall`."""
@@ -95,10 +99,15 @@ class Recall:
                 Reason.NOTHING_LEFT,
                 "the weights leave no neighbour a say; exclude them, so that others move up",
             )
+        least = self._min_share if query.min_share is None else query.min_share
         why = None
-        if query.why and votes.label is not None:
+        if votes.label is not None:
             says = tally(found.hits, query.rule, k=query.k, factor_of=factor_of)
-            why = explain(says, found.hits, votes.label)
+            if query.why:
+                why = explain(says, found.hits, votes.label)
+            if not supposed:
+                voters = [neighbor.image_id for neighbor in votes.neighbors]
+                self.uses.add(voters, deciding(says, votes.label))
         voted = time.perf_counter() - started
         self._observe("vote", voted)
         return Prediction(
@@ -113,6 +122,7 @@ class Recall:
             supposed=bool(supposed),
             pruning=pruning,
             reliability_age=counts.age if counts and pruning is not Pruning.NONE else None,
+            abstained=votes.label is not None and votes.shares[votes.label] < least,
         )
 
     def _pruning_of(self, query: Query, counts: WrongCounts | None) -> Pruning:
@@ -133,7 +143,7 @@ class Recall:
             return without
         if counts is not None and self._pruning_of(query, counts) is Pruning.HARD:
             without = replace(without, images=without.images | counts.pruned)
-        return Probe(vector, query.k + (MAX_REMOVED if query.why else 0), without)
+        return Probe(vector, query.k + (MAX_REMOVED if query.why else 1), without)
 
     def _exclusion(self, query: Query) -> Exclusion | Rejected:
         """What takes no part: what is named, and the item that is asked with.

@@ -132,7 +132,8 @@ class Prediction:
     """An answer and all it rests on. `timings` are seconds by stage.
 
     `supposed`: it is the answer to a what-if. `pruning`: what was done with unreliable items, by counts that
-    were those of the whole memory `reliability_age` seconds ago.
+    were those of the whole memory `reliability_age` seconds ago. `abstained`: the class that leads has too
+    small a share to be the answer.
     """
 
     vote: Vote
@@ -146,7 +147,73 @@ class Prediction:
     supposed: bool = False
     pruning: Pruning = Pruning.NONE
     reliability_age: float | None = None
+    abstained: bool = False
 
     @property
     def empty(self) -> bool:
         return not self.vote.neighbors
+
+
+class Suspect(Message, frozen=True):
+    """An item whose neighbours say another label. Of their vote by rank, 0 to 1:
+
+    `share` for the suggested label, `own_share` for the one that it has. `wrong` is its wrong count over
+    ten.
+    """
+
+    image_id: str = field(name="id")
+    label: str
+    suggested: str
+    share: float
+    own_share: float
+    wrong: int
+
+
+class LabelEffect(Message, frozen=True):
+    """Of the items of a label: how many would go and stay, and of those that stay how many their ten
+    nearest others call right, by rank, before and after.
+    """
+
+    gone: int
+    stays: int
+    right_before: int
+    right_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What pruning would do: to which images, and to each label."""
+
+    images: tuple[str, ...]
+    labels: Mapping[str, LabelEffect]
+
+
+class Influence(Message, frozen=True):
+    """How often an item was among the neighbours that voted, and how often it decided.
+
+    It decided an answer where that would have been another one without it.
+    """
+
+    image_id: str = field(name="id")
+    neighbor: Count
+    decided: Count
+
+    def order(self) -> tuple[int, int, str]:
+        """What they are sorted by: the most influential first."""
+        return -self.decided, -self.neighbor, self.image_id
+
+
+class Findings(Message, frozen=True):
+    """What was found by a review: `total` of them, of which the first are listed.
+
+    `suspects`, the clearest first; `images` that pruning would leave out, and `labels` by name; the
+    `influence` of items, the greatest first. `age`, seconds, is that of the counts that it rests on.
+    """
+
+    about: str
+    total: Count
+    age: float | None = None
+    suspects: tuple[Suspect, ...] = ()
+    images: tuple[str, ...] = ()
+    labels: Mapping[str, LabelEffect] = field(default_factory=dict)
+    influence: tuple[Influence, ...] = ()

@@ -9,7 +9,7 @@ from enum import StrEnum
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID, MAX_LABEL, Payload, Selector
 from memory.model.keys import ImageKey, SelectorKey
-from memory.model.reliability import Pruning
+from memory.model.reliability import HARD_FROM, Pruning
 from memory.model.text import canonical_name
 from memory.model.vectors import Vector
 
@@ -19,6 +19,9 @@ MAX_NAMED = 100
 MAX_COMPOSED = 16
 """Items that a question may add and subtract."""
 MAX_FACTOR = 1e6
+DEFAULT_LISTED = 20
+MAX_LISTED = 1000
+MAX_LEAST = 9999
 MAX_REMOVED = 50
 """How many neighbours are looked for whose removal would change an answer."""
 
@@ -128,7 +131,8 @@ NOTHING_SUPPOSED = WhatIf()
 class Query:
     """A question: what is this? With `why` its answer comes with what would change it.
 
-    `pruning` None is what the memory does where nobody says otherwise.
+    `pruning` None is what the memory does where nobody says otherwise. With `min_share`, 0 to 1, it abstains
+    where the class that leads has less than this share of all weight; None is the memory's own.
     """
 
     payload: Payload | ItemRef
@@ -137,10 +141,50 @@ class Query:
     what_if: WhatIf = NOTHING_SUPPOSED
     why: bool = False
     pruning: Pruning | None = None
+    min_share: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
             raise Rejected(Reason.INVALID_K, f"k must be 1 to {MAX_K}, not {self.k}")
+        if self.min_share is not None and not 0 <= self.min_share <= 1:  # NaN is in no range
+            raise Rejected(
+                Reason.INVALID_THRESHOLD, "the share to abstain below must be a number from 0 to 1"
+            )
+
+
+class About(StrEnum):
+    """What may be looked through."""
+
+    SUSPECTS = "suspects"
+    PRUNING = "pruning"
+    INFLUENCE = "influence"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A request to look the memory through: for labels that are doubted, for what pruning would
+    change (`least` is the wrong count from which it is so), for the influence of items (of one).
+
+    At most `count` of them are listed.
+    """
+
+    about: About
+    count: int = DEFAULT_LISTED
+    least: int = HARD_FROM
+    image_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_LISTED:
+            raise Rejected(
+                Reason.INVALID_K, f"1 to {MAX_LISTED} items can be listed, not {self.count}"
+            )
+        if not 1 <= self.least <= MAX_LEAST:
+            raise Rejected(
+                Reason.INVALID_THRESHOLD,
+                f"the wrong count must be 1 to {MAX_LEAST}, not {self.least}",
+            )
+        if self.image_id is not None:
+            object.__setattr__(self, "image_id", ItemRef(self.image_id).image_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,15 @@ another label than it has are counted, also where the vote would come out right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from memory.model.keys import ImageKey
+
+if TYPE_CHECKING:
+    from memory.model.answers import Effect, Suspect
 
 SOFT_NEIGHBORS = 10
 HARD_NEIGHBORS = 100
@@ -46,36 +50,14 @@ class WrongCounts:
         return SOFT_FACTOR / (1 + count) if count else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class LabelEffect:
-    """Of the items of a label: how many would go and stay, and of those that stay how many their ten
-    nearest others call right, by rank, before and after.
-    """
+class Uncounted:
+    """An index that counts no wrong neighbours (see `memory.ports.Search`)."""
 
-    gone: int
-    stays: int
-    right_before: int
-    right_after: int
+    def wrong_counts(self) -> WrongCounts | None:
+        return None
 
+    def suspects(self) -> Sequence[Suspect]:
+        return ()
 
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What pruning would do: to which images, and to each label."""
-
-    images: tuple[str, ...]
-    labels: Mapping[str, LabelEffect]
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """An item whose neighbours say another label. Of their vote by rank, 0 to 1:
-
-    `share` for the suggested label, `own_share` for the one that it has.
-    """
-
-    image_id: str
-    label: str
-    suggested: str
-    share: float
-    own_share: float
-    wrong: int
+    def effect_of_pruning(self, _least: int) -> Effect | None:
+        return None

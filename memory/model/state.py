@@ -112,7 +112,8 @@ class PutResult:
 class Stats:
     """Sizes: searchable items, corrections waiting for their image, bytes used by the store.
 
-    `bytes_limit` is what the store may use at most, 0 where it has no limit.
+    `bytes_limit` is what the store may use at most, 0 where it has no limit. `pruned` counts the items
+    that are there but left out.
     """
 
     items: int
@@ -120,6 +121,7 @@ class Stats:
     barriers: int
     bytes: int
     bytes_limit: int = 0
+    pruned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

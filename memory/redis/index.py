@@ -13,25 +13,25 @@ from typing import Any, Self
 import redis
 
 from memory.errors import Rejected
-from memory.model.answers import SearchResult
+from memory.model.answers import Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
-from memory.model.reliability import WrongCounts
+from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
-from memory.redis import marks, scan
+from memory.redis import influence, marks, scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
-from memory.redis.fences import missing_facts
-from memory.redis.hashes import decode_item, decode_put_result, encode_puts, encode_time
+from memory.redis.hashes import decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
     enlist_images,
     in_pages,
     listed_images,
+    missing_facts,
     note_told,
     pruned_with_label,
     untold_facts,
@@ -41,7 +41,7 @@ from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
 
 
-class RedisIndex(KeyedDigests):
+class RedisIndex(KeyedDigests, Uncounted):
     """`memory.ports.MemoryIndex` on Redis. Open one with `open`."""
 
     def __init__(
@@ -220,8 +220,13 @@ class RedisIndex(KeyedDigests):
         positions = self.positions()
         return positions, self.search(probes)
 
-    def wrong_counts(self) -> WrongCounts | None:
-        return None
+    def add_influence(self, used: Mapping[str, tuple[int, int]]) -> None:
+        by_key = {self.image_key(image_id): counts for image_id, counts in used.items()}
+        influence.add_influence(self._client, self.names, by_key)
+
+    def influence(self, count: int, image_id: str | None = None) -> tuple[int, Sequence[Influence]]:
+        image = None if image_id is None else self.image_key(image_id)
+        return influence.influence_of(self._client, self.names, count, image)
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)
@@ -240,17 +245,7 @@ class RedisIndex(KeyedDigests):
         return found
 
     def item(self, image: ImageKey) -> Item | None:
-        item, wait, outbox = self.names.item(image)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hgetall(item)
-        pipeline.hgetall(wait)
-        pipeline.smembers(outbox)
-        with map_redis_errors():
-            live, waiting, sent = pipeline.execute()
-        fields = live or waiting
-        if not fields and not sent:
-            return None
-        return decode_item(fields, sent, self._schema)
+        return scan.item(self._client, self.names, self._schema, image)
 
     def positions(self) -> Mapping[LogPartition, int]:
         follow = self._now is not None
@@ -293,8 +288,9 @@ class RedisIndex(KeyedDigests):
         waiting, barriers = scan.waiting(self._client, self.names.prefix)
         with map_redis_errors():
             found = self._client.info("memory")
+            pruned = int(self._client.scard(self.names.pruned))
         used, limit = int(found["used_memory"]), int(found["maxmemory"])
-        return Stats(self._search.count(), waiting, barriers, used, limit)
+        return Stats(self._search.count(), waiting, barriers, used, limit, pruned)
 
     def label_counts(self, labels: Sequence[str] | None = None) -> Mapping[str, int]:
         return self._search.label_counts(labels)

@@ -17,7 +17,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 5
+local VERSION = 6
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 
@@ -105,6 +105,13 @@ local function note_pruned(item, is_out, was_out)
   if is_out == was_out then return end
   local prefix, image = string.match(item, '^(.*):item:{(.*)}$')
   redis.call(is_out and 'SADD' or 'SREM', prefix .. ':pruned', image)
+end
+
+-- What is forgotten has no counts of use. (These keys are in another slot, as `guarded` says.)
+local function forget_influence(item)
+  local prefix, image = string.match(item, '^(.*):item:{(.*)}$')
+  redis.call('ZREM', prefix .. ':neighbors', image)
+  redis.call('ZREM', prefix .. ':decided', image)
 end
 
 -- The trace of a hash that lives on.
@@ -237,6 +244,7 @@ local function put(keys, args)
     announce(item)
   end
   note_pruned(item, lives and pruned == '1', was_out)
+  if had_trace and is_dead(held[2], barrier) then forget_influence(item) end
   return {barrier, stands and 1 or 0, (trace_dies or correction_dies or pruning_dies) and 1 or 0,
           visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
 end
@@ -557,6 +565,19 @@ local function changed(keys, args)
   return reply
 end
 
+-- KEYS: neighbors, decided, items. ARGS: of each item its digest, how often it was a neighbour, and how
+-- often it decided. (The items are in other slots, as `guarded` says.)
+local function influence(keys, args)
+  for i = 3, #keys do
+    local at = 3 * (i - 3)
+    if redis.call('EXISTS', keys[i]) == 1 then
+      redis.call('ZINCRBY', keys[1], args[at + 2], args[at + 1])
+      if args[at + 3] ~= '0' then redis.call('ZINCRBY', keys[2], args[at + 3], args[at + 1]) end
+    end
+  end
+  return 'OK'
+end
+
 local function version() return VERSION end
 
 -- A generation that is neither the memory's nor the next takes no write: what a worker that was
@@ -590,6 +611,7 @@ register('vm1_untold', untold, READING)
 register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
+register('vm1_influence', guarded(influence), {})
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
 register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)

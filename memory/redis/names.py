@@ -20,6 +20,8 @@ class KeyNames:
         self.open_requests = f"{prefix}:open_requests"
         self.changes = f"{prefix}:changes"
         self.pruned = f"{prefix}:pruned"
+        self.neighbors = f"{prefix}:neighbors"
+        self.decided = f"{prefix}:decided"
         self.unembeddable = f"{prefix}:unembeddable"
 
     def item(self, image: ImageKey) -> tuple[str, str, str]:

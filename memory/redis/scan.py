@@ -154,3 +154,18 @@ def facts_of_forgetting(client: redis.Redis, prefix: str) -> Iterator[list[Fence
                 for key, (time, closed) in zip(page, pipeline.execute(), strict=True)
                 if closed == b"1"
             ]
+
+
+def item(client: Any, names: KeyNames, schema: Schema, image: ImageKey) -> Item | None:
+    """All that is held of one image."""
+    shown, wait, outbox = names.item(image)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hgetall(shown)
+    pipeline.hgetall(wait)
+    pipeline.smembers(outbox)
+    with map_redis_errors():
+        live, waiting, sent = pipeline.execute()
+    fields = live or waiting
+    if not fields and not sent:
+        return None
+    return decode_item(fields, sent, schema)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memory.errors import Misconfigured, Moved, Unavailable
-from memory.model.answers import SearchResult
+from memory.model.answers import Effect, SearchResult, Suspect
 from memory.model.events import LogPartition
 from memory.model.questions import Probe
-from memory.model.reliability import Effect, Suspect, WrongCounts
+from memory.model.reliability import WrongCounts
 from memory.redis.index import RedisIndex
 from memory.redis.listings import pruned_ids
 from memory.redis.schema import Schema
@@ -78,6 +78,7 @@ class ReplicatedIndex(RedisIndex):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._replica: Replica | None = None
         self._reliability: Reliability | None = None
         self._current = self._busy_until = 0.0
@@ -127,8 +128,9 @@ class ReplicatedIndex(RedisIndex):
 
     def effect_of_pruning(self, least: int) -> Effect | None:
         """What leaving out the items of a wrong count of `least` or more would change; None: not counted."""
-        reliability = self._reliability
-        return None if reliability is None else reliability.effect_of_pruning(least)
+        with self._counting:
+            reliability = self._reliability
+            return None if reliability is None else reliability.effect_of_pruning(least)
 
     def pruned_ids(self) -> list[str]:
         """Ids of the images that are pruned by events."""
@@ -223,8 +225,9 @@ class ReplicatedIndex(RedisIndex):
         busy = now < self._busy_until
         until = now + FOLLOW_SECONDS * (BUSY_SHARE if busy else IDLE_SHARE)
         try:
-            while time.monotonic() < until and not reliability.work(4 if busy else 16):
-                pass
+            with self._counting:
+                while time.monotonic() < until and not reliability.work(4 if busy else 16):
+                    pass
         except Exception as error:  # noqa: BLE001 - questions are answered without counts
             _log.error("wrong counts are given up: unexpected %s", type(error).__name__)
             self._reliability = None

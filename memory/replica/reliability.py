@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memory.model.answers import Effect, LabelEffect, Suspect
 from memory.model.questions import Exclusion, Probe
 from memory.model.reliability import (
     HARD_FROM,
     HARD_NEIGHBORS,
     SOFT_NEIGHBORS,
-    Effect,
-    LabelEffect,
-    Suspect,
     WrongCounts,
 )
 from memory.replica.rows import NOWHERE, Rows, Shown

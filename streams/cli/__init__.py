@@ -14,7 +14,7 @@ from streams.cli import memory_commands, operations, stack_commands
 from streams.cli.asking import query
 from streams.cli.options import say, visible
 from streams.cli.rebuild import rebuild
-from streams.cli.review import prune, suspects
+from streams.cli.review import influence, prune, suspects
 from streams.local.process import LocalServerError
 
 UNEXPECTED = 70
@@ -26,6 +26,7 @@ COMMANDS = [
     memory_commands.forget,
     query,
     suspects,
+    influence,
     prune,
     memory_commands.status,
     stack_commands.up_command,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 from rich.table import Table
@@ -17,6 +18,7 @@ from memory.model.events import Selector
 from memory.model.questions import Factors, Rule, WhatIf
 from memory.model.reliability import Pruning
 from streams.cli.options import as_json, cell, console, emit, say, servers
+from streams.client.asking import Asked
 from streams.config.settings import Settings
 from streams.contract.messages import Answer
 
@@ -50,6 +52,12 @@ OPTION_FORMS = {
     help="What is done with unreliable items: they weigh less (soft) or are left out (hard).",
 )
 @click.option(
+    "--min-share",
+    type=click.FloatRange(0, 1),
+    show_default="the memory's",
+    help="Abstain where the leading label has less than this share.",
+)
+@click.option(
     "--without",
     multiple=True,
     metavar="KIND=NAME",
@@ -77,6 +85,7 @@ def query(
     rule: str,
     why: bool,
     pruning: str | None,
+    min_share: float | None,
     without: tuple[str, ...],
     weights: tuple[str, ...],
     plus: tuple[str, ...],
@@ -90,11 +99,12 @@ def query(
     if (image is None) == (item is None):
         raise click.UsageError("give either an image file or --item")
     supposed = WhatIf(tuple(map(_selector, without)), _factors(weights), plus, minus)
-    asked: dict[str, Any] = {"item": item, "k": k, "rule": rule, "pruning": pruning}
+    asked: Asked = {"item": item, "k": k, "rule": rule, "pruning": pruning, "why": why}
+    asked |= {"min_share": min_share, "what_if": supposed}
     with bootstrap.client(settings, "visual-memory-cli") as client:
-        answer = client.query(image, **asked, what_if=supposed, why=why, timeout=timeout)
+        answer = client.query(image, **asked, timeout=timeout)
     emit(answer.to_json()) if json_ else _print_answer(answer)
-    sys.exit(0 if answer.status in ("answered", "empty") else 1)
+    sys.exit(0 if answer.status in ("answered", "abstained", "empty") else 1)
 
 
 def _said(option: str, text: str, read: Callable[[], T]) -> T:
@@ -123,14 +133,18 @@ def _factors(texts: tuple[str, ...]) -> Factors:
 
 
 def _print_answer(answer: Answer) -> None:
-    if answer.status != "answered":
+    if answer.status not in ("answered", "abstained"):
         say(f"{answer.status} {answer.reason or ''} {answer.detail or ''}")
         return
     if answer.reliability_age is not None:
         say(f"{answer.pruning} pruning, by counts of {answer.reliability_age:.0f} s ago")
     if answer.supposed:
         say("as the question supposes; the memory itself is as it was")
-    say(f"{answer.label} ({answer.shares[str(answer.label)]:.0%})")
+    if answer.label is None:
+        leading, share = max(answer.shares.items(), key=itemgetter(1))
+        say(f"abstained: {leading} leads with {share:.0%}")
+    else:
+        say(f"{answer.label} ({answer.shares[answer.label]:.0%})")
     why = answer.why
     table = Table("rank", "id", "label", "distance", "weight", *(("share", "value") if why else ()))
     for n in answer.neighbors:

@@ -12,7 +12,7 @@ from memory.errors import Misconfigured
 from memory.model.times import SECOND
 from memory.redis import scan
 from streams.cli.options import as_json, emit, say, servers
-from streams.config import memory_topics
+from streams.config import memory_topics, permissions_page
 from streams.config import permissions as rights
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
@@ -44,7 +44,7 @@ def permissions(
     Kafka's address come from the settings. No password is printed, and none is changed.
     """
     if table:
-        click.echo(rights.table(), nl=False)
+        click.echo(permissions_page.table(), nl=False)
         return
     settings = load()
     kafka = rights.parse_names(kafka_user, settings.namespace)

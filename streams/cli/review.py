@@ -5,46 +5,86 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from typing import Any
 
 import click
 from rich.table import Table
 
-from memory.errors import Unavailable
-from memory.model.reliability import HARD_FROM, Effect
+from memory.errors import Reason, Rejected, Unavailable
+from memory.model.answers import Effect, Findings
+from memory.model.reliability import HARD_FROM
 from memory.replica.index import ReplicatedIndex
 from streams.cli.options import as_json, cell, console, emit, say, servers
 from streams.config.settings import Settings
+from streams.contract.messages import MAX_TIMEOUT
 
 COUNTED_LOOK_SECONDS = 0.05
+COUNTED_ASK_SECONDS = 1.0
 
 
 @click.command()
 @click.option("--count", default=20, show_default=True, help="The clearest so many.")
-@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for the counts.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the counts.")
 @servers
 @as_json
 def suspects(settings: Settings, count: int, timeout: float, json_: bool) -> None:
     """List items whose neighbours say another label, for review.
 
-    Reads the memory and asks for the neighbours of every item. `correct` takes a suspicion away, also
-    one that says the label is right.
+    A query worker tells them. `correct` takes a suspicion away, also one that says the label is right.
     """
-    with _counting(settings) as index:
-        _wait_for_counts(index, timeout)
-        found = index.suspects()
+    found = _review(settings, timeout, "suspects", count=count)
     if json_:
-        emit({"suspects": len(found), "clearest": [asdict(one) for one in found[:count]]})
+        emit(found.to_json())
         return
     table = Table("id", "label", "neighbours say", "share", "share of its own", "wrong")
-    for one in found[:count]:
+    for one in found.suspects:
         shares = f"{one.share:.0%}", f"{one.own_share:.0%}"
         table.add_row(
             cell(one.image_id), cell(one.label), cell(one.suggested), *shares, str(one.wrong)
         )
-    say(f"{len(found)} items may have a wrong label")
-    if found:
+    say(f"{found.total} items may have a wrong label, by counts of {found.age:.0f} s ago")
+    if found.suspects:
         console.print(table)
+
+
+@click.command()
+@click.argument("image", required=False)
+@click.option("--count", default=20, show_default=True, help="The first so many.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait.")
+@servers
+@as_json
+def influence(
+    settings: Settings, image: str | None, count: int, timeout: float, json_: bool
+) -> None:
+    """Show how often items, or IMAGE, were neighbours that voted, and how often they decided.
+
+    An item decided an answer that would have been another one without it. Counted since the memory was
+    made or rebuilt; what is forgotten has no counts.
+    """
+    found = _review(settings, timeout, "influence", count=count, image=image)
+    if json_:
+        emit(found.to_json())
+        return
+    say(f"{found.total} items ever voted")
+    table = Table("id", "voted", "decided")
+    for one in found.influence:
+        table.add_row(cell(one.image_id), str(one.neighbor), str(one.decided))
+    console.print(table)
+
+
+def _review(settings: Settings, timeout: float, about: str, **asked: Any) -> Findings:
+    """What a query worker says; it is waited for one that still counts."""
+    from streams import bootstrap
+
+    deadline = time.monotonic() + timeout
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        while True:
+            try:
+                return client.review(about, **asked, timeout=min(timeout, MAX_TIMEOUT))
+            except Rejected as why:
+                if why.reason is not Reason.NOT_COUNTED or time.monotonic() > deadline:
+                    raise
+            time.sleep(COUNTED_ASK_SECONDS)
 
 
 @contextmanager
@@ -118,7 +158,7 @@ def prune(
                 one.position(timeout)
     done = {"dry-run": "would go", "apply": "go", "undo": "take part again"}[how]
     if json_:
-        labels = {} if effect is None else {n: asdict(one) for n, one in effect.labels.items()}
+        labels = {} if effect is None else {n: one.to_json() for n, one in effect.labels.items()}
         emit({"how": how, "images": list(named), "labels": labels})
         return
     if effect is not None:

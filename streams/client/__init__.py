@@ -1,7 +1,7 @@
 """The client for upstream applications: send images, corrections and forget-requests, and ask."""
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from memory.model.answers import Neighbor, Position
+from memory.model.answers import Findings, Neighbor, Position
 from memory.model.events import Selector
 from memory.model.questions import Factors, WhatIf
 from streams.client.client import MemoryClient
@@ -12,6 +12,7 @@ from streams.contract.messages import Answer, Receipt, Rejection
 __all__ = [
     "Answer",
     "Factors",
+    "Findings",
     "ForgetRequest",
     "MemoryClient",
     "Misconfigured",

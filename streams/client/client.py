@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import threading
-import time as system_clock
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from memory.errors import Reason, Rejected, Unavailable
-from memory.model.answers import Position
+from memory.model.answers import Findings, Position
 from memory.model.events import Selector
-from memory.model.questions import NOTHING_SUPPOSED, ItemRef, Query, WhatIf
+from memory.model.questions import DEFAULT_LISTED, About, Query, Review
+from memory.model.reliability import HARD_FROM
 from memory.model.times import now_us
+from streams.client.asking import Asked, query_of
 from streams.client.images import Image, payload_of
+from streams.client.receipts import await_receipt
 from streams.client.replies import Rejections, Replies
 from streams.client.sending import ForgetRequest, Pending, Sender
-from streams.contract import cloudevents, decoding, encoding, questions
-from streams.contract.messages import DEFAULT_K, DEFAULT_TIMEOUT, Answer, Receipt
+from streams.contract import cloudevents, encoding
+from streams.contract.messages import DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import MAX_RECORD, Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import as_memory_error
-from streams.kafka.reading import Tail, decode_known
+from streams.kafka.reading import Tail
 
 GRACE_SECONDS = 1.0
 """An answer that says it is late may itself be late by this much."""
@@ -159,89 +161,64 @@ class MemoryClient:
         A request made elsewhere is named by its id; the receipts are then read from the start.
         Raises `Rejected` if the request was, `Unavailable` if no receipt comes in time.
         """
-        deadline = system_clock.monotonic() + timeout
-        receipts = self._cluster.full_name(Topic.FORGET_RECEIPT)
-        if isinstance(request, str):
-            request_id, place, names = request, None, [receipts]
-            start: Mapping[tuple[str, int], int] = {}
-        else:
-            at = request.position(timeout)
-            request_id, place = request.request_id, (at.topic, at.partition, at.offset)
-            names, start = [receipts, self._cluster.full_name(Topic.REJECTED)], request.start
-        tail = Tail(self._cluster, names, start)
-        try:
-            while (remaining := deadline - system_clock.monotonic()) > 0:
-                records = tail.poll(min(remaining, 1.0))
-                said = [record for record in records if record.topic == receipts]
-                for receipt in decode_known(said, decoding.decode_receipt):
-                    if receipt.request == request_id and stage in receipt.stages:
-                        return receipt
-                faults = [record for record in records if record.topic != receipts]
-                for why in decode_known(faults, decoding.decode_rejection):
-                    if (why.topic, why.partition, why.offset) == place:
-                        reason = why.reason if why.reason in set(Reason) else Reason.INTERNAL
-                        raise Rejected(Reason(reason), why.detail)
-        finally:
-            tail.close()
-        raise Unavailable(
-            f"no receipt of the stage {stage} within {timeout:g} s; the request stands in the "
-            "log, see that a forget worker runs"
-        )
+        return await_receipt(self._cluster, request, stage, timeout)
 
     def query(
         self,
         image: Image | None = None,
         *,
-        item: str | None = None,
-        embedder: str | None = None,
-        k: int = DEFAULT_K,
-        rule: str = "rank",
-        what_if: WhatIf = NOTHING_SUPPOSED,
-        why: bool = False,
-        pruning: str | None = None,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        **asked: Unpack[Asked],
     ) -> Answer:
         """Ask what an image, a vector or a remembered item is; see `ask`."""
-        asked: dict[str, Any] = {"item": item, "embedder": embedder, "k": k, "rule": rule}
-        asked |= {"what_if": what_if, "why": why, "pruning": pruning}
-        answer = self.ask(image, **asked, after=after, timeout=timeout)
-        try:
-            return answer.result(timeout + 5 * GRACE_SECONDS)
-        except TimeoutError:
-            raise Unavailable("no answer came in time; ask again") from None
+        return _awaited(self.ask(image, after=after, timeout=timeout, **asked), timeout)
 
     def ask(
         self,
         image: Image | None = None,
         *,
-        item: str | None = None,
-        embedder: str | None = None,
-        k: int = DEFAULT_K,
-        rule: str = "rank",
-        what_if: WhatIf = NOTHING_SUPPOSED,
-        why: bool = False,
-        pruning: str | None = None,
         after: Sequence[Position] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        **asked: Unpack[Asked],
     ) -> Future[Answer]:
-        """The future of an answer that rests at least on the records at `after`.
+        """The future of an answer that rests at least on the records at `after`; see `Asked`.
 
-        It is the answer to a memory as `what_if` supposes it; with `why` it comes with what it
-        rests on and what would change it. `pruning` is ``none``, ``soft`` or ``hard``; None leaves it
-        to the memory.
         A memory that has not come to them within `timeout` seconds answers ``stale``. Without
         any answer the future fails with `Unavailable` a second later.
         """
-        if (image is None) == (item is None):
-            raise Rejected(Reason.INVALID_PAYLOAD, "ask either with an image or with an item")
-        payload = (
-            ItemRef(item)
-            if item is not None
-            else payload_of(image, embedder, self._sender.check_size)
-        )
-        chosen = questions.as_rule(rule), what_if, why, questions.as_pruning(pruning)
-        query = Query(payload, k, *chosen)
+        return self._ask(query_of(image, self._sender.check_size, **asked), after, timeout)
+
+    def review(
+        self,
+        about: str,
+        *,
+        count: int = DEFAULT_LISTED,
+        least: int = HARD_FROM,
+        image: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Findings:
+        """Look the memory through for ``suspects`` (labels that are doubted), for what ``pruning`` of
+        items of a wrong count from `least` on would change, or for the ``influence`` of items, or of
+        one image.
+
+        At most `count` are listed. Raises `Rejected` with ``not-counted`` where there are no wrong
+        counts, or not yet.
+        """
+        if about not in set(About):
+            raise Rejected(Reason.INVALID_HEADER, f"a review is about {', '.join(About)}")
+        asked = Review(About(about), count, least, image)
+        answer = _awaited(self._ask(asked, (), timeout), timeout)
+        if answer.review is not None:
+            return answer.review
+        if answer.status != "rejected":
+            raise Unavailable("no answer came in time; ask again")
+        reason = answer.reason if answer.reason in set(Reason) else Reason.INTERNAL
+        raise Rejected(Reason(reason), answer.detail or "")
+
+    def _ask(
+        self, query: Query | Review, after: Sequence[Position], timeout: float
+    ) -> Future[Answer]:
         query_id = uuid.uuid4().hex
 
         def encode(partition: int) -> OutgoingRecord:
@@ -297,3 +274,10 @@ class MemoryClient:
                 names = list(map(self._cluster.full_name, (Topic.FORGET_RECEIPT, Topic.REJECTED)))
                 self._outcomes = Tail(self._cluster, names)
             return self._outcomes.ends()
+
+
+def _awaited(answer: Future[Answer], timeout: float) -> Answer:
+    try:
+        return answer.result(timeout + 5 * GRACE_SECONDS)
+    except TimeoutError:
+        raise Unavailable("no answer came in time; ask again") from None

@@ -118,15 +118,18 @@ WORKER_COMMANDS = (*OPEN_COMMANDS, "config|get", "fcall", "hdel", "hget", "hincr
 MERGE = (
     *WORKER_COMMANDS,
     *("del", "exists", "get", "hexists", "hkeys", "hmget", "hsetnx", "hstrlen"),
-    *("sadd", "scard", "set", "srem", "sscan", "xadd"),
+    *("sadd", "scard", "set", "srem", "sscan", "xadd", "zrem"),
 )
 ASK = ("exists", "ft.search", "get", "sismember", "smembers", "sscan")
 REPLICATE = ("hmget", "scan", "xinfo|stream", "xrange", "xrevrange")
 """To keep a copy of what the memory shows."""
+COUNT_USE = ("zcard", "zincrby", "zrevrange", "zscore")
+"""To add to how often items are neighbours, and to say it."""
 GENERATIONS = "[0-9]*"
 """Of a memory's keys, as a pattern: a rebuild makes the next one."""
 INDEX = f"{GENERATIONS}:index"
 """Search takes its index's name for a key that it may change, whatever it does."""
+INFLUENCE = (f"{GENERATIONS}:neighbors", f"{GENERATIONS}:decided")
 MEMORY = (
     f"{GENERATIONS}:item:*",
     f"{GENERATIONS}:wait:*",
@@ -135,6 +138,7 @@ MEMORY = (
     f"{GENERATIONS}:until:*",
     f"{GENERATIONS}:changes",
     f"{GENERATIONS}:pruned",
+    *INFLUENCE,
 )
 FORGETTING = (
     f"{GENERATIONS}:request:*",
@@ -176,9 +180,9 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # Query workers only read fences; forget workers write them.
-        (*WORKER_COMMANDS, *ASK, *REPLICATE),
+        (*WORKER_COMMANDS, *ASK, *REPLICATE, *COUNT_USE),
         ("meta", *READ_KEYS),
-        _own(Principal.QUERY),
+        (*_own(Principal.QUERY), *INFLUENCE),
     ),
     Principal.MONITOR: RedisRights(
         (
@@ -195,6 +199,7 @@ REDIS: Mapping[Principal, RedisRights] = {
             f"{GENERATIONS}:marks",
             f"{GENERATIONS}:open_requests",
             f"{GENERATIONS}:request:*",
+            f"{GENERATIONS}:pruned",
         ),
         (INDEX,),
     ),
@@ -271,26 +276,3 @@ def redis_commands(names: Mapping[Principal, str], *, namespace: str) -> Iterato
     for principal, name in names.items():
         if rules := redis_rules(principal, namespace):
             yield " ".join(["ACL", "SETUSER", name, *rules])
-
-
-def table() -> str:
-    """Who may do what, as Markdown with topics without prefix and the namespace ``vm``."""
-    rows = ["| principal | Kafka | Redis keys | Redis commands |", "|---|---|---|---|"]
-    for principal in Principal:
-        kafka = "; ".join(
-            f"{', '.join(right.operations)}: {_topics(right)}"
-            for right in kafka_rights(principal, "", "vm")
-        )
-        rights = REDIS.get(principal, RedisRights(()))
-        keys = [f"reads `vm:{name}`" for name in rights.reads]
-        keys += [f"writes `vm:{name}`" for name in rights.writes]
-        commands = " ".join(f"`{command}`" for command in sorted(rights.commands))
-        cells = (f"`{principal}`", kafka, ", ".join(keys) or "none", commands or "none")
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _topics(right: KafkaRight) -> str:
-    if len(right.names) == len(Topic):
-        return "every topic"
-    return " ".join(f"{'group ' if right.kind == 'group' else ''}`{n}`" for n in right.names)

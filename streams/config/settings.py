@@ -88,6 +88,13 @@ class Settings(BaseSettings):
     pruning: Literal["none", "soft", "hard"] = Field(
         "none", description="what is done with unreliable items where a question does not say"
     )
+    min_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="the answer is to abstain where the leading label has less than this share, and the "
+        "question does not say",
+    )
     partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
     replication: int = Field(1, ge=1, description="replication factor of every topic")
     compaction_lag: float = Field(

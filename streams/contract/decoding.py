@@ -5,52 +5,36 @@ An image is not decoded here: that costs, and what is forgotten must cost nothin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from msgspec import convert
 from msgspec.json import decode
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Position
 from memory.model.events import (
-    MAX_ID,
     Correction,
     Forget,
     Ingest,
     LogAddress,
-    Payload,
     Prune,
     Selector,
     SelectorKind,
 )
-from memory.model.questions import NOTHING_SUPPOSED, ItemRef, Query, Rule
-from memory.model.text import canonical_json, checked_text
-from memory.model.times import SECOND, make_stamp, microseconds
+from memory.model.text import canonical_json
+from memory.model.times import SECOND, make_stamp
 from streams.contract import cloudevents
 from streams.contract.cloudevents import RESERVED, Envelope, Header, check_attributes
 from streams.contract.messages import (
-    DEFAULT_K,
-    DEFAULT_TIMEOUT,
-    MAX_AFTER,
-    MAX_TIMEOUT,
     Answer,
-    QueryEvent,
     Receipt,
     Rejection,
 )
 from streams.contract.payloads import checked_json, payload_digest, read_object, read_payload
-from streams.contract.questions import as_pruning, as_rule, is_true, read_what_if
 from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 
 _T = TypeVar("_T", Answer, Receipt, Rejection)
-_K = re.compile(r"[0-9]{1,4}")
-_PARTITION = re.compile(r"[0-9]{1,9}")
-_TIMEOUT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,6})?")
 
 
 def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest | Marker:
@@ -141,81 +125,6 @@ def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
     )
 
 
-def decode_query(record: Record, *, partitions: int) -> QueryEvent | Marker:
-    """A question; `partitions` of the prediction topic bound where it can be answered.
-
-    Its topic is not compacted, so a question without a value is no tombstone: it asks by item.
-    """
-    if record.value is None and any(
-        name.startswith(cloudevents.PREFIX) for name, _ in record.headers
-    ):
-        record = replace(record, value=b"")
-    event = cloudevents.read(record, Topic.QUERY)
-    if isinstance(event, Marker):
-        return event
-    reply = _reply_partition(event.require(Header.REPLY_PARTITION), partitions)
-    if reply is None:
-        raise Rejected(
-            Reason.INVALID_HEADER,
-            f"{Header.REPLY_PARTITION} must be a partition of the prediction topic, "
-            f"0 to {partitions - 1}",
-        )
-    k, rule, supposed = map(event.get, (Header.K, Header.RULE, Header.WHAT_IF))
-    if k is not None and not _K.fullmatch(k):
-        raise Rejected(Reason.INVALID_K, f"{Header.K} must be a whole number")
-    payload: Payload | ItemRef
-    if (item := event.get(Header.ITEM)) is None:
-        payload = read_payload(record.value or b"", event.content_type, event.get(Header.EMBEDDER))
-    elif record.value:
-        raise Rejected(Reason.INVALID_PAYLOAD, f"give either a value or {Header.ITEM}")
-    else:
-        payload = ItemRef(item)
-    timeout = event.attributes.get("timeout", str(DEFAULT_TIMEOUT))
-    if not _TIMEOUT.fullmatch(timeout) or not 0 < float(timeout) <= MAX_TIMEOUT:
-        raise Rejected(
-            Reason.INVALID_HEADER,
-            f"{Header.TIMEOUT} must be seconds, more than 0 and at most {MAX_TIMEOUT:g}",
-        )
-    return QueryEvent(
-        source=event.source,
-        query=Query(
-            payload,
-            k=DEFAULT_K if k is None else int(k),
-            rule=Rule.RANK if rule is None else as_rule(rule),
-            what_if=NOTHING_SUPPOSED if supposed is None else read_what_if(supposed),
-            why=is_true(event.get(Header.WHY), Header.WHY),
-            pruning=as_pruning(event.get(Header.PRUNING)),
-        ),
-        query_id=event.id,
-        reply_partition=reply,
-        after=_after(event.get(Header.AFTER)),
-        deadline=record.timestamp + microseconds(float(timeout)),
-    )
-
-
-def reply_address(record: Record, *, partitions: int) -> tuple[str, int] | None:
-    """(query id, reply partition) if a question that was rejected says who asks, else None."""
-
-    def only(header: Header) -> str | None:
-        values = [value for name, value in record.headers if name == header]
-        if len(values) != 1 or values[0] is None:
-            return None
-        try:
-            return values[0].decode()
-        except UnicodeDecodeError:
-            return None
-
-    query_id, partition = only(Header.ID), only(Header.REPLY_PARTITION)
-    if query_id is None or partition is None:
-        return None
-    try:
-        checked_text(query_id, what=Header.ID, reason=Reason.INVALID_ID, limit=MAX_ID)
-    except Rejected:
-        return None
-    reply = _reply_partition(partition, partitions)
-    return None if reply is None else (query_id, reply)
-
-
 def decode_prediction(record: Record) -> Answer | Marker:
     return _read_answer(record, Topic.PREDICTION, Answer)
 
@@ -275,23 +184,3 @@ def _subjects(text: str | None) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(subject, str) for subject in found):
         raise Rejected(Reason.INVALID_SUBJECT, f"{Header.SUBJECTS} must be a JSON array of strings")
     return tuple(found)
-
-
-def _after(text: str | None) -> tuple[Position, ...]:
-    if text is None:
-        return ()
-    try:
-        found = load_json(text)
-        if not isinstance(found, list) or len(found) > MAX_AFTER:
-            raise ValueError("no list")
-        return convert(found, tuple[Position, ...])
-    except ValueError:
-        raise Rejected(
-            Reason.INVALID_HEADER,
-            f"{Header.AFTER} must be a JSON array of at most {MAX_AFTER} positions: "
-            "topic, topic_id, partition, offset",
-        ) from None
-
-
-def _reply_partition(text: str, partitions: int) -> int | None:
-    return int(text) if _PARTITION.fullmatch(text) and int(text) < partitions else None

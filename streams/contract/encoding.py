@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from memory.errors import Reason, Rejected
 from memory.model.answers import Message, Position
 from memory.model.events import Correction, Ingest, Payload, Prune, Selector
-from memory.model.questions import ItemRef, Query
+from memory.model.questions import ItemRef, Query, Review
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents
@@ -95,37 +97,54 @@ def encode_query(
     source: str,
     event_id: str,
     time: int,
-    query: Query,
+    query: Query | Review,
     reply_partition: int,
     after: Sequence[Position] = (),
     timeout: float = DEFAULT_TIMEOUT,
 ) -> OutgoingRecord:
-    """A question; `timeout` in seconds from when the log receives it."""
+    """A question, or a request for review; `timeout` in seconds from when the log receives it."""
     if not 0 < timeout <= MAX_TIMEOUT:
         raise Rejected(
             Reason.INVALID_HEADER,
             f"the timeout must be more than 0 and at most {MAX_TIMEOUT:g} seconds",
         )
+    value, kind, extra = _asked(query) if isinstance(query, Query) else _reviewed(query)
+    extra |= {
+        Header.REPLY_PARTITION: str(reply_partition),
+        Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
+    }
+    if after:
+        extra[Header.AFTER] = canonical_json(after).decode()
+    return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
+
+
+def _asked(query: Query) -> tuple[bytes, str | None, dict[str, str]]:
     kind: str | None
     if isinstance(query.payload, ItemRef):
         value, kind, extra = b"", None, {str(Header.ITEM): query.payload.image_id}
     else:
         value, kind, extra = write_payload(query.payload, OCTETS)
-    extra |= {
-        Header.K: str(query.k),
-        Header.RULE: str(query.rule),
-        Header.REPLY_PARTITION: str(reply_partition),
-        Header.TIMEOUT: f"{max(timeout, 1e-6):.6f}",
-    }
+    extra |= {Header.K: str(query.k), Header.RULE: str(query.rule)}
     if query.what_if:
         extra[Header.WHAT_IF] = write_what_if(query.what_if)
     if query.why:
         extra[Header.WHY] = "true"
     if query.pruning is not None:
         extra[Header.PRUNING] = str(query.pruning)
-    if after:
-        extra[Header.AFTER] = canonical_json(after).decode()
-    return _record(Topic.QUERY, source, event_id, time, value, kind, extra)
+    if query.min_share is not None:
+        extra[Header.MIN_SHARE] = np.format_float_positional(query.min_share, trim="-")
+    return value, kind, extra
+
+
+def _reviewed(review: Review) -> tuple[bytes, str | None, dict[str, str]]:
+    extra = {
+        str(Header.REVIEW): str(review.about),
+        Header.K: str(review.count),
+        Header.LEAST: str(review.least),
+    }
+    if review.image_id is not None:
+        extra[Header.ITEM] = review.image_id
+    return b"", None, extra
 
 
 def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 from msgspec import field
 from msgspec.json import schema_components
 
-from memory.model.answers import Message, Neighbor, Position, Prediction, Why
+from memory.model.answers import Findings, Message, Neighbor, Position, Prediction, Why
 from memory.model.events import Forget
 from memory.model.outcomes import Forgotten
-from memory.model.questions import Query
+from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
 from streams.contract.topics import Topic
 
@@ -24,21 +24,21 @@ DEFAULT_K = 10
 
 @dataclass(frozen=True, slots=True)
 class QueryEvent:
-    """A question and where its answer is awaited.
+    """A question, or a request for review, and where its answer is awaited.
 
     `source` is the asker's. `after`: records that must be merged before. `deadline`: µs, by the
     log's clock.
     """
 
     source: str
-    query: Query
+    query: Query | Review
     query_id: str
     reply_partition: int
     after: tuple[Position, ...]
     deadline: int
 
 
-Status = Literal["answered", "empty", "stale", "expired", "rejected"]
+Status = Literal["answered", "abstained", "empty", "stale", "expired", "rejected"]
 
 
 def _none() -> None:
@@ -53,11 +53,13 @@ def _nothing() -> dict[str, float]:
 class Answer(Message, frozen=True):
     """What a prediction record says.
 
-    `status`: ``answered``; ``empty`` (the memory holds nothing); ``stale`` (the memory has not
+    `status`: ``answered``; ``abstained`` (no label has a large enough share; they stand in `shares`);
+    ``empty`` (the memory holds nothing); ``stale`` (the memory has not
     come to the positions asked for); ``expired`` (past its deadline); ``rejected`` (see `reason`
     and `detail`). `shares` sum to 1, `timings` are seconds by stage. `why` is there where it was asked
     for, `supposed` where the question was a what-if. `pruning`, ``soft`` or ``hard``,
-    is what was done with unreliable items, by counts of `reliability_age` seconds ago.
+    is what was done with unreliable items, by counts of `reliability_age` seconds ago. `review` is there
+    where that was asked for, alone.
     """
 
     query: str
@@ -77,13 +79,15 @@ class Answer(Message, frozen=True):
     supposed: bool = False
     pruning: str | None = None
     reliability_age: float | None = None
+    review: Findings | None = None
 
     @classmethod
     def of(cls, query_id: str, prediction: Prediction) -> Self:
+        status: Status = "empty" if prediction.empty else "answered"
         return cls(
             query=query_id,
-            status="empty" if prediction.empty else "answered",
-            label=prediction.vote.label,
+            status="abstained" if prediction.abstained else status,
+            label=None if prediction.abstained else prediction.vote.label,
             shares=prediction.vote.shares,
             neighbors=prediction.vote.neighbors,
             rule=str(prediction.rule),

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,8 @@ from streams.local.cache import from_cache
 
 VERSION = "16.0.0"
 VENDORS = ("google", "twitter")
+"""Whose emoji there are to choose from; of the others some lack a few."""
+OTHER_VENDORS = ("apple", "facebook")
 DEMO_CATEGORIES = ("Animals & Nature", "Food & Drink")
 FLAGS = "Flags"
 
@@ -45,19 +48,22 @@ class Sample:
 def emoji(
     vendor: str, cache: Path = CACHE, categories: Collection[str] | None = None
 ) -> list[Sample]:
-    """A vendor's drawings of the 1,641 emoji that both vendors have, without flags.
+    """A vendor's drawings of the 1,641 emoji that both of `VENDORS` have, without flags.
 
     In the order of the packages' emoji.json, which is the same in both, so that equal
-    positions are the same emoji. `categories` leaves out all others. Fetched once, kept under
-    `cache`. Raises `SamplesError`.
+    positions are the same emoji; of `OTHER_VENDORS` those that they have. `categories` leaves out all
+    others. Fetched once, kept under `cache`. Raises `SamplesError`.
     """
-    if vendor not in VENDORS:
-        raise SamplesError(f"no emoji of {vendor!r} here; ask for those of {' or '.join(VENDORS)}")
-    package = _packages(cache) / f"emoji-datasource-{vendor}"
+    known_vendors = (*VENDORS, *OTHER_VENDORS)
+    if vendor not in known_vendors:
+        names = " or ".join(known_vendors)
+        raise SamplesError(f"no emoji of {vendor!r} here; ask for those of {names}")
+    package = _packages(cache, (vendor,) if vendor in OTHER_VENDORS else VENDORS)
+    package /= f"emoji-datasource-{vendor}"
     described = [
         one
         for one in json.loads((package / "emoji.json").read_text("utf-8"))
-        if all(one[f"has_img_{each}"] for each in VENDORS) and one["category"] != FLAGS
+        if all(one[f"has_img_{each}"] for each in (*VENDORS, vendor)) and one["category"] != FLAGS
     ]
     known = {one["category"] for one in described}
     wanted = known if categories is None else set(categories)
@@ -78,10 +84,11 @@ def emoji(
     ]
 
 
-def _packages(cache: Path) -> Path:
-    """The folder with both vendors' packages."""
+def _packages(cache: Path, vendors: Sequence[str]) -> Path:
+    """The folder with these vendors' packages."""
+    others = "" if tuple(vendors) == VENDORS else "".join(f"{vendor}-" for vendor in vendors)
     try:
-        return from_cache(cache, f"emoji-datasource-{VERSION}", _fetch)
+        return from_cache(cache, f"emoji-datasource-{others}{VERSION}", partial(_fetch, vendors))
     except OSError as error:
         raise SamplesError(
             f"the sample images cannot be kept in {cache}: {error}; make it writable, or name "
@@ -89,11 +96,11 @@ def _packages(cache: Path) -> Path:
         ) from error
 
 
-def _fetch(to: Path) -> None:
+def _fetch(vendors: Sequence[str], to: Path) -> None:
     fetched = to / "npm"
-    names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in VENDORS]
+    names = [f"emoji-datasource-{vendor}@{VERSION}" for vendor in vendors]
     _npm("install", "--prefix", str(fetched), "--ignore-scripts", *names)
-    for vendor in VENDORS:
+    for vendor in vendors:
         package = fetched / "node_modules" / f"emoji-datasource-{vendor}"
         # Sheets of all emoji in one image, 130 MB that nobody here needs.
         for sheets in package.glob("img/*/sheets*"):

@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Prediction
+from memory.model.answers import Findings, Prediction
 from memory.model.events import Correction, Forget, Ingest, LogPartition, Prune
 from memory.model.outcomes import Merged, Outcome, Refused
-from memory.model.questions import Query
+from memory.model.questions import Query, Review
+from memory.model.reliability import Pruning
 from memory.model.times import SECOND
 from memory.service import VisualMemory
 from streams.contract import encoding
@@ -21,6 +22,7 @@ from streams.workers.metrics import (
     EVENTS,
     FRESHNESS_SECONDS,
     IMAGES_FORGOTTEN,
+    PRUNED_ANSWERS,
     QUERY,
     REJECTED,
     REVIVALS_BLOCKED,
@@ -165,6 +167,10 @@ class QueryAgent:
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
             lambda queries: in_thread(memory.recall, queries), at_most=32
         )
+        # One at a time: it may take long, and questions go on beside it.
+        self._review: Batcher[Review, Findings | Rejected] = Batcher(
+            lambda asked: in_thread(lambda: [memory.review(one) for one in asked]), at_most=1
+        )
         self._watch = Watch(positions)
         self._memory, self._in_thread = memory, in_thread
         self._room = WaitingRoom()
@@ -197,9 +203,16 @@ class QueryAgent:
             )
         if event.after and (why := await self._wait(event, size, remaining)):
             return Answer(query=event.query_id, status="stale", detail=why)
+        if isinstance(event.query, Review):
+            found = await self._review.submit(event.query)
+            if isinstance(found, Rejected):
+                return found
+            return Answer(query=event.query_id, status="answered", review=found)
         prediction = await self._recall.submit(event.query)
         if isinstance(prediction, Rejected):
             return prediction
+        if prediction.pruning is not Pruning.NONE:
+            PRUNED_ANSWERS.labels(prediction.pruning).inc()
         return Answer.of(event.query_id, prediction)
 
     async def _wait(self, event: QueryEvent, size: int, remaining: float) -> str:

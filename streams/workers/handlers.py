@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from memory.errors import Reason, Rejected
+from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import Correction, Prune
 from memory.service import VisualMemory
-from streams.contract import decoding
+from streams.contract import decoding, questions
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
 from streams.workers.batch_delivery import HandleBatch
 from streams.workers.task_delivery import TaskDelivery
+
+_log = logging.getLogger(__name__)
+
+INFLUENCE_SECONDS = 10.0
 
 
 def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -> QueryAgent:
     """`partitions` is how many the topic of the answers has."""
     return QueryAgent(
         memory,
-        partial(decoding.decode_query, partitions=partitions),
-        partial(decoding.reply_address, partitions=partitions),
+        partial(questions.decode_query, partitions=partitions),
+        partial(questions.reply_address, partitions=partitions),
         delivery.in_thread,
         lambda: delivery.in_thread(memory.index.positions),
         delivery.place_free,
@@ -38,9 +44,25 @@ def writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> 
     return WritingAgent[Correction | Prune](role, correction, memory.correct)
 
 
+def influence_writer(memory: VisualMemory) -> Callable[[], None]:
+    """Writes down how often items were used. A user without the right to is told once, and asks on."""
+    denied = False
+
+    def write() -> None:
+        nonlocal denied
+        try:
+            memory.write_influence()
+        except Misconfigured as why:
+            if not denied:
+                _log.warning("how often items are neighbours is not counted: %s", why)
+            denied = True
+
+    return write
+
+
 def rejection_of(role: str, partitions: int, record: Record) -> list[OutgoingRecord]:
     """What is told of a record that ended workers again and again."""
     why = Rejected(Reason.INTERNAL, "workers ended at this record again and again; report it")
     if role == "query":
-        return refusal(record, why, decoding.reply_address(record, partitions=partitions))
+        return refusal(record, why, questions.reply_address(record, partitions=partitions))
     return [rejection(role, record, why)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge, Histogram
 
 from memory.errors import Reason
+from memory.model.reliability import Pruning
 from memory.ports import Embedder
 from memory.replica.index import ReplicaState
 from streams.contract.records import Marker
@@ -91,6 +92,11 @@ REPLICA_AGE = Gauge(
     "How long ago a query worker's replica was last as Redis is; -1 where Redis is searched.",
     multiprocess_mode="mostrecent",
 )
+PRUNED_ANSWERS = Counter(
+    "visual_memory_pruned_answers",
+    "Answers in which unreliable items weighed less (soft) or took no part (hard).",
+    ["pruning"],
+)
 RELIABILITY_AGE = Gauge(
     "visual_memory_reliability_age_seconds",
     "How long ago a query worker's wrong counts were those of the whole memory; -1: it has none.",
@@ -119,6 +125,11 @@ BYTES = Gauge("visual_memory_bytes", "Memory the store uses.", multiprocess_mode
 BYTES_LIMIT = Gauge(
     "visual_memory_bytes_limit",
     "Memory the store may use at most; 0 where it has no limit.",
+    multiprocess_mode="mostrecent",
+)
+PRUNED = Gauge(
+    "visual_memory_pruned_items",
+    "Images that people left out of all answers (visual-memory prune).",
     multiprocess_mode="mostrecent",
 )
 WAITING = Gauge(
@@ -167,7 +178,7 @@ OUTCOMES: Mapping[str, Sequence[str]] = {
     "ingest": _MERGING,
     "correct": _MERGING,
     "forget": ("erased", "unmatched", "repeated", "rejected", *Marker),
-    "query": ("answered", "empty", "stale", "expired", "rejected", *Marker),
+    "query": ("answered", "abstained", "empty", "stale", "expired", "rejected", *Marker),
 }
 """What may become of a role's records."""
 
@@ -187,6 +198,8 @@ def begin_at_zero(role: str) -> None:
         EVENTS.labels(role, outcome)
     for reason in Reason:
         REJECTED.labels(role, reason)
+    for pruning in (Pruning.SOFT, Pruning.HARD) if role == "query" else ():
+        PRUNED_ANSWERS.labels(pruning)
     for stage in STAGES[role]:
         STAGE.labels(stage)
     if "merged" in OUTCOMES[role]:

@@ -28,6 +28,7 @@ from streams.workers.metrics import (
     MEASURED,
     OLDEST_OPEN_FORGET,
     OPEN_FORGETS,
+    PRUNED,
     WAITING,
 )
 
@@ -122,6 +123,7 @@ class Monitor:
         self.index.follow()  # the memory may have been rebuilt
         stats = self.index.stats()
         ITEMS.set(stats.items)
+        PRUNED.set(stats.pruned)
         WAITING.set(stats.waiting_corrections)
         BYTES.set(stats.bytes)
         BYTES_LIMIT.set(stats.bytes_limit)
@@ -152,6 +154,7 @@ class Monitor:
             "largest_labels": dict(sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:10]),
             "shared_ids": digests.shared_ids,
             "waiting_corrections": stats.waiting_corrections,
+            "pruned": stats.pruned,
             "open_forgets": self.index.open_requests(),
             "bytes": stats.bytes,
             "embedder": self.index.embedder,

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memory.errors import Reason, Rejected
 from memory.model.events import LogAddress
+from memory.model.questions import MAX_LISTED
+from streams.bootstrap import open_counting_index, redis_client
 from streams.config.settings import CACHE
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, Process
@@ -27,6 +30,8 @@ from tests.integration.events import rebuilt_digests
 from tests.integration.running import ROOT, Running
 
 ASKERS = 2
+LEAST = 3
+"""The wrong count from which pruning is asked for: these memories are small."""
 STOP_SECONDS = 20.0
 BACK_SECONDS = 90.0
 START_SECONDS = 120.0
@@ -51,6 +56,7 @@ class Crashed:
         self.memory = Running(settings_of(servers, name), folder / "workers")
         self._places = [servers_folder, folder / "kept", self.memory.folder]
         self._ground = Ground(servers, self.memory, folder)
+        self._client = self.memory.client("crash")
         self._stopped: list[tuple[int, float]] = []
 
     def _children(self) -> dict[str, dict[str, Any]]:
@@ -139,6 +145,35 @@ class Crashed:
         assert not found.lost, f"lost: {found.lost[:5]}"
         assert found.equal, "the digest is not that of a batch rebuild"
         self._ground.check_rejections()
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        """The query worker's wrong counts come to those of a memory that counts all from the start."""
+        store = redis_client(self.memory.settings)
+        fresh = open_counting_index(self.memory.settings, store)
+        try:
+            self._wait(lambda: fresh.wrong_counts() is not None, "all is counted", BACK_SECONDS)
+            suspects, effect = fresh.suspects(), fresh.effect_of_pruning(LEAST)
+        finally:
+            fresh.stop()
+            store.close()
+        assert effect is not None
+
+        def at_rest() -> bool:
+            try:
+                doubted = self._client.review("suspects", count=MAX_LISTED)
+                pruned = self._client.review("pruning", least=LEAST, count=MAX_LISTED)
+            except Rejected as why:
+                if why.reason is not Reason.NOT_COUNTED:
+                    raise
+                return False
+            return (doubted.suspects, pruned.images, pruned.labels) == (
+                tuple(suspects),
+                effect.images,
+                effect.labels,
+            )
+
+        self._wait(at_rest, "wrong counts are those of a recount", BACK_SECONDS)
 
 
 @contextlib.contextmanager

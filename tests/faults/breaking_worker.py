@@ -27,7 +27,7 @@ from memory.embedders.batches import Embeddings
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import Settings, load
-from streams.contract import decoding
+from streams.contract import questions
 from streams.contract.cloudevents import Header
 from streams.kafka.fence_log import KafkaFenceLog
 from streams.workers import delivery, faust_app
@@ -169,7 +169,7 @@ def break_group(armed: Armed) -> None:
 
 def break_wiring(armed: Armed) -> None:
     """Of what the composition root takes: the embedder, the decoder, how patient it is."""
-    decode_query = decoding.decode_query
+    decode_query = questions.decode_query
 
     def decode_or_end(record: Any, **options: Any) -> Any:
         if (str(Header.SOURCE), POISON_SOURCE) in record.headers:
@@ -180,7 +180,7 @@ def break_wiring(armed: Armed) -> None:
         name = settings.embedder.split(":")[1]
         return BatchedEmbedder(name, name, Colours(armed), batch_size=32)
 
-    patched: Any = decoding
+    patched: Any = questions
     patched.decode_query = decode_or_end
     patched = bootstrap
     patched.embedder = embedder

@@ -74,7 +74,7 @@ def picture_of(seed: int) -> Payload:
 def event(
     name: str, rng: random.Random, payload_of: Callable[[int], Payload] = vector_of
 ) -> OutgoingRecord:
-    """One of the three kinds, about few images, so that events meet."""
+    """One of the four kinds, about few images, so that events meet."""
     now = time.time_ns() // 1000 - rng.randrange(1_000_000)
     image_id = f"image-{rng.randrange(IMAGES)}"
     label, source = f"label-{rng.randrange(LABELS)}", f"source-{rng.randrange(SOURCES)}"
@@ -89,6 +89,14 @@ def event(
             label=label,
             payload=payload_of(rng.randrange(1 << 30)),
             subjects=[subject][: rng.randrange(2)],
+        )
+    if kind < 0.7:
+        return encoding.encode_pruning(
+            source=source,
+            event_id=name,
+            time=now,
+            image_id=image_id,
+            pruned=rng.random() < 0.5,
         )
     if kind < 0.95:
         correction = rng.choice([label, label, None])

@@ -22,7 +22,17 @@ from prometheus_client.registry import REGISTRY
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.model.answers import Contribution, Flip, Neighbor, Position, Why
+from memory.model.answers import (
+    Contribution,
+    Findings,
+    Flip,
+    Influence,
+    LabelEffect,
+    Neighbor,
+    Position,
+    Suspect,
+    Why,
+)
 from memory.model.events import (
     ClaimPayload,
     Correction,
@@ -37,7 +47,7 @@ from memory.model.events import (
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.questions import Factors, ItemRef, Query, Rule, WhatIf
+from memory.model.questions import About, Factors, ItemRef, Query, Review, Rule, WhatIf
 from memory.model.reliability import Pruning
 from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
@@ -77,7 +87,19 @@ def supposing() -> Query:
         plus=("b",),
         minus=("c", "d"),
     )
-    return Query(ItemRef("bild-ü"), what_if=what_if, why=True, pruning=Pruning.SOFT)
+    return Query(ItemRef("bild-ü"), what_if=what_if, why=True, pruning=Pruning.SOFT, min_share=0.6)
+
+
+def reviewed() -> Findings:
+    return Findings(
+        "suspects",
+        1,
+        0.25,
+        suspects=(Suspect("bild-ü", "Katze 🐈", "Hund", 0.75, 0.25, 7),),
+        images=("bild-ü",),
+        labels={"Hund": LabelEffect(1, 2, 1, 2)},
+        influence=(Influence("bild-ü", 3, 1),),
+    )
 
 
 def explained(answer: Answer) -> Answer:
@@ -165,7 +187,14 @@ def outgoing() -> dict[str, OutgoingRecord]:
         "what-if": encoding.encode_query(
             **common, event_id="q3", query=supposing(), reply_partition=1
         ),
+        "request for review": encoding.encode_query(
+            **common,
+            event_id="q4",
+            query=Review(About.INFLUENCE, 7, 9, "bild-ü"),
+            reply_partition=1,
+        ),
         "answer": encoding.encode_prediction(answer, 5),
+        "review": encoding.encode_prediction(Answer("q4", "answered", review=reviewed()), 1),
         "answer with its reasons": encoding.encode_prediction(explained(answer), 5),
         "answer of an empty memory": encoding.encode_prediction(
             Answer(query="q3", status="empty", rule="rank", k=1, exact=True, embedder="e"), 1

@@ -318,9 +318,9 @@ def test_items_that_their_neighbours_call_otherwise_are_listed_for_review(desk: 
     desk.teach("odd", 728, "no noise")
 
     def listed() -> dict[str, dict[str, Any]]:
-        clearest = desk.json("suspects", "--count", "1000")["clearest"]
-        return {one["image_id"]: one for one in clearest}
+        return {one["id"]: one for one in desk.json("suspects", "--count", "1000")["suspects"]}
 
+    until(lambda: "odd" in listed(), what=listed)
     odd = listed()["odd"]
     assert (odd["label"], odd["wrong"] > 0) == ("no noise", True)
     assert odd["share"] > odd["own_share"]
@@ -336,6 +336,35 @@ def test_items_that_their_neighbours_call_otherwise_are_listed_for_review(desk: 
     assert "soft pruning, by counts of" in said
     hard = desk.json("query", "--item", "grey-0", "--pruning", "hard")
     assert (hard["pruning"], hard["reliability_age"] >= 0) == ("hard", True)
+
+
+def test_it_abstains_where_the_leading_label_has_too_small_a_share(desk: Desk) -> None:
+    for n, label in enumerate(("dawn", "dusk")):
+        desk.teach(f"sky-{n}", 760 + n, label)
+    asked = ("query", "--item", "sky-0", "-k", "100", "--min-share", "1")
+    answer = desk.json(*asked)
+    assert (answer["status"], answer["label"]) == ("abstained", None)
+    assert len(answer["shares"]) > 1
+    assert "abstained: " in desk.run(*asked).err
+    assert desk.run("query", "--item", "sky-0", "--min-share", "2").code == 2
+
+
+def test_how_often_an_item_voted_and_decided_is_told(desk: Desk) -> None:
+    for n in range(2):
+        desk.teach(f"moss-{n}", 770 + n, "moss")
+    desk.json("query", "--item", "moss-0", "-k", "1")
+    nearest = desk.json("query", "--item", "moss-0", "-k", "1")["neighbors"][0]["id"]
+
+    def influence() -> dict[str, Any]:
+        (found,) = desk.json("influence", nearest)["influence"]
+        return dict(found)
+
+    until(lambda: influence()["neighbor"] >= 2, what=influence)
+    assert desk.json("influence", "--count", "1000")["total"] >= 1
+    assert nearest in desk.run("influence", nearest).err
+    desk.json("forget", "--image", nearest)
+    with pytest.raises(AssertionError, match="unknown-item"):  # which the command's entry prints
+        desk.run("influence", nearest)
 
 
 def test_what_is_pruned_is_in_no_answer_until_it_is_taken_back(desk: Desk) -> None:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations, permutations, product
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.decision.explaining import explain
 from memory.decision.flipping import smallest_flip, tolerance_of_wrong_labels
+from memory.decision.influence import UseCounts, deciding
 from memory.decision.values import shapley_values
-from memory.decision.voting import WEIGHTS, tally, vote
+from memory.decision.voting import WEIGHTS, count, tally, vote
 from memory.model.answers import Hit
 from memory.model.questions import MAX_REMOVED, Factors, Rule
 from tests.memory.test_voting import hits
@@ -188,16 +191,72 @@ def test_a_flip_flips_and_no_smaller_one_does(
         assert vote(rest, rule, k=k, factor_of=factors.of).label == change.label != decided.label
 
 
+TWELVE = [0.1] * 4 + [0.2] * 4 + [0.3] * 4
+"""Distances that make ties of every rule but rank, which has its own."""
+LABELLINGS = np.array([[bits >> i & 1 for i in range(12)] for bits in range(1 << 12)], np.bool_)
+
+
+def leads(rule: Rule, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
+    """Of each labelling of the kept of the twelve who wins: 1 for b, -1 for a, by its definition."""
+    sides = np.where(LABELLINGS, 1, -1)[:, kept]
+    if rule is Rule.RANK:
+        ahead = np.sign(sides @ np.array([360360 // (2 + r) for r in range(kept.sum())]))
+    else:
+        weights = [Fraction(WEIGHTS[rule](0, far)) for far in (0.1, 0.2, 0.3)]
+        groups = np.repeat(np.arange(3), 4)[kept]
+        surplus = [sides[:, groups == g].sum(axis=1) + 4 for g in range(3)]
+        signs = np.zeros((9, 9, 9), np.int8)
+        for place in product(range(9), repeat=3):
+            sums = sum(w * (n - 4) for w, n in zip(weights, place, strict=True))
+            signs[place] = (sums > 0) - (sums < 0)
+        ahead = signs[tuple(surplus)]
+    # On a tie the label that came to its sum first wins: the one without the last voter.
+    return np.where(ahead == 0, -sides[:, -1], ahead).astype(np.int8)
+
+
 @pytest.mark.parametrize("rule", list(Rule))
 def test_all_lists_of_twelve_neighbours_of_two_labels(rule: Rule) -> None:
-    """k = 12 and nothing behind: every way to label them, with equal distances, so with every tie."""
-    alike = [0.1] * 4 + [0.2] * 4 + [0.3] * 4
-    for bits in range(0, 1 << 12, 37):
-        found = hits("".join("ab"[bits >> i & 1] for i in range(12)), alike)
-        decided = vote(found, rule, k=12)
-        change = smallest_flip(tally(found, rule, k=12), str(decided.label), 3)
-        expected = fewest_by_trying_all(found, rule, 12, Factors(), 3)
-        assert (None if change is None else len(change.places)) == expected
+    """k = 12 and nothing behind: every way to label them, every set of them taken away."""
+    fewest = np.full(len(LABELLINGS), 12)
+    winner = leads(rule, np.ones(12, np.bool_))
+    for removed in LABELLINGS[:-1]:  # where nobody is left nobody wins
+        flipped = leads(rule, ~removed) != winner
+        fewest[flipped] = np.minimum(fewest[flipped], removed.sum())
+    for labelling, leader, expected in zip(LABELLINGS, winner, fewest, strict=True):
+        found = hits("".join("ab"[int(label)] for label in labelling), TWELVE)
+        says = tally(found, rule, k=12)
+        assert count(says)[1] == "a b"[leader + 1]
+        change = smallest_flip(says, "a b"[leader + 1], 11)
+        assert (12 if change is None else len(change.places)) == expected
+
+
+# Who decided
+
+
+@settings(max_examples=400)
+@given(lists_of_hits(12), RULES, st.integers(1, 8), factors_of())
+def test_who_decided_is_without_whom_another_would_win(
+    found: list[Hit], rule: Rule, k: int, factors: Factors
+) -> None:
+    """Of one more than vote: what stands behind that cannot move in."""
+    winner = vote(found, rule, k=k, factor_of=factors.of).label
+    if winner is None:
+        return
+    expected = [
+        place
+        for place in range(min(k, len(found)))
+        if vote(found[:place] + found[place + 1 :], rule, k=k, factor_of=factors.of).label != winner
+    ]
+    says = tally(found[: k + 1], rule, k=k, factor_of=factors.of)
+    assert deciding(says, winner) == expected
+
+
+def test_uses_are_counted_until_they_are_taken() -> None:
+    uses = UseCounts()
+    uses.add(["i0", "i1"], [1])
+    uses.add(["i1"], [0])
+    assert uses.take() == {"i0": (1, 0), "i1": (2, 2)}
+    assert uses.take() == {}
 
 
 def test_a_hundred_neighbours_of_a_hundred_labels() -> None:

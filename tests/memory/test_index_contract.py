@@ -14,7 +14,7 @@ from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.exact_index import ExactIndex
 from memory.model import merge
-from memory.model.answers import SearchResult
+from memory.model.answers import Influence, SearchResult
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
 from memory.model.forgetting import Barrier, Posting
 from memory.model.keys import ImageKey, SelectorKey
@@ -653,3 +653,35 @@ def test_the_positions_of_a_search_are_of_before_it(index: MemoryIndex) -> None:
         positions, _ = index.search_as_of([Probe(unit(0), 1)])
     assert positions[place] == 7
     assert index.search_as_of([])[0][place] == 8
+
+
+def test_the_influence_of_what_is_shown_is_counted_and_the_forgotten_has_none(
+    index: MemoryIndex,
+) -> None:
+    for name in ("i0", "i1", "i2", "i3"):
+        remember(index, name)
+    assert index.influence(10) == (0, [])
+    index.add_influence({"i0": (5, 0), "i1": (2, 1), "i2": (3, 1), "never": (9, 9)})
+    index.add_influence({"i0": (1, 0)})
+    ranked = [Influence("i2", 3, 1), Influence("i1", 2, 1), Influence("i0", 6, 0)]
+    assert index.influence(10) == (3, ranked)
+    assert index.influence(1) == (3, ranked[:1])
+    assert index.influence(10, "i0") == (3, ranked[2:])
+    assert index.influence(10, "i3") == (3, [Influence("i3", 0, 0)])
+    assert index.influence(10, "never") == (3, [])
+    prune(index, "i2")
+    index.add_influence({"i2": (1, 1)})  # comes late
+    assert index.influence(1) == (3, ranked[:1])
+    index.put([Put(index.image_key("i1"), barrier=50), Put(index.image_key("i2"), barrier=50)])
+    index.add_influence({"i1": (1, 1)})
+    assert index.influence(10) == (1, ranked[2:])
+    remember(index, "i1", time=60)  # given again: it begins anew
+    assert index.influence(10, "i1") == (1, [Influence("i1", 0, 0)])
+
+
+def test_what_comes_anew_at_once_with_the_end_of_the_old_begins_anew(index: MemoryIndex) -> None:
+    remember(index, "i0")
+    index.add_influence({"i0": (5, 1)})
+    write = TraceWrite(make_stamp(60, "again"), trace("i0"))
+    index.put([Put(index.image_key("i0"), barrier=50, write=write)])
+    assert index.influence(10) == (0, [])

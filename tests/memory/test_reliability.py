@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory.model.answers import Suspect
 from memory.model.keys import ImageKey
-from memory.model.reliability import HARD_FROM, HARD_NEIGHBORS, SOFT_NEIGHBORS, Suspect, WrongCounts
+from memory.model.reliability import HARD_FROM, HARD_NEIGHBORS, SOFT_NEIGHBORS, WrongCounts
 from memory.model.vectors import cosine_distances
 from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows, Shown

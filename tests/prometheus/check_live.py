@@ -48,6 +48,8 @@ MAY_BE_ZERO = {
     "memory: Oldest open forget": "as above",
     "memory: Suspects": "a few images, each of a vector of its own",
     "memory: Unreliable images": "as above",
+    "memory: Pruned images": "nobody pruned any",
+    "memory: Answers with pruning": "no question asked for it",
     "memory: Shared ids": "all images come from one source",
 }
 

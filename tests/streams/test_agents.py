@@ -6,17 +6,19 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from memory.errors import Reason, Rejected, Unavailable
+from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 from memory.exact_index import ExactIndex
-from memory.model.answers import Position, Prediction
+from memory.model.answers import Findings, Position, Prediction
 from memory.model.events import (
     Correction,
     Forget,
@@ -29,14 +31,16 @@ from memory.model.events import (
 )
 from memory.model.logs import Cut
 from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
-from memory.model.questions import ItemRef, Query
+from memory.model.questions import About, ItemRef, Query, Review
+from memory.model.reliability import Pruning
 from memory.model.times import NEVER, make_stamp
 from memory.service import VisualMemory
-from streams.contract import decoding, encoding
+from streams.contract import encoding, questions
 from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.handlers import influence_writer
 from streams.workers.waiting import Batcher, Watch
 
 SECRET = "ada lovelace"
@@ -267,10 +271,10 @@ class Remembering:
         self._memory = VisualMemory(ExactIndex(embedder="test", dim=2), None)
         self.together: list[int] = []
 
-    def holds(self, image_id: str) -> None:
+    def holds(self, image_id: str, label: str = "cat") -> None:
         payload = VectorPayload(np.ones(2, np.float32), "test")
         self._memory.remember(
-            [Ingest(make_stamp(1, "a"), image_id, "cat", "camera", payload, "digest")]
+            [Ingest(make_stamp(1, "a"), image_id, label, "camera", payload, "digest")]
         )
 
     def knows(self, position: Position) -> bool:
@@ -286,6 +290,9 @@ class Remembering:
         self.together.append(len(queries))
         return self._memory.recall(queries)
 
+    def review(self, asked: Review) -> Findings | Rejected:
+        return self._memory.review(asked)
+
 
 ONES: Payload = VectorPayload(np.ones(2, np.float32), "test")
 
@@ -295,8 +302,10 @@ def question(
     payload: Payload | ItemRef = ONES,
     within: int = 60_000_000,
     after: tuple[Position, ...] = (),
+    asked: Query | Review | None = None,
 ) -> QueryEvent:
-    return QueryEvent("asker", Query(payload), "q1", 5, after, time.time_ns() // 1000 + within)
+    query = Query(payload) if asked is None else asked
+    return QueryEvent("asker", query, "q1", 5, after, time.time_ns() // 1000 + within)
 
 
 async def in_thread(function: Callable[..., Any], *arguments: object) -> Any:
@@ -463,8 +472,8 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
     async def ask() -> list[list[OutgoingRecord]]:
         agent = QueryAgent(
             cast("VisualMemory", remembering),
-            partial(decoding.decode_query, partitions=2),
-            partial(decoding.reply_address, partitions=2),
+            partial(questions.decode_query, partitions=2),
+            partial(questions.reply_address, partitions=2),
             in_thread,
             positions,
         )
@@ -474,6 +483,63 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
     assert said(answer)["status"] == "answered"
     assert said(logged)["reason"] == said(told)["reason"] == "invalid-header"
     assert told.partition == 1
+
+
+def test_an_answer_that_has_too_small_a_share_is_counted_and_says_so(
+    remembering: Remembering,
+) -> None:
+    for name, label in (("i0", "cat"), ("i1", "dog")):
+        remembering.holds(name, label)
+    before = counted("visual_memory_events_total", role="query", outcome="abstained")
+    (out,) = asking(remembering, question(asked=Query(ONES, min_share=0.9)))
+    answer = said(out)
+    assert (answer["status"], answer["label"]) == ("abstained", None)
+    assert answer["shares"].keys() == {"cat", "dog"}
+    assert len(answer["neighbors"]) == 2
+    assert counted("visual_memory_events_total", role="query", outcome="abstained") == before + 1
+
+
+def test_a_request_for_review_is_answered_with_what_was_found(remembering: Remembering) -> None:
+    remembering.holds("i0")
+    (out,) = asking(remembering, question(asked=Review(About.INFLUENCE)))
+    assert said(out)["status"] == "answered"
+    assert said(out)["review"] == {"about": "influence", "total": 0}
+    refused, told = asking(remembering, question(asked=Review(About.SUSPECTS)))
+    assert said(refused)["reason"] == said(told)["reason"] == "not-counted"
+    assert remembering.together == []
+
+
+class Pruned(Remembering):
+    """What it says was pruned."""
+
+    def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
+        return [
+            replace(found, pruning=Pruning.SOFT)
+            for found in super().recall(queries)
+            if isinstance(found, Prediction)
+        ]
+
+
+def test_answers_in_which_something_was_pruned_are_counted() -> None:
+    pruned = Pruned()
+    pruned.holds("i0")
+    before = counted("visual_memory_pruned_answers_total", pruning="soft")
+    asking(pruned, question())
+    assert counted("visual_memory_pruned_answers_total", pruning="soft") == before + 1
+
+
+@pytest.mark.parametrize("denied", [False, True])
+def test_how_often_items_are_used_is_written_down_as_long_as_that_is_allowed(
+    denied: bool,  # noqa: FBT001 - a parameter of pytest
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    memory = Mock()
+    write = influence_writer(memory)
+    memory.write_influence.side_effect = Misconfigured("no right") if denied else None
+    write()
+    write()
+    assert memory.write_influence.call_count == 2
+    assert len([r for r in caplog.records if "not counted: no right" in r.message]) == denied
 
 
 def test_questions_that_come_together_are_searched_together(remembering: Remembering) -> None:

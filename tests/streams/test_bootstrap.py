@@ -29,7 +29,7 @@ from streams import bootstrap
 from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
-from streams.contract import decoding
+from streams.contract import decoding, questions
 from streams.contract.cloudevents import Header
 from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
@@ -74,6 +74,7 @@ SETTINGS = load(
     replica_bytes=12345,
     reliability=False,
     pruning="soft",
+    min_share=0.25,
     instance="me",
     web_host="127.0.0.9",
     web_port=1234,
@@ -303,7 +304,7 @@ def test_claims_are_fetched_as_the_settings_say() -> None:
     )
 
 
-@holds("max_image_pixels", "clock_skew", "pruning")
+@holds("max_image_pixels", "clock_skew", "pruning", "min_share")
 def test_a_memory_has_the_limits_the_fetcher_and_the_clock_of_the_settings() -> None:
     index, embedder, log, logs = exact(), VectorsOnly("some/folder", 8), Mock(), {"id": "topic"}
     with replaced("VisualMemory") as memory, replaced("claim_fetcher") as fetcher:
@@ -319,6 +320,7 @@ def test_a_memory_has_the_limits_the_fetcher_and_the_clock_of_the_settings() -> 
         logs=logs,
         partitions=3,
         pruning=Pruning.SOFT,
+        min_share=0.25,
         observe=observe_stage,
     )
 
@@ -506,6 +508,8 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
     assert told.topic is Topic.REJECTED
     assert answer == []
     watched = [args for args, _ in worker.carrier.watch.call_args_list]
+    if role == "query":
+        watched.pop(0)  # writes down who was used
     assert {seconds for seconds, _ in watched} == {bootstrap.PROMISES_WATCH_SECONDS}
     assert [(check.func, check.args) for _, check in watched] == [
         (check_durability, (worker.store,)),
@@ -553,8 +557,8 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     assert at_once == 13
     assert isinstance(agent, QueryAgent)
     for decode, function in (
-        (agent._decode, decoding.decode_query),
-        (agent._reply_address, decoding.reply_address),
+        (agent._decode, questions.decode_query),
+        (agent._reply_address, questions.reply_address),
     ):
         assert isinstance(decode, partial)
         assert (decode.func, decode.keywords) == (function, {"partitions": 3})
@@ -569,6 +573,12 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     assert answer == "answer"
     memory = worker.memory
     assert in_thread.mock_calls == [call(memory.index.positions), call(memory.recall, [asked])]
+    ((seconds, write), _) = worker.carrier.watch.call_args_list[0]
+    assert seconds == 10.0
+    memory.index.add_influence({"i0": (1, 0)})
+    with patch.object(memory, "write_influence") as written:
+        write()
+    written.assert_called_once_with()
 
 
 def test_an_asker_is_told_when_its_question_is_given_up() -> None:

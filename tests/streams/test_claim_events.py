@@ -17,7 +17,7 @@ from memory.model.questions import Query
 from streams.bootstrap import claim_fetcher
 from streams.client import MemoryClient
 from streams.config.settings import Settings, load
-from streams.contract import decoding, encoding
+from streams.contract import decoding, encoding, questions
 from streams.contract.messages import QueryEvent
 from streams.contract.payloads import read_payload, write_payload
 from streams.contract.records import CLAIM, OutgoingRecord, Record
@@ -69,8 +69,9 @@ def test_a_question_may_bring_a_claim() -> None:
     outgoing = encoding.encode_query(
         source="app", event_id="q-1", time=NOW, query=Query(CLAIMED), reply_partition=0
     )
-    event = decoding.decode_query(received(outgoing), partitions=1)
+    event = questions.decode_query(received(outgoing), partitions=1)
     assert isinstance(event, QueryEvent)
+    assert isinstance(event.query, Query)
     assert event.query.payload == CLAIMED
 
 

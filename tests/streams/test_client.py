@@ -16,7 +16,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
-from memory.model.answers import Position
+from memory.model.answers import Findings, Position, Suspect
 from memory.model.events import (
     Correction,
     Forget,
@@ -26,9 +26,9 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from memory.model.questions import ItemRef
+from memory.model.questions import About, ItemRef, Query, Review
 from streams.client import MemoryClient, sending
-from streams.contract import decoding, encoding, topics
+from streams.contract import decoding, encoding, questions, topics
 from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -131,7 +131,7 @@ def written(kafka_bootstrap: str, prefix: str) -> Callable[[Position], Record]:
 def question(record: Record) -> QueryEvent | None:
     if not record.topic.endswith(Topic.QUERY):
         return None
-    event = decoding.decode_query(record, partitions=PARTITIONS)
+    event = questions.decode_query(record, partitions=PARTITIONS)
     assert isinstance(event, QueryEvent)
     return event
 
@@ -140,6 +140,7 @@ def echo(record: Record) -> list[OutgoingRecord]:
     """Answers with the label that the question's image spells, or the item's id."""
     if (event := question(record)) is None:
         return []
+    assert isinstance(event.query, Query)
     payload = event.query.payload
     match payload:
         case ImagePayload(data):
@@ -390,6 +391,7 @@ def test_an_answer_that_cannot_be_read_fails_its_question_only(
         event = question(record)
         assert event
         (good,) = echo(record)
+        assert isinstance(event.query, Query)
         if event.query.payload == ImagePayload(b"good"):
             return [good]
         return [OutgoingRecord(good.topic, good.key, b"{", good.headers, good.partition)]
@@ -398,6 +400,34 @@ def test_an_answer_that_cannot_be_read_fails_its_question_only(
     with pytest.raises(Misconfigured, match="cannot be read"):
         client.query(b"bad")
     assert client.query(b"good").label == "good"
+
+
+def test_a_review_is_asked_for_and_told(
+    client: MemoryClient, agent: Callable[[Reply], Agent]
+) -> None:
+    found = Findings("suspects", 7, 1.5, suspects=(Suspect("i0", "a", "b", 0.9, 0.1, 3),))
+
+    def reply(record: Record) -> list[OutgoingRecord]:
+        event = question(record)
+        assert event
+        assert isinstance(event.query, Review)
+        said: dict[str, Any] = {"status": "answered", "review": found}
+        if event.query.about is About.PRUNING:
+            said = {"status": "rejected", "reason": "not-counted", "detail": str(event.query.least)}
+        elif event.query.image_id:
+            said = {"status": "expired"}
+        answer = Answer(event.query_id, **said)
+        return [encoding.encode_prediction(answer, event.reply_partition)]
+
+    agent(reply)
+    assert client.review("suspects", count=3) == found
+    with pytest.raises(Rejected, match="9") as why:
+        client.review("pruning", least=9)
+    assert why.value.reason is Reason.NOT_COUNTED
+    with pytest.raises(Unavailable, match="in time"):
+        client.review("influence", image="i0")
+    with pytest.raises(Rejected, match="suspects, pruning, influence"):
+        client.review("weather")
 
 
 def test_a_question_waiting_at_close_fails(client: MemoryClient) -> None:

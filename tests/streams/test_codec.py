@@ -31,11 +31,22 @@ from memory.model.events import (
     SelectorKind,
     VectorPayload,
 )
-from memory.model.questions import NOTHING_SUPPOSED, Factors, ItemRef, Query, Rule, WhatIf
+from memory.model.questions import (
+    MAX_LEAST,
+    MAX_LISTED,
+    NOTHING_SUPPOSED,
+    About,
+    Factors,
+    ItemRef,
+    Query,
+    Review,
+    Rule,
+    WhatIf,
+)
 from memory.model.reliability import Pruning
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
-from streams.contract import cloudevents, decoding, encoding
+from streams.contract import cloudevents, decoding, encoding, questions
 from streams.contract.messages import QueryEvent
 from streams.contract.records import VECTOR, Headers, Marker, OutgoingRecord, Record, record_key
 from streams.contract.topics import Topic, event_type
@@ -60,7 +71,7 @@ def forget(record: Record) -> Forget | Marker:
 
 
 def query(record: Record) -> QueryEvent | Marker:
-    return decoding.decode_query(record, partitions=PARTITIONS)
+    return questions.decode_query(record, partitions=PARTITIONS)
 
 
 DECODERS: Mapping[Topic, Decode] = {
@@ -498,6 +509,14 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ({"ce_why": ""}, Reason.INVALID_HEADER),
         ({"ce_pruning": "strong"}, Reason.UNKNOWN_PRUNING),
         ({"ce_pruning": ""}, Reason.UNKNOWN_PRUNING),
+        ({"ce_minshare": "1.1"}, Reason.INVALID_THRESHOLD),
+        ({"ce_minshare": "-0.1"}, Reason.INVALID_THRESHOLD),
+        ({"ce_minshare": "nan"}, Reason.INVALID_THRESHOLD),
+        ({"ce_minshare": ""}, Reason.INVALID_THRESHOLD),
+        ({"ce_minshare": "0." + "1" * 900}, Reason.INVALID_THRESHOLD),
+        ({"ce_review": "everything"}, Reason.INVALID_HEADER),
+        ({"ce_review": ""}, Reason.INVALID_HEADER),
+        ({"ce_review": "suspects"}, Reason.INVALID_PAYLOAD),
         ({"ce_whatif": ""}, Reason.INVALID_HEADER),
         ({"ce_whatif": "[]"}, Reason.INVALID_HEADER),
         ({"ce_whatif": "[" * 100_000}, Reason.INVALID_HEADER),
@@ -531,7 +550,7 @@ def test_a_question_with_a_fault_is_rejected_for_it(
 
 
 def test_the_asker_of_a_rejected_question_is_known() -> None:
-    assert decoding.reply_address(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
+    assert questions.reply_address(asked(ce_k="x"), partitions=PARTITIONS) == ("q-1", 2)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +564,7 @@ def test_the_asker_of_a_rejected_question_is_known() -> None:
     ],
 )
 def test_no_answer_goes_where_nobody_can_await_it(changes: dict[str, Any]) -> None:
-    assert decoding.reply_address(asked(**changes), partitions=PARTITIONS) is None
+    assert questions.reply_address(asked(**changes), partitions=PARTITIONS) is None
 
 
 # --- markers and robustness
@@ -583,7 +602,7 @@ def test_any_record_gives_an_event_or_a_rejection(
         DECODERS[topic](record)
     except Rejected as why:
         assert why.detail  # noqa: PT017 - most inputs are rejected, some are not
-    decoding.reply_address(record, partitions=PARTITIONS)
+    questions.reply_address(record, partitions=PARTITIONS)
 
 
 @given(
@@ -800,6 +819,7 @@ SUPPOSED = st.builds(
     what_if=st.just(NOTHING_SUPPOSED) | SUPPOSED,
     why=st.booleans(),
     pruning=st.sampled_from([None, *Pruning]),
+    min_share=st.none() | st.floats(0, 1),
 )
 def test_a_question_survives_its_record(
     payload: ItemRef | ImagePayload,
@@ -810,8 +830,9 @@ def test_a_question_survives_its_record(
     what_if: WhatIf,
     why: bool,  # noqa: FBT001 - drawn by hypothesis
     pruning: Pruning | None,
+    min_share: float | None,
 ) -> None:
-    asked = Query(payload, k, rule, what_if, why, pruning)
+    asked = Query(payload, k, rule, what_if, why, pruning, min_share)
     outgoing = encoding.encode_query(
         source="app",
         event_id="q",
@@ -824,6 +845,42 @@ def test_a_question_survives_its_record(
     assert query(received(outgoing)) == QueryEvent(
         "app", asked, "q", 7, tuple(after), NOW + timeout
     )
+
+
+@given(
+    about=st.sampled_from(About),
+    count=st.integers(1, MAX_LISTED),
+    least=st.integers(1, MAX_LEAST),
+    image_id=st.none() | NAMES_SPELT,
+)
+def test_a_request_for_review_survives_its_record(
+    about: About, count: int, least: int, image_id: str | None
+) -> None:
+    asked = Review(about, count, least, image_id)
+    outgoing = encoding.encode_query(
+        source="app", event_id="q", time=NOW, query=asked, reply_partition=7
+    )
+    found = query(received(outgoing))
+    assert isinstance(found, QueryEvent)
+    assert found.query == asked
+
+
+def test_a_request_for_review_has_defaults_and_limits() -> None:
+    def review(**headers: str) -> Query | Review:
+        found = query(asked(value=b"", ce_review="pruning", **headers))
+        assert isinstance(found, QueryEvent)
+        return found.query
+
+    assert review() == Review(About.PRUNING)
+    for headers, reason in (
+        ({"ce_k": "1001"}, Reason.INVALID_K),
+        ({"ce_least": "0"}, Reason.INVALID_THRESHOLD),
+        ({"ce_least": "many"}, Reason.INVALID_THRESHOLD),
+        ({"ce_item": " "}, Reason.INVALID_ID),
+    ):
+        with pytest.raises(Rejected) as why:
+            review(**headers)
+        assert why.value.reason is reason
 
 
 # --- encoders refuse what decoders would

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+import msgspec
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
 from memory.errors import Reason, Rejected
-from memory.model.answers import Flip, Neighbor, Position, Prediction, Vote, Why
+from memory.model.answers import Findings, Flip, Neighbor, Position, Prediction, Vote, Why
 from memory.model.questions import Rule
 from memory.model.reliability import Pruning
 from streams.contract import decoding, encoding
@@ -157,7 +158,12 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     refused = Answer("q", "rejected", reason="invalid-k", detail="why")
     why = Why((), Flip(("a",), "dog"), None, 0)
     more = replace(PREDICTION, why=why, supposed=True, pruning=Pruning.SOFT, reliability_age=1.0)
-    written = [Answer.of("q", more), receipt, Rejection("why", "text", "t", 0, 1, 2)]
+    review = Findings("suspects", 0, 1.0)
+    written = [
+        msgspec.structs.replace(Answer.of("q", more), review=review),
+        receipt,
+        Rejection("why", "text", "t", 0, 1, 2),
+    ]
     for message in written:
         shape = schemas["$defs"][type(message).__name__]["properties"]
         optional = {"reason", "detail"} if isinstance(message, Answer) else set()

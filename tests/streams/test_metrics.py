@@ -26,6 +26,7 @@ from streams.workers.metrics import (
 METRICS = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
 LABELS = {
     "by",
+    "pruning",
     "what",
     "role",
     "outcome",

@@ -16,8 +16,8 @@ from streams.config.permissions import (
     Principal,
     kafka_rights,
     redis_rules,
-    table,
 )
+from streams.config.permissions_page import table
 from streams.config.roles import ROLES
 from streams.config.settings import Settings
 from streams.contract.topics import Topic

@@ -91,8 +91,16 @@ def test_an_unknown_category_is_named_with_those_there_are() -> None:
 
 
 def test_an_unknown_vendor_is_told_whom_to_ask() -> None:
-    with pytest.raises(SamplesError, match=r"'apple'.*google or twitter"):
-        emoji("apple")
+    with pytest.raises(SamplesError, match=r"'samsung'.*google or twitter or apple or facebook"):
+        emoji("samsung")
+
+
+def test_the_package_of_another_vendor_is_fetched_alone(npm: Path, tmp_path: Path) -> None:
+    (npm / "does").write_text("exit 1")
+    with pytest.raises(SamplesError, match="could not fetch"):
+        emoji("apple", tmp_path / "cache")
+    called = (npm / "called").read_text().split()
+    assert [a for a in called if "@" in a] == ["emoji-datasource-apple@16.0.0"]
 
 
 def test_the_packaged_npm_serves_where_the_system_has_none(

@@ -24,7 +24,7 @@ from memory.model.forgetting import FenceFact
 from memory.model.questions import Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams.contract import decoding, encoding
+from streams.contract import decoding, encoding, questions
 from streams.contract.messages import Answer
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -370,8 +370,8 @@ class Asking:
 
         agent = QueryAgent(
             memory,
-            partial(decoding.decode_query, partitions=1),
-            partial(decoding.reply_address, partitions=1),
+            partial(questions.decode_query, partitions=1),
+            partial(questions.reply_address, partitions=1),
             in_thread,
             positions,
         )
