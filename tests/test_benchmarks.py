@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.experiments.report import page
-from benchmarks.experiments.statistics import difference, log_law, share
+from benchmarks.experiments.statistics import difference, log_law, outside, share
 from benchmarks.experiments.studies import STUDIES
 from benchmarks.peers.__main__ import spread, table
 
@@ -56,3 +56,17 @@ def test_a_difference_is_of_the_same_questions() -> None:
 def test_a_law_in_the_logarithm_is_found() -> None:
     law = log_law((0.9 - 0.05 * np.log(np.arange(1, 101))).tolist())
     assert (law["a"], law["b"], law["r2"]) == (0.9, -0.05, 1.0)
+
+
+def test_numbers_of_a_run_are_held_to_the_intervals_that_are_kept() -> None:
+    kept = {
+        "a": {"b": {"percent": 50.0, "low": 40.0, "high": 60.0, "of": 9}, "items": 3},
+        "moved": {"points": -1.0, "low": -2.0, "high": 0.0},
+        "machine": {"cores": 2},
+    }
+    assert outside(kept, kept) == []
+    other = {"a": {"b": {"percent": 61.0}, "items": 4}, "moved": {"points": -2.5}, "new": {"x": 1}}
+    assert outside(other, kept) == [
+        "a: b: 61.0, not from 40.0 to 60.0",
+        "moved: -2.5, not from -2.0 to 0.0",
+    ]

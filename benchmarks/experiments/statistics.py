@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -34,6 +34,20 @@ def log_law(right: Sequence[float]) -> dict[str, float]:
     b, a = np.polyfit(x, y, 1)
     explained = 1 - ((y - a - b * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     return {"a": round(float(a), 4), "b": round(float(b), 4), "r2": round(float(explained), 3)}
+
+
+def outside(results: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
+    """Where the shares and the points of a run lie outside the intervals of the one that is kept."""
+    found = []
+    for name, one in results.items():
+        held = kept.get(name)
+        if isinstance(one, Mapping) and isinstance(held, Mapping):
+            value = one.get("percent", one.get("points"))
+            if value is None:
+                found += [f"{name}: {place}" for place in outside(one, held)]
+            elif not held["low"] <= value <= held["high"]:
+                found.append(f"{name}: {value}, not from {held['low']} to {held['high']}")
+    return found
 
 
 def _percent(value: Any) -> float:

@@ -12,6 +12,7 @@ from benchmarks.experiments.lab import lab
 from benchmarks.experiments.samples import Samples, digits, drawings
 from benchmarks.experiments.statistics import difference, log_law, share
 from memory.model.questions import Rule
+from streams.demo.emoji import OTHER_VENDORS
 
 KS = (1, 3, 5, 10, 20, 30, 50, 100)
 SIZES = (1, 2, 5, 10, 25, 50, 100, 200, 300)
@@ -96,6 +97,24 @@ def _classes_arrive(
             "old_moved": difference(before, after),
             "new_after": share(memory.right(new)),
         }
+
+
+def unseen_domain(servers: service.Servers) -> dict[str, Any]:
+    """Another vendor's drawings are asked for while vendors' drawings are added (paper: robustness sets)."""
+    asked = drawings("twitter")
+    found: dict[str, Any] = {}
+    held, vendors = 0, ("google", *OTHER_VENDORS)
+    with lab(servers, "domain", asked.vectors.shape[1]) as memory:
+        for n, vendor in enumerate(vendors, 1):
+            more = drawings(vendor)
+            memory.teach(more, first=held)
+            held += len(more)
+            right = {k: memory.right(asked, k=k) for k in (1, 10)}
+            found[" + ".join(vendors[:n])] = {
+                "items": held,
+                **{f"k_{k}": share(each) for k, each in right.items()},
+            }
+    return {"by_vendors": found}
 
 
 def unlearning(servers: service.Servers) -> dict[str, Any]:
@@ -225,6 +244,7 @@ STUDIES: Mapping[str, Callable[[service.Servers], dict[str, Any]]] = {
     "rules and k": rules_and_k,
     "memory size": memory_size,
     "new classes": new_classes,
+    "unseen domain": unseen_domain,
     "unlearning": unlearning,
     "pruning": pruning,
     "label corruption": corruption,
