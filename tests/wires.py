@@ -95,7 +95,7 @@ def _acls(line: str) -> Iterator[ACL]:
         if word.startswith("--"):
             options.setdefault(word[2:], []).append(following)
     (principal,) = options["allow-principal"]
-    for kind in ("topic", "group"):
+    for kind in ("topic", "group", "transactional-id"):
         for name in options.get(kind, ()):
             for operation in options["operation"]:
                 yield ACL(
@@ -103,7 +103,7 @@ def _acls(line: str) -> Iterator[ACL]:
                     "*",
                     ACLOperation[_snake(operation)],
                     ACLPermissionType.ALLOW,
-                    ResourcePattern(ResourceType[kind.upper()], name),
+                    ResourcePattern(ResourceType[kind.upper().replace("-", "_")], name),
                 )
 
 

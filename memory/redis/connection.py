@@ -1,16 +1,21 @@
-"""A client of Redis, and whether that Redis keeps what it confirmed."""
+"""A client of Redis, whether that Redis keeps what it confirmed, and its files, written anew."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from memory.errors import Misconfigured
+from memory.errors import Misconfigured, Unavailable
+from memory.model.times import now_us
 from memory.redis.errors import map_redis_errors
+
+OLD_FILE_SECONDS = 1.0
+"""Redis deletes the files that it has rewritten a moment after the new ones are in place."""
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -60,3 +65,71 @@ def check_durability(client: redis.Redis) -> None:
                 f"Redis has {name} {got}, which can lose what it confirmed; "
                 f"set it: CONFIG SET {name} {value}"
             )
+
+
+class RedisFiles:
+    """Writes the append-only file anew, and the snapshot where there is one, a step at a time.
+
+    `as_of`, µs: what was erased before is in no file, nor in the slow log. None before the first time.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.as_of: int | None = None
+        self._began: int | None = None
+        self._process = ""
+        self._rewrites = self._saves = 0
+        self._ended: float | None = None
+
+    def rewrite(self) -> bool:
+        """Begin to, or go on; True once all is written that was begun. Raises `Unavailable`."""
+        with map_redis_errors():
+            found = self._client.info("persistence")
+            process = str(self._client.info("server")["run_id"])
+            busy = any(
+                found[name]
+                for name in (
+                    "aof_rewrite_in_progress",
+                    "aof_rewrite_scheduled",
+                    "rdb_bgsave_in_progress",
+                    "loading",
+                )
+            )
+            if busy:
+                return False
+            if self._began is None or self._process != process:
+                self._begin(found, process)
+                return False
+            if (
+                found["aof_last_bgrewrite_status"] != "ok"
+                or found["rdb_last_bgsave_status"] != "ok"
+            ):
+                self._began = None
+                raise Unavailable(
+                    "Redis could not write its files anew; see its log (disk, memory)"
+                )
+            if found["aof_rewrites"] == self._rewrites:
+                return False
+            if found["rdb_saves"] == self._saves and self._keeps_snapshots():
+                self._client.bgsave()
+                return False
+            if self._ended is None:
+                self._ended = time.monotonic()
+            if time.monotonic() < self._ended + OLD_FILE_SECONDS:
+                return False
+            self._client.slowlog_reset()
+        self.as_of, self._began = self._began, None
+        return True
+
+    def replicas(self) -> int:
+        """How many other servers copy this one."""
+        with map_redis_errors():
+            return int(self._client.info("replication")["connected_slaves"])
+
+    def _begin(self, found: Any, process: str) -> None:
+        self._began, self._process, self._ended = now_us(), process, None
+        self._rewrites, self._saves = found["aof_rewrites"], found["rdb_saves"]
+        self._client.bgrewriteaof()
+
+    def _keeps_snapshots(self) -> bool:
+        return bool(self._client.config_get("save")["save"])

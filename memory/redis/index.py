@@ -23,7 +23,7 @@ from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
-from memory.redis import influence, marks, scan
+from memory.redis import marks, reports, scan
 from memory.redis.connection import check_durability
 from memory.redis.errors import map_redis_errors
 from memory.redis.hashes import decode_put_result, encode_puts, encode_time
@@ -222,11 +222,11 @@ class RedisIndex(KeyedDigests, Uncounted):
 
     def add_influence(self, used: Mapping[str, tuple[int, int]]) -> None:
         by_key = {self.image_key(image_id): counts for image_id, counts in used.items()}
-        influence.add_influence(self._client, self.names, by_key)
+        reports.add_influence(self._client, self.names, by_key)
 
     def influence(self, count: int, image_id: str | None = None) -> tuple[int, Sequence[Influence]]:
         image = None if image_id is None else self.image_key(image_id)
-        return influence.influence_of(self._client, self.names, count, image)
+        return reports.influence_of(self._client, self.names, count, image)
 
     def vectors_of(self, image_ids: Sequence[str]) -> list[Vector | None]:
         pipeline = self._client.pipeline(transaction=False)

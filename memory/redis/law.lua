@@ -114,6 +114,21 @@ local function forget_influence(item)
   redis.call('ZREM', prefix .. ':decided', image)
 end
 
+-- Which images have events that await their tombstones. (This key is in another slot, as `guarded` says.)
+local function note_outbox(item)
+  local prefix, image = string.match(item, '^(.*):item:{(.*)}$')
+  redis.call('SADD', prefix .. ':outboxes', image)
+end
+
+-- KEYS: outbox, outboxes. ARGS: image, addresses whose tombstones the log has.
+local function sent(keys, args)
+  for i = 2, #args, AT_ONCE do
+    redis.call('SREM', keys[1], unpack(args, i, math.min(i + AT_ONCE - 1, #args)))
+  end
+  if redis.call('EXISTS', keys[1]) == 0 then redis.call('SREM', keys[2], args[1]) end
+  return 'OK'
+end
+
 -- The trace of a hash that lives on.
 local function shred_trace(key)
   local names = {'ts', 'label', unpack(TRACE)}
@@ -195,6 +210,7 @@ local function put(keys, args)
   end
   if address ~= '' and string.sub(address, 1, 16) <= barrier then sent[#sent + 1] = address end
   call_with_all('SADD', outbox, sent)
+  if #sent > 0 then note_outbox(item) end
   if correction_dies and held[6] and (lives or not was_visible) then
     -- The rest of the hash lives on; `shred` does this where it does not.
     redis.call('HSET', key, 'corrected', string.rep('x', string.len(held[6])))
@@ -565,14 +581,15 @@ local function changed(keys, args)
   return reply
 end
 
--- KEYS: neighbors, decided, items. ARGS: of each item its digest, how often it was a neighbour, and how
--- often it decided. (The items are in other slots, as `guarded` says.)
+-- KEYS: neighbors, decided. ARGS: of each item its digest, how often it was a neighbour, and how
+-- often it decided. (The items are in other slots, as `guarded` says; who counts may only read them.)
 local function influence(keys, args)
-  for i = 3, #keys do
-    local at = 3 * (i - 3)
-    if redis.call('EXISTS', keys[i]) == 1 then
-      redis.call('ZINCRBY', keys[1], args[at + 2], args[at + 1])
-      if args[at + 3] ~= '0' then redis.call('ZINCRBY', keys[2], args[at + 3], args[at + 1]) end
+  local prefix = string.match(keys[1], '^(.*):neighbors$')
+  for i = 1, #args, 3 do
+    local image, neighbor, decided = args[i], args[i + 1], args[i + 2]
+    if redis.call('EXISTS', prefix .. ':item:{' .. image .. '}') == 1 then
+      redis.call('ZINCRBY', keys[1], neighbor, image)
+      if decided ~= '0' then redis.call('ZINCRBY', keys[2], decided, image) end
     end
   end
   return 'OK'
@@ -612,6 +629,7 @@ register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
 register('vm1_influence', guarded(influence), {})
+register('vm1_sent', guarded(sent), IN_A_FULL_REDIS)
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
 register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)

@@ -1,16 +1,20 @@
-"""The lease of a rebuild: one at a time, taken over when its holder has died."""
+"""Leases of a rebuild and of erasing: one at a time, taken over when its holder has died."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from memory.errors import Misconfigured, Unavailable
+from memory.redis.errors import map_redis_errors
 
 LEASE_SECONDS = 6.0
+ERASER_LEASE_SECONDS = 10.0
+ERASER_LOOK_SECONDS = 0.5
 
 
 class RebuildLease:
@@ -64,3 +68,52 @@ class RebuildLease:
 
     def _renew(self) -> Any:
         return self._call("vm1_lease", int(LEASE_SECONDS * 1000))
+
+
+class EraserLease:
+    """Of a namespace's memory. It keeps two from taking turns; that neither spoils what the other
+    wrote is seen to elsewhere.
+    """
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._client = client
+        self._key = f"{namespace}:eraser"
+        self._token = secrets.token_hex(16).encode()
+
+    def take(self) -> bool:
+        """Take or renew it; False where another has it. Raises `Unavailable`."""
+        milliseconds = int(ERASER_LEASE_SECONDS * 1000)
+        with map_redis_errors():
+            if self._client.set(self._key, self._token, nx=True, px=milliseconds):
+                return True
+            if self._client.get(self._key) != self._token:
+                return False
+            return bool(self._client.set(self._key, self._token, xx=True, px=milliseconds))
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Callable[[], None]]:
+        """Wait for it, then hold it. Yields what raises `Misconfigured` once another has it."""
+        while not self.take():
+            time.sleep(ERASER_LOOK_SECONDS)
+        ended, lost = threading.Event(), threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(ERASER_LEASE_SECONDS / 4):
+                with contextlib.suppress(Unavailable):
+                    if not self.take():
+                        lost.set()
+
+        def check_held() -> None:
+            if lost.is_set():
+                raise Misconfigured("another process erases this memory by now")
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield check_held
+        finally:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(Unavailable), map_redis_errors():
+                if self._client.get(self._key) == self._token:
+                    self._client.delete(self._key)

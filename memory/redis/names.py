@@ -22,12 +22,17 @@ class KeyNames:
         self.pruned = f"{prefix}:pruned"
         self.neighbors = f"{prefix}:neighbors"
         self.decided = f"{prefix}:decided"
+        self.outboxes = f"{prefix}:outboxes"
         self.unembeddable = f"{prefix}:unembeddable"
 
     def item(self, image: ImageKey) -> tuple[str, str, str]:
         """Of an image: its hash with a trace, its hash without one, and its outbox."""
         p = self.prefix
         return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
+
+    def copy(self, name: str) -> str:
+        """Of a process that keeps a copy: as of when all in it is what Redis shows."""
+        return f"{self.prefix}:copy:{name}"
 
     def request(self, request: RequestKey) -> tuple[str, str]:
         """Of a forget-request: its hash, and the images that it expands into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,10 @@ from memory.model.answers import Effect, SearchResult, Suspect
 from memory.model.events import LogPartition
 from memory.model.questions import Probe
 from memory.model.reliability import WrongCounts
+from memory.model.times import microseconds, now_us
 from memory.redis.index import RedisIndex
 from memory.redis.listings import pruned_ids
+from memory.redis.reports import report_copy
 from memory.redis.schema import Schema
 from memory.replica.reliability import Reliability
 from memory.replica.replica import LostTrack, Replica
@@ -32,6 +35,7 @@ BUSY_SHARE = 0.06
 IDLE_SHARE = 1.0
 """Of `FOLLOW_SECONDS`, between two readings of changes, what wrong counts may take."""
 OVER_BUDGET_SECONDS = 60.0
+REPORT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class ReplicatedIndex(RedisIndex):
         self._reliability: Reliability | None = None
         self._current = self._busy_until = 0.0
         self._left_over = 0
+        self._name = secrets.token_hex(16)
+        self._counted = self._next_report = 0.0
         self._counts_wrong = False
         self._wake = threading.Event()
         self._closed = False
@@ -179,13 +185,14 @@ class ReplicatedIndex(RedisIndex):
         """
         if self._replica is None:
             return None
+        began = time.monotonic()
         try:
             positions = self._replica.catch_up()
         except (LostTrack, OverBudget) as why:
             _log.warning("the replica is given up: %s", type(why).__name__)
             self._drop()
             return None
-        self._current = time.monotonic()
+        self._current = began
         return positions
 
     def _follow_redis(self) -> None:
@@ -197,6 +204,7 @@ class ReplicatedIndex(RedisIndex):
                 with self._lock:
                     self._catch_up()
                 self._count_wrong()
+                self._report()
             except OverBudget:
                 _log.warning("the memory is too large for a replica; Redis is searched")
                 pause = OVER_BUDGET_SECONDS
@@ -224,14 +232,25 @@ class ReplicatedIndex(RedisIndex):
             self._busy_until = now + BUSY_SECONDS
         busy = now < self._busy_until
         until = now + FOLLOW_SECONDS * (BUSY_SHARE if busy else IDLE_SHARE)
+        current = self._current
         try:
             with self._counting:
-                while time.monotonic() < until and not reliability.work(4 if busy else 16):
-                    pass
+                while time.monotonic() < until:
+                    if reliability.work(4 if busy else 16):
+                        self._counted = current
+                        break
         except Exception as error:  # noqa: BLE001 - questions are answered without counts
             _log.error("wrong counts are given up: unexpected %s", type(error).__name__)
             self._reliability = None
         self._left_over = len(replica.rows.changed)
+
+    def _report(self) -> None:
+        """Say now and then as of when all that is kept here is what Redis shows."""
+        if self._replica is None or (now := time.monotonic()) < self._next_report:
+            return
+        as_of = self._current if self.wrong_counts() is None else min(self._current, self._counted)
+        report_copy(self._client, self.names, self._name, now_us() - microseconds(now - as_of))
+        self._next_report = now + REPORT_SECONDS
 
     def _load(self) -> None:
         schema, started = self._schema, time.monotonic()

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from streams.cli import memory_commands, operations, stack_commands
+from streams.cli import forgetting, memory_commands, operations, stack_commands
 from streams.cli.asking import query
 from streams.cli.options import say, visible
 from streams.cli.rebuild import rebuild
@@ -23,7 +23,9 @@ UNEXPECTED = 70
 COMMANDS = [
     memory_commands.ingest,
     memory_commands.correct,
-    memory_commands.forget,
+    forgetting.forget,
+    forgetting.receipt,
+    forgetting.audit,
     query,
     suspects,
     influence,

@@ -130,63 +130,6 @@ def correct(
 
 
 @click.command()
-@click.option("--image", help="Forget this image.")
-@click.option("--subject", help="Forget every image that shows this person or thing.")
-@click.option("--source", "of_source", help="Forget everything this source ever sent.")
-@click.option("--label", help="Forget the images that have this label now.")
-@click.option("--permanent", is_flag=True, help="Never admit it again.")
-@click.option(
-    "--wait",
-    type=click.Choice(["sent", "erased"]),
-    default="erased",
-    show_default=True,
-    help="Return when the request is in the log, or when it is out of every answer.",
-)
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
-@servers
-@as_json
-def forget(
-    settings: Settings,
-    image: str | None,
-    subject: str | None,
-    of_source: str | None,
-    label: str | None,
-    permanent: bool,
-    wait: str,
-    timeout: float,
-    json_: bool,
-) -> None:
-    """Forget an image, a subject, a source or a label."""
-    from streams import bootstrap
-
-    named = [value for value in (image, subject, of_source, label) if value is not None]
-    if len(named) != 1:
-        raise click.UsageError("name exactly one of --image, --subject, --source, --label")
-    with bootstrap.client(settings, "visual-memory-cli") as client:
-        request = client.forget(
-            image=image, subject=subject, source=of_source, label=label, permanent=permanent
-        )
-        if wait == "sent":
-            done: dict[str, Any] = {"request": request.request_id, "stage": "sent"}
-        else:
-            done = client.receipt(request, "erased", timeout).to_json()
-    matched = done.get("status") != "unmatched"
-    if json_:
-        emit(done)
-    elif wait == "sent":
-        say(f"sent as {done['request']}")
-    elif matched:
-        say(f"erased: {done['images']} images are in no answer any more")
-    else:
-        say(
-            "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
-            "before this request are refused all the same",
-            "red",
-        )
-    sys.exit(0 if matched else 1)
-
-
-@click.command()
 @click.option("--watch", is_flag=True, help="Again every two seconds.")
 @servers
 @as_json

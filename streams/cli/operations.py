@@ -51,14 +51,14 @@ def permissions(
     redis = rights.parse_names(redis_user, settings.namespace)
     lines: list[str] = []
     if only != "redis":
-        lines += rights.kafka_commands(
+        lines += permissions_page.kafka_commands(
             kafka,
             bootstrap=settings.kafka,
             prefix=settings.topic_prefix,
             namespace=settings.namespace,
         )
     if only != "kafka":
-        lines += rights.redis_commands(redis, namespace=settings.namespace)
+        lines += permissions_page.redis_commands(redis, namespace=settings.namespace)
     click.echo("\n".join(lines))
 
 
@@ -85,14 +85,17 @@ def provision() -> None:
 
 
 @click.command("worker")
-@click.argument("role", type=click.Choice([*ROLES, "monitor"]))
+@click.argument("role", type=click.Choice([*ROLES, "erase", "monitor"]))
 @servers
 def worker_command(settings: Settings, role: str) -> None:
     """Run one worker in the foreground; settings come from the environment."""
     from streams import bootstrap
+    from streams.erasure.wiring import run_eraser
 
     if role == "monitor":
         bootstrap.run_monitor(settings)
+    elif role == "erase":
+        run_eraser(settings)
     else:
         bootstrap.run_worker(settings, role)
 

@@ -13,6 +13,8 @@ from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.reading import Tail, decode_known
 
+EARLY = ("received", "fenced", "erased")
+
 
 def await_receipt(
     cluster: KafkaCluster, request: ForgetRequest | str, stage: str, timeout: float
@@ -44,5 +46,5 @@ def await_receipt(
         tail.close()
     raise Unavailable(
         f"no receipt of the stage {stage} within {timeout:g} s; the request stands in the "
-        "log, see that a forget worker runs"
+        f"log, see that {'a forget' if stage in EARLY else 'an erase'} worker runs"
     )

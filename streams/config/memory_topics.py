@@ -18,6 +18,7 @@ def topic_specs(settings: Settings) -> list[topics.TopicSpec]:
         partitions=settings.partitions,
         replication=settings.replication,
         compaction_lag=settings.compaction_lag,
+        answers_kept=settings.answers_kept,
         max_record_bytes=settings.max_image_bytes,
     )
 

@@ -7,8 +7,7 @@ producer. In Redis a function runs with the rights of its caller.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +23,7 @@ class Principal(StrEnum):
     CORRECT = "correct"
     FORGET = "forget"
     QUERY = "query"
+    ERASER = "eraser"
     MONITOR = "monitor"
     OPERATOR = "operator"
     REBUILDER = "rebuilder"
@@ -38,6 +38,10 @@ WORKERS: Mapping[Principal, Topic] = {Principal(name): role.topic for name, role
 
 READS: Mapping[Principal, Sequence[Topic]] = {
     **{role: (topic, Topic.FENCES) for role, topic in WORKERS.items()},
+    Principal.ERASER: (
+        *(Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST),
+        Topic.FORGET_RECEIPT,
+    ),
     Principal.REBUILDER: (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FENCES),
     Principal.PRODUCER: (Topic.REJECTED,),
     Principal.REVIEWER: (Topic.REJECTED,),
@@ -50,6 +54,11 @@ WRITES: Mapping[Principal, Sequence[Topic]] = {
     Principal.CORRECT: (Topic.REJECTED,),
     Principal.FORGET: (Topic.FENCES, Topic.FORGET_RECEIPT, Topic.REJECTED),
     Principal.QUERY: (Topic.PREDICTION, Topic.REJECTED),
+    # Tombstones, and heartbeats.
+    Principal.ERASER: (
+        *(Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST),
+        Topic.FORGET_RECEIPT,
+    ),
     Principal.PRODUCER: (Topic.IMAGE_INGEST,),
     Principal.REVIEWER: (Topic.LABEL_CORRECTION,),
     Principal.ASKER: (Topic.QUERY,),
@@ -57,7 +66,9 @@ WRITES: Mapping[Principal, Sequence[Topic]] = {
 }
 EVERY_TOPIC: Mapping[Principal, Sequence[str]] = {
     # A worker compares all topics with their promises before it starts.
-    **dict.fromkeys((*WORKERS, Principal.REBUILDER), ("Describe", "DescribeConfigs")),
+    **dict.fromkeys(
+        (*WORKERS, Principal.ERASER, Principal.REBUILDER), ("Describe", "DescribeConfigs")
+    ),
     Principal.MONITOR: ("Describe",),
     Principal.OPERATOR: ("AlterConfigs", "Create", "Describe"),
 }
@@ -65,11 +76,16 @@ EVERY_TOPIC: Mapping[Principal, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class KafkaRight:
-    """Operations (Kafka's names) on some topics or on one consumer group, by full name."""
+    """Operations (Kafka's names) on some topics, on a consumer group or on a transactional id."""
 
     kind: str
     names: tuple[str, ...]
     operations: tuple[str, ...]
+
+
+def receipts_writer(prefix: str, namespace: str) -> str:
+    """The transactional id of who writes the chain of receipts."""
+    return f"{prefix}{namespace}-receipts"
 
 
 def kafka_rights(principal: Principal, prefix: str, namespace: str) -> list[KafkaRight]:
@@ -90,6 +106,9 @@ def kafka_rights(principal: Principal, prefix: str, namespace: str) -> list[Kafk
     rights = [KafkaRight("topic", tuple(names), needed) for needed, names in together.items()]
     if principal in WORKERS:
         rights.append(KafkaRight("group", (f"{prefix}{namespace}-{principal}",), ("Read",)))
+    if principal is Principal.ERASER:
+        chain = (receipts_writer(prefix, namespace),)
+        rights.append(KafkaRight("transactional-id", chain, ("Describe", "Write")))
     return rights
 
 
@@ -134,6 +153,7 @@ MEMORY = (
     f"{GENERATIONS}:item:*",
     f"{GENERATIONS}:wait:*",
     f"{GENERATIONS}:outbox:*",
+    f"{GENERATIONS}:outboxes",
     f"{GENERATIONS}:posting:*",
     f"{GENERATIONS}:until:*",
     f"{GENERATIONS}:changes",
@@ -180,9 +200,25 @@ REDIS: Mapping[Principal, RedisRights] = {
     ),
     Principal.QUERY: RedisRights(
         # Query workers only read fences; forget workers write them.
-        (*WORKER_COMMANDS, *ASK, *REPLICATE, *COUNT_USE),
+        (*WORKER_COMMANDS, *ASK, *REPLICATE, *COUNT_USE, "set"),
         ("meta", *READ_KEYS),
-        (*_own(Principal.QUERY), *INFLUENCE),
+        (*_own(Principal.QUERY), *INFLUENCE, f"{GENERATIONS}:copy:*"),
+    ),
+    Principal.ERASER: RedisRights(
+        (
+            *(*OPEN_COMMANDS, "bgrewriteaof", "bgsave", "config|get", "del", "exists", "fcall"),
+            *("get", "hget", "info", "mget", "sadd", "scan", "set", "slowlog|reset", "smembers"),
+            *("srem", "sscan"),
+        ),
+        (
+            "meta",
+            f"{GENERATIONS}:item:*",
+            f"{GENERATIONS}:wait:*",
+            f"{GENERATIONS}:until:*",
+            f"{GENERATIONS}:pos",
+            f"{GENERATIONS}:copy:*",
+        ),
+        (INDEX, f"{GENERATIONS}:outbox:*", f"{GENERATIONS}:outboxes", "eraser"),
     ),
     Principal.MONITOR: RedisRights(
         (
@@ -252,27 +288,3 @@ def parse_names(given: Sequence[str], namespace: str) -> dict[Principal, str]:
             )
         names[Principal(principal)] = name
     return names
-
-
-def kafka_commands(
-    names: Mapping[Principal, str], *, bootstrap: str, prefix: str, namespace: str
-) -> Iterator[str]:
-    """``kafka-acls.sh`` commands that give the principals their rights."""
-    for principal, name in names.items():
-        for right in kafka_rights(principal, prefix, namespace):
-            yield shlex.join(
-                [
-                    *("kafka-acls.sh", "--bootstrap-server", bootstrap),
-                    *("--command-config", "admin.properties", "--add"),
-                    *("--allow-principal", f"User:{name}"),
-                    *(part for o in right.operations for part in ("--operation", o)),
-                    *(part for n in right.names for part in (f"--{right.kind}", n)),
-                ]
-            )
-
-
-def redis_commands(names: Mapping[Principal, str], *, namespace: str) -> Iterator[str]:
-    """``ACL SETUSER`` lines that give the principals their rights and keep their passwords."""
-    for principal, name in names.items():
-        if rules := redis_rules(principal, namespace):
-            yield " ".join(["ACL", "SETUSER", name, *rules])

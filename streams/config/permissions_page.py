@@ -1,9 +1,43 @@
-"""Who may do what, as it stands in the documents."""
+"""Who may do what: as commands that give the rights, and as it stands in the documents."""
 
 from __future__ import annotations
 
-from streams.config.permissions import REDIS, KafkaRight, Principal, RedisRights, kafka_rights
+import shlex
+from collections.abc import Iterator, Mapping
+
+from streams.config.permissions import (
+    REDIS,
+    KafkaRight,
+    Principal,
+    RedisRights,
+    kafka_rights,
+    redis_rules,
+)
 from streams.contract.topics import Topic
+
+
+def kafka_commands(
+    names: Mapping[Principal, str], *, bootstrap: str, prefix: str, namespace: str
+) -> Iterator[str]:
+    """``kafka-acls.sh`` commands that give the principals their rights."""
+    for principal, name in names.items():
+        for right in kafka_rights(principal, prefix, namespace):
+            yield shlex.join(
+                [
+                    *("kafka-acls.sh", "--bootstrap-server", bootstrap),
+                    *("--command-config", "admin.properties", "--add"),
+                    *("--allow-principal", f"User:{name}"),
+                    *(part for o in right.operations for part in ("--operation", o)),
+                    *(part for n in right.names for part in (f"--{right.kind}", n)),
+                ]
+            )
+
+
+def redis_commands(names: Mapping[Principal, str], *, namespace: str) -> Iterator[str]:
+    """``ACL SETUSER`` lines that give the principals their rights and keep their passwords."""
+    for principal, name in names.items():
+        if rules := redis_rules(principal, namespace):
+            yield " ".join(["ACL", "SETUSER", name, *rules])
 
 
 def table() -> str:
@@ -26,4 +60,5 @@ def table() -> str:
 def _topics(right: KafkaRight) -> str:
     if len(right.names) == len(Topic):
         return "every topic"
-    return " ".join(f"{'group ' if right.kind == 'group' else ''}`{n}`" for n in right.names)
+    kind = "" if right.kind == "topic" else f"{right.kind.replace('-', ' ')} "
+    return " ".join(f"{kind}`{name}`" for name in right.names)

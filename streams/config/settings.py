@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     partitions: int = Field(8, ge=1, description="partitions of the writing and query topics")
     replication: int = Field(1, ge=1, description="replication factor of every topic")
     compaction_lag: float = Field(
-        7 * 86400, gt=0, description="how long the log may keep a record after its tombstone"
+        86400, gt=0, description="how long the log may keep a record after its tombstone"
     )
 
     redis: SecretStr = Field(
@@ -120,6 +120,30 @@ class Settings(BaseSettings):
     namespace: str = Field("vm", description="prefix of every Redis key of this memory")
     hmac_key: SecretStr | None = Field(
         None, description="64 hex digits; keys the digests of ids; never rotated; back it up apart"
+    )
+
+    signing_key: SecretStr | None = Field(
+        None,
+        description="64 hex digits; signs receipts (Ed25519); the erase role alone needs it; "
+        "`visual-memory receipt key` tells its public key",
+    )
+    signing_key_before: SecretStr | None = Field(
+        None,
+        description="the former one, while the key is changed: it signs that the new one follows",
+    )
+    erasure_pause: float = Field(
+        600,
+        ge=0,
+        description="at least so long between two rewrites of Redis' files, and between two scans of the log, "
+        "for what was forgotten",
+    )
+    erasure_limit: float = Field(
+        72 * 3600,
+        gt=0,
+        description="the time to erasure that is promised; `visual-memory audit` holds to it",
+    )
+    answers_kept: float = Field(
+        3600, gt=0, description="how long the log keeps questions and answers"
     )
 
     embedder: str = Field(
@@ -182,17 +206,29 @@ class Settings(BaseSettings):
 
     def secret_key(self) -> bytes:
         """The HMAC key's 32 bytes; `Misconfigured` when it is absent or malformed."""
-        text = self.hmac_key.get_secret_value().strip() if self.hmac_key else ""
-        try:
-            key = bytes.fromhex(text)
-        except ValueError:
-            key = b""
-        if len(key) != 32:
-            raise Misconfigured(
-                f"{ENVIRONMENT_PREFIX}HMAC_KEY must be 64 hex digits "
-                "(make one with: openssl rand -hex 32; keep it for the life of the memory)"
-            )
-        return key
+        return _key_of("HMAC_KEY", self.hmac_key, "keep it for the life of the memory")
+
+    def signing_keys(self) -> tuple[bytes, bytes | None]:
+        """The 32 bytes of the key that signs receipts, and of the former one; `Misconfigured` as above."""
+        change = "to change it later, see docs/forgetting.md"
+        before = self.signing_key_before
+        return (
+            _key_of("SIGNING_KEY", self.signing_key, change),
+            None if before is None else _key_of("SIGNING_KEY_BEFORE", before, change),
+        )
+
+
+def _key_of(name: str, secret: SecretStr | None, hint: str) -> bytes:
+    text = secret.get_secret_value().strip() if secret else ""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise Misconfigured(
+            f"{ENVIRONMENT_PREFIX}{name} must be 64 hex digits (make one with: openssl rand -hex 32; {hint})"
+        )
+    return key
 
 
 def load(**overrides: object) -> Settings:

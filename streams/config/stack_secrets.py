@@ -11,6 +11,7 @@ from streams.local.process import write_atomically
 
 SECRETS_FOLDER = "secrets"
 HMAC_KEY = "visual_memory_hmac_key"
+SIGNING_KEY = "visual_memory_signing_key"
 # No names of settings as the key's is: workers read this folder, also where they use servers of
 # somebody else.
 REDIS_PASSWORD = "redis_password"  # noqa: S105 - a file's name
@@ -27,7 +28,7 @@ def make_secrets(data_dir: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     _check_ours(data_dir, others_may=0o055)
     _check_ours(folder)
-    for name in (HMAC_KEY, REDIS_PASSWORD, KAFKA_PASSWORD):
+    for name in (HMAC_KEY, SIGNING_KEY, REDIS_PASSWORD, KAFKA_PASSWORD):
         if not os.path.lexists(folder / name):
             write_atomically(folder / name, secrets.token_hex(32))
         _check_ours(folder / name)

@@ -15,7 +15,14 @@ from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
 from streams.contract import cloudevents
 from streams.contract.cloudevents import NO_ATTRIBUTES, RESERVED, Header, check_attributes
-from streams.contract.messages import DEFAULT_TIMEOUT, MAX_TIMEOUT, Answer, Receipt, Rejection
+from streams.contract.messages import (
+    DEFAULT_TIMEOUT,
+    MAX_TIMEOUT,
+    Answer,
+    KeyChange,
+    Receipt,
+    Rejection,
+)
 from streams.contract.payloads import write_payload
 from streams.contract.questions import write_what_if
 from streams.contract.records import (
@@ -154,6 +161,10 @@ def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
 
 def encode_receipt(receipt: Receipt) -> OutgoingRecord:
     return _memory_event(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt)
+
+
+def encode_key_change(change: KeyChange) -> OutgoingRecord:
+    return _memory_event(Topic.FORGET_RECEIPT, f"key.{change.sequence}", change)
 
 
 def encode_rejection(

@@ -110,14 +110,25 @@ class SelectorDigest(Message, frozen=True):
     digest: str
 
 
+class Outside(Message, frozen=True):
+    """What the memory cannot erase: what it is, whose, and what they have to do."""
+
+    what: str
+    owner: str
+    must: str
+
+
 class Receipt(Message, frozen=True):
-    """What a forget-receipt says: the stage a request has come to, and when each was reached.
+    """What a forget-receipt says: the stage a request has come to, and when each was reached, µs.
 
     `request` and the selector's digest are digests; no receipt holds a raw id. `stages` are µs by
     name, `until` is µs, `images` counts those that showed something until now, `matched` those of
     which the memory ever heard: None where that is not known (any more). `status`: ``unmatched``
     when the memory never heard of what the request names (is it spelt so?), ``repeated`` when the
     request was carried out before.
+
+    From `erased` on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
+    on, `outside` names what cannot be erased from here.
     """
 
     request: str
@@ -129,6 +140,12 @@ class Receipt(Message, frozen=True):
     repeated: bool = field(default_factory=lambda: False)
     matched: int | None = field(default_factory=_none)
     status: Literal["matched", "unmatched", "repeated"] = field(default_factory=lambda: "matched")
+    evidence: Mapping[str, int | str] | None = None
+    outside: tuple[Outside, ...] | None = None
+    sequence: int | None = None
+    previous: str | None = None
+    key: str | None = None
+    signature: str | None = None
 
     @classmethod
     def of(cls, request: Forget, selector_digest: str, done: Forgotten) -> Self:
@@ -143,6 +160,16 @@ class Receipt(Message, frozen=True):
             matched=done.matched,
             status="repeated" if done.repeated else "unmatched" if done.matched == 0 else "matched",
         )
+
+
+class KeyChange(Message, frozen=True):
+    """Among receipts: those that follow are signed by `next_key`, a public key; this one yet by `key`."""
+
+    next_key: str
+    sequence: int | None = None
+    previous: str | None = None
+    key: str | None = None
+    signature: str | None = None
 
 
 class Rejection(Message, frozen=True):

@@ -76,10 +76,11 @@ def declare(
     *,
     partitions: int = 8,
     replication: int = 1,
-    compaction_lag: float = 7 * DAY,
+    compaction_lag: float = DAY,
+    answers_kept: float = ANSWERS_KEPT,
     max_record_bytes: int = MAX_RECORD,
 ) -> list[TopicSpec]:
-    """All topics of a memory; `compaction_lag` in seconds. Raises `Misconfigured`.
+    """All topics of a memory; `compaction_lag` and `answers_kept` in seconds. Raises `Misconfigured`.
 
     Every topic has the log's time, since expiry and admission must not trust a sender's clock.
     """
@@ -112,8 +113,8 @@ def declare(
         Topic.IMAGE_INGEST: (partitions, compacted | large),
         Topic.LABEL_CORRECTION: (partitions, compacted),
         Topic.FORGET_REQUEST: (partitions, compacted),
-        Topic.QUERY: (partitions, expiring(ANSWERS_KEPT) | large),
-        Topic.PREDICTION: (partitions, expiring(ANSWERS_KEPT)),
+        Topic.QUERY: (partitions, expiring(answers_kept) | large),
+        Topic.PREDICTION: (partitions, expiring(answers_kept)),
         Topic.FORGET_RECEIPT: (1, kept),
         Topic.REJECTED: (1, expiring(REJECTIONS_KEPT)),
         Topic.FENCES: (1, compacted),

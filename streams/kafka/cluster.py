@@ -54,17 +54,18 @@ class KafkaCluster:
             **settings,
         )
 
-    def consumer(self, **settings: Any) -> KafkaConsumer:
+    def consumer(self, *, uncommitted: bool = False, **settings: Any) -> KafkaConsumer:
         """A consumer without a group, for partitions assigned by hand; it commits nothing.
 
-        Aborted records are passed over, and partitions end before a transaction that is open.
+        Aborted records are passed over, and partitions end before a transaction that is open, unless
+        what is `uncommitted` is to be read too.
         """
         consumer = self._built(
             KafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level="read_uncommitted" if uncommitted else "read_committed",
             allow_auto_create_topics=False,
             metrics_enabled=False,
             **settings,

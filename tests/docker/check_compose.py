@@ -129,7 +129,7 @@ def test_prometheus_scrapes_each_worker_and_has_the_alerts(stack: Stack) -> None
     assert len(group["rules"]) > 5
 
 
-@pytest.mark.parametrize("service", [*ROLES, "redis", "kafka", "monitor"])
+@pytest.mark.parametrize("service", [*ROLES, "erase", "redis", "kafka", "monitor"])
 def test_a_killed_container_comes_back_and_nothing_is_lost(stack: Stack, service: str) -> None:
     stack.kill(service)
 

@@ -26,6 +26,7 @@ from streams.workers.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32)).hex()
+SIGNING_KEY = bytes(range(32, 64)).hex()
 
 
 @dataclass

@@ -27,7 +27,7 @@ from streams.config import connections, memory_topics
 from streams.config.permissions import WORKERS, Principal
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from tests.integration.events import EMBEDDER, unit
-from tests.integration.running import KEY, Running, running
+from tests.integration.running import KEY, SIGNING_KEY, Running, running
 from tests.wires import (
     PLAIN_PASSWORD,
     PLAIN_USER,
@@ -62,6 +62,7 @@ class Deployment:
             "topic_prefix": "",
             "namespace": NAME,
             "hmac_key": KEY,
+            "signing_key": SIGNING_KEY if principal is Principal.ERASER else "",
             "embedder": EMBEDDER,
             "partitions": "2",
             "kafka_ca_file": str(self.papers.ca_file),
@@ -93,7 +94,7 @@ class Deployment:
         values = self.values(principal)
         folder = self.folder / f"secrets-{principal}"
         folder.mkdir(exist_ok=True)
-        for name in ("redis_password", "kafka_password", "hmac_key"):
+        for name in ("redis_password", "kafka_password", "hmac_key", "signing_key"):
             if secret := values.pop(name, ""):
                 (folder / f"visual_memory_{name}").write_text(f"{secret}\n")
         # An empty variable hides what the environment has of others.
@@ -147,8 +148,11 @@ def memory(deployment: Deployment) -> Iterator[Running]:
         kafka=values.pop("kafka"),
         redis_url=values.pop("redis"),
         name="",
-        workers=dict.fromkeys(map(str, WORKERS), 1),
-        role_environments={str(role): deployment.environment(role) for role in WORKERS},
+        workers=dict.fromkeys((*map(str, WORKERS), "erase"), 1),
+        role_environments={
+            **{str(role): deployment.environment(role) for role in WORKERS},
+            "erase": deployment.environment(Principal.ERASER),
+        },
         **values,
     ) as found:
         yield found
@@ -193,6 +197,8 @@ def test_a_memory_learns_is_corrected_and_forgets_with_the_least_rights(
             desk.forget(subject="zelda"),
         ):
             assert desk.receipt(request).stage == "erased"
+            for stage in ("redis_purged", "repaired"):
+                assert desk.receipt(request, stage).signature
         after = [request.position()]
         assert asker.query(unit(0), embedder="test", k=1, after=after).status == "empty"
         # What is refused is a fact of forgetting, which the ingest worker writes.
@@ -247,9 +253,9 @@ def test_no_password_and_no_event_is_in_any_log_even_at_the_level_debug(
     deployment: Deployment, memory: Running
 ) -> None:
     logs = {path.name: path.read_text() for path in deployment.folder.glob("*.log")}
-    assert set(logs) == {f"{role}-0.log" for role in WORKERS}
+    assert set(logs) == {f"{role}-0.log" for role in (*WORKERS, "erase")}
     assert all("DEBUG" in text for text in logs.values())
-    hidden = [*deployment.passwords.values(), KEY, "photo-", "lynx", "ocelot", "zelda"]
+    hidden = [*deployment.passwords.values(), KEY, SIGNING_KEY, "photo-", "lynx", "ocelot", "zelda"]
     assert not [(n, secret) for n, text in logs.items() for secret in hidden if secret in text]
 
 

@@ -52,6 +52,11 @@ SETTINGS = load(
     partitions=3,
     replication=2,
     compaction_lag=77,
+    answers_kept=88,
+    signing_key=bytes(range(32)).hex(),
+    signing_key_before=bytes(range(1, 33)).hex(),
+    erasure_pause=12,
+    erasure_limit=99,
     redis="redis://there:1/0",
     namespace="n",
     hmac_key=bytes(range(32)).hex(),
@@ -99,6 +104,10 @@ HELD: dict[str, str] = {
     "redis_certificate_file": "test_wires.py",
     "redis_key_file": "test_wires.py",
     "redis_key_password": "test_wires.py",
+    "signing_key": "test_eraser.py",
+    "signing_key_before": "test_eraser.py",
+    "erasure_pause": "test_eraser.py",
+    "erasure_limit": "test_erasure.py",
 }
 """By setting, what holds it."""
 
@@ -147,7 +156,9 @@ def replaced(name: str, **more: Any) -> Any:
 # Kafka
 
 
-@holds("topic_prefix", "partitions", "replication", "compaction_lag", "max_image_bytes")
+@holds(
+    "topic_prefix", "partitions", "replication", "compaction_lag", "answers_kept", "max_image_bytes"
+)
 def test_topics_are_declared_as_the_settings_say() -> None:
     specs = {spec.topic: spec for spec in memory_topics.topic_specs(SETTINGS)}
     assert [spec.name for spec in specs.values()] == [f"p-{topic}" for topic in specs]

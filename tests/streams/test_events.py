@@ -14,8 +14,16 @@ from memory.model.answers import Findings, Flip, Neighbor, Position, Prediction,
 from memory.model.questions import Rule
 from memory.model.reliability import Pruning
 from streams.contract import decoding, encoding
-from streams.contract.messages import Answer, Receipt, Rejection, SelectorDigest, json_schemas
+from streams.contract.messages import (
+    Answer,
+    Outside,
+    Receipt,
+    Rejection,
+    SelectorDigest,
+    json_schemas,
+)
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key
+from streams.contract.signing import FIRST, SigningKey
 from streams.contract.topics import Topic, event_type
 
 
@@ -155,13 +163,16 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     titles = {each["title"]: each["$ref"].rpartition("/")[2] for each in schemas["anyOf"]}
     assert titles == {"prediction": "Answer", "forget-receipt": "Receipt", "rejected": "Rejection"}
     receipt = Receipt("r", "erased", {"fenced": 1}, SelectorDigest("subject", "d"), 99, 3)
+    outside = (Outside("a", "b", "c"),)
+    proven = msgspec.structs.replace(receipt, evidence={"a": 1}, outside=outside)
+    linked = SigningKey(bytes(32)).link(proven, 1, FIRST)
     refused = Answer("q", "rejected", reason="invalid-k", detail="why")
     why = Why((), Flip(("a",), "dog"), None, 0)
     more = replace(PREDICTION, why=why, supposed=True, pruning=Pruning.SOFT, reliability_age=1.0)
     review = Findings("suspects", 0, 1.0)
     written = [
         msgspec.structs.replace(Answer.of("q", more), review=review),
-        receipt,
+        linked,
         Rejection("why", "text", "t", 0, 1, 2),
     ]
     for message in written:

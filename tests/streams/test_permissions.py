@@ -53,8 +53,10 @@ def test_the_workers_are_the_roles() -> None:
 
 
 def test_only_the_privacy_desk_may_ask_to_forget() -> None:
+    # Who erases writes tombstones there, for which a topic has no right of their own.
     assert [who for who, topics in WRITES.items() if Topic.FORGET_REQUEST in topics] == [
-        Principal.PRIVACY_DESK
+        Principal.ERASER,
+        Principal.PRIVACY_DESK,
     ]
     assert [who for who, topics in WRITES.items() if Topic.FENCES in topics] == [
         Principal.INGEST,
@@ -63,7 +65,9 @@ def test_only_the_privacy_desk_may_ask_to_forget() -> None:
 
 
 def test_only_workers_the_monitor_the_operator_and_a_rebuild_log_in_to_redis() -> None:
-    operating = {Principal.MONITOR, Principal.OPERATOR, Principal.REBUILDER}
+    operating = {
+        *(Principal.ERASER, Principal.MONITOR, Principal.OPERATOR, Principal.REBUILDER),
+    }
     assert set(REDIS) == {*WORKERS, *operating}
 
 
@@ -116,7 +120,7 @@ def test_the_commands_of_one_server_can_be_printed_alone(only: str) -> None:
 def test_no_right_is_a_pattern_of_topics_and_none_is_of_the_cluster() -> None:
     for principal in Principal:
         for right in kafka_rights(principal, "", "vm"):
-            assert right.kind in ("topic", "group")
+            assert right.kind in ("topic", "group", "transactional-id")
             assert not [name for name in right.names if "*" in name]
             assert "All" not in right.operations
 

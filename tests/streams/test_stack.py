@@ -58,17 +58,20 @@ def test_the_wires_of_a_server_that_is_named_are_left_alone(
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
     folder = stack_secrets.make_secrets(tmp_path)
     made = {path.name: path.read_text() for path in folder.iterdir()}
-    names = {stack_secrets.HMAC_KEY, stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD}
-    assert made.keys() == names
+    keys = {stack_secrets.HMAC_KEY, stack_secrets.SIGNING_KEY}
+    assert made.keys() == {*keys, stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD}
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
-    assert len(set(made.values())) == 3
+    assert len(set(made.values())) == 4
     stack_secrets.make_secrets(tmp_path)
     assert {path.name: path.read_text() for path in folder.iterdir()} == made
 
 
 @pytest.mark.parametrize(
     "name",
-    [stack_secrets.HMAC_KEY, stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD, "."],
+    [
+        *(stack_secrets.HMAC_KEY, stack_secrets.SIGNING_KEY),
+        *(stack_secrets.REDIS_PASSWORD, stack_secrets.KAFKA_PASSWORD, "."),
+    ],
 )
 def test_a_secret_that_others_may_have_put_there_or_read_is_refused(
     tmp_path: Path, name: str

@@ -128,7 +128,7 @@ def test_a_changed_setting_is_named_with_what_was_found_and_wanted(
     alter(kafka_bootstrap, name, cleanup_policy="delete", max_compaction_lag_ms="99999999999")
     problems = "\n".join(admin.check(KafkaCluster(kafka_bootstrap), created))
     assert f"{name}: cleanup.policy is delete, wanted is compact" in problems
-    assert f"{name}: max.compaction.lag.ms is 99999999999, wanted at most 604800000" in problems
+    assert f"{name}: max.compaction.lag.ms is 99999999999, wanted at most 86400000" in problems
     assert f"--entity-name {name} --add-config cleanup.policy=compact" in problems
     with pytest.raises(Misconfigured, match=name):
         admin.check_or_refuse(KafkaCluster(kafka_bootstrap), created)

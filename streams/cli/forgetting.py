@@ -1,0 +1,194 @@
+"""The commands of forgetting: requests, receipts, and how long it takes at worst."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import click
+from rich.table import Table
+
+from streams.cli.options import as_json, console, emit, say, servers
+from streams.config.connections import kafka_cluster
+from streams.config.settings import Settings
+from streams.contract.signing import Chain, SigningKey
+from streams.contract.topics import Topic
+from streams.erasure.ledger import PROVEN
+from streams.kafka.reading import Tail
+
+
+@click.command()
+@click.option("--image", help="Forget this image.")
+@click.option("--subject", help="Forget every image that shows this person or thing.")
+@click.option("--source", "of_source", help="Forget everything this source ever sent.")
+@click.option("--label", help="Forget the images that have this label now.")
+@click.option("--permanent", is_flag=True, help="Never admit it again.")
+@click.option(
+    "--wait",
+    type=click.Choice(["sent", "erased", *PROVEN, "completed"]),
+    default="erased",
+    show_default=True,
+    help="Return when the request is in the log, out of every answer, or at a later stage: completed "
+    "is when no copy that can be reached holds it any more.",
+)
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
+@servers
+@as_json
+def forget(
+    settings: Settings,
+    image: str | None,
+    subject: str | None,
+    of_source: str | None,
+    label: str | None,
+    permanent: bool,
+    wait: str,
+    timeout: float,
+    json_: bool,
+) -> None:
+    """Forget an image, a subject, a source or a label."""
+    from streams import bootstrap
+
+    named = [value for value in (image, subject, of_source, label) if value is not None]
+    if len(named) != 1:
+        raise click.UsageError("name exactly one of --image, --subject, --source, --label")
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        request = client.forget(
+            image=image, subject=subject, source=of_source, label=label, permanent=permanent
+        )
+        if wait == "sent":
+            done: dict[str, Any] = {"request": request.request_id, "stage": "sent"}
+        else:
+            done = client.receipt(request, wait, timeout).to_json()
+    matched = done.get("status") != "unmatched"
+    if json_:
+        emit(done)
+    elif wait == "sent":
+        say(f"sent as {done['request']}")
+    elif matched:
+        say(f"erased: {done['images']} images are in no answer any more")
+        if wait == "completed":
+            say(f"completed: no file within reach holds them; signed, as number {done['sequence']}")
+            for one in done["outside"]:
+                say(f"  outside: {one['what']} ({one['owner']}): {one['must']}")
+    else:
+        say(
+            "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
+            "before this request are refused all the same",
+            "red",
+        )
+    sys.exit(0 if matched else 1)
+
+
+@click.group()
+def receipt() -> None:
+    """Signed receipts: list them, verify them, show the public key."""
+
+
+@receipt.command("key")
+@servers
+def key_command(settings: Settings) -> None:
+    """Print the public key of receipts, and its id."""
+    key = SigningKey(settings.signing_keys()[0])
+    click.echo(f"{key.public} {key.id}")
+
+
+@receipt.command("list")
+@click.option("--request", help="Of this request alone; the chain has gaps then.")
+@servers
+def list_command(settings: Settings, request: str | None) -> None:
+    """Print the signed receipts of the log, a line of JSON each, in the order of their chain."""
+    for value in _signed(settings):
+        if request is None or f'"request":"{request}"' in value.decode():
+            click.echo(value)
+
+
+@receipt.command("verify")
+@click.argument("file", required=False, type=click.File("rb"))
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    help="A public key that is trusted; repeatable. Else the settings'.",
+)
+@as_json
+@servers
+def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: bool) -> None:
+    """Verify the receipts in FILE (lines of JSON; - reads standard input), or those of the log.
+
+    Each has to be signed by a trusted key, or by one that a trusted one handed over to, and to follow the
+    one before: none altered, none missing between. Ends with 1 where one is not so.
+    """
+    trusted = keys or (SigningKey(settings.signing_keys()[0]).public,)
+    chain, faults, count = Chain(trusted), [], 0
+    for count, value in enumerate(_signed(settings) if file is None else file, 1):
+        if fault := chain.check(value.strip()):
+            faults.append({"line": count, "fault": fault})
+    if json_:
+        emit({"receipts": count, "last": chain.sequence, "faults": faults})
+    else:
+        for one in faults:
+            say(f"line {one['line']}: {one['fault']}", "red")
+        say(f"{count} receipts, {len(faults)} faults; the last is number {chain.sequence}")
+    sys.exit(1 if faults or not count else 0)
+
+
+def _signed(settings: Settings) -> Iterator[bytes]:
+    """The values of the signed ones in the log, up to its present end."""
+    cluster = kafka_cluster(settings)
+    with closing(Tail(cluster, [cluster.full_name(Topic.FORGET_RECEIPT)], {})) as tail:
+        ends = tail.ends()
+        while any(tail.positions()[place] < end for place, end in ends.items()):
+            for record in tail.poll(0.5):
+                if record.value and b'"signature":' in record.value:
+                    yield record.value
+
+
+@click.command()
+@servers
+@as_json
+def audit(settings: Settings, json_: bool) -> None:
+    """Show how long erasing takes at worst, as the servers are configured now.
+
+    Ends with 1 where that is more than is promised (VISUAL_MEMORY_ERASURE_LIMIT), or where something
+    keeps what is forgotten for good; it says which setting, and what to do.
+    """
+    from streams.erasure.wiring import bound_of
+
+    bound = bound_of(settings)
+    faults = list(bound.faults)
+    if bound.seconds > settings.erasure_limit:
+        worst = max(bound.parts, key=lambda part: bound.parts[part])
+        faults.append(
+            f"at worst it takes {bound.seconds:.0f} s, of which most is {REMEDIES[worst]}; promised are "
+            f"{settings.erasure_limit:.0f} s"
+        )
+    if json_:
+        emit(
+            {
+                "seconds": bound.seconds,
+                "limit": settings.erasure_limit,
+                "parts": bound.parts,
+                "faults": faults,
+            }
+        )
+    else:
+        table = Table("copy", "seconds at worst")
+        for part, seconds in bound.parts.items():
+            table.add_row(part, f"{seconds:.1f}")
+        console.print(table)
+        for fault in faults:
+            say(fault, "red")
+        say(
+            f"completed after at most {bound.seconds:.0f} s; {settings.erasure_limit:.0f} s are promised"
+        )
+    sys.exit(1 if faults else 0)
+
+
+REMEDIES = {
+    "log": "the log's (VISUAL_MEMORY_COMPACTION_LAG, then `visual-memory topics --configure`)",
+    "answers": "the answers' (VISUAL_MEMORY_ANSWERS_KEPT, then `visual-memory topics --configure`)",
+    "redis": "that of Redis' files (VISUAL_MEMORY_ERASURE_PAUSE)",
+    "copies": "that of the query workers' copies",
+}

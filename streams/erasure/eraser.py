@@ -1,0 +1,201 @@
+"""Erasing what is forgotten from every copy, and saying so in receipts once it was seen to be gone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kafka import TopicPartition
+
+from memory.model.events import LogPartition
+from memory.model.times import now_us
+from memory.redis.connection import RedisFiles
+from memory.redis.index import RedisIndex
+from memory.redis.reports import Leftovers
+from streams.contract.messages import Outside, Receipt
+from streams.contract.topics import Topic
+from streams.erasure.bound import MARGIN_SECONDS
+from streams.erasure.chain import ReceiptChain
+from streams.erasure.ledger import Erasure, Ledger
+from streams.erasure.log import ANSWERING, NAMING, ErasureLog, Scan
+
+_log = logging.getLogger(__name__)
+
+MERGED = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION)
+"""What may bring back what is forgotten, were it merged later: all of it has to be read first."""
+BACKUPS = Outside(
+    "backups and replicas of Kafka's and Redis' files, made before",
+    "operator",
+    "let them expire; a restored one forgets again before it answers",
+)
+DISK = Outside("blocks of a disk that a file was deleted from", "operator", "encrypt the disk")
+PROCESS = Outside(
+    "freed pages of Redis' process memory", "operator", "restart Redis where that matters"
+)
+CONSUMERS = Outside(
+    "what consumers of predictions kept", "consumers", "follow the topic of receipts"
+)
+CLAIMED = Outside("images that events only point to", "owners of the claims", "delete them there")
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """A scan of the log for some requests, and since when nothing dead was there any more."""
+
+    erasures: Sequence[Erasure]
+    scan: Scan
+    delay: float
+    clean_since: float | None = None
+
+
+@dataclass(slots=True)
+class _Needed:
+    """What has to be passed since a request was taken up."""
+
+    merged: Mapping[TopicPartition, int]
+    answered: Mapping[TopicPartition, int]
+    expired_since: float | None = None
+
+
+class Eraser:
+    """Does all that is to be done, a step at a time. For one thread.
+
+    `pause` seconds at least lie between two rewrites of Redis' files, and between two scans of the log;
+    `beat` seconds between heartbeats. All it knows stands in the log and in Redis: one that is killed goes
+    on where it was.
+    """
+
+    def __init__(
+        self,
+        index: RedisIndex,
+        leftovers: Leftovers,
+        files: RedisFiles,
+        log: ErasureLog,
+        chain: ReceiptChain,
+        topic_ids: Mapping[str, str],
+        *,
+        pause: float,
+        beat: float,
+        claims: bool,
+    ) -> None:
+        self._index, self._leftovers, self._files = index, leftovers, files
+        self._log, self._chain, self._topic_ids = log, chain, topic_ids
+        self._pause, self._beat, self._claims = pause, beat, claims
+        self.ledger = Ledger()
+        self._needed: dict[str, _Needed] = {}
+        self._sweep: _Sweep | None = None
+        self._next_beat = self._next_sweep = self._next_rewrite = 0.0
+        self._rewriting = False
+
+    def open(self) -> None:
+        """Read what was told so far."""
+        self.ledger.note(self._chain.open(), now_us())
+        self._leftovers.find_outboxes()
+
+    def step(self) -> list[Receipt]:
+        """Whatever can be done now; returns the receipts that were written. Raises `Unavailable`."""
+        self._index.follow()
+        self.ledger.note(self._chain.poll(), now_us())
+        self._bury()
+        if time.monotonic() >= self._next_beat:
+            self._log.beat()
+            self._next_beat = time.monotonic() + self._beat
+        self._take_up()
+        self._rewrite_files()
+        self._sweep_log()
+        self._look_at_answers()
+        self._look_at_copies()
+        written = self._chain.append(self.ledger.due(now_us(), self._outside()))
+        self.ledger.note(written, now_us())
+        return written
+
+    def _bury(self) -> None:
+        for events in self._leftovers.dead_events():
+            self._log.bury(address for addresses in events.values() for address in addresses)
+            self._leftovers.note_tombstones(events)
+
+    def _take_up(self) -> None:
+        """Note where the log ends for requests that came since."""
+        open_ = self.ledger.open
+        self._needed = {one: held for one, held in self._needed.items() if one in open_}
+        if new := [request for request in open_ if request not in self._needed]:
+            merged, answered = self._log.ends(MERGED), self._log.ends(ANSWERING)
+            for request in new:
+                self._needed[request] = _Needed(merged, answered)
+
+    def _rewrite_files(self) -> None:
+        stage = "redis_purged"
+        lacking = self.ledger.lacking(stage)
+        if not lacking or (not self._rewriting and time.monotonic() < self._next_rewrite):
+            return
+        self._rewriting = True
+        if not self._files.rewrite() or (as_of := self._files.as_of) is None:
+            return
+        self._rewriting = False
+        self._next_rewrite = time.monotonic() + self._pause
+        for erasure in lacking:
+            if erasure.taken_up <= as_of:
+                erasure.reach(stage, now_us(), {"redis_files_as_of": as_of})
+
+    def _sweep_log(self) -> None:
+        if self._sweep is None:
+            lacking = [one for one in self.ledger.lacking("log_compacted") if self._is_merged(one)]
+            if not lacking or time.monotonic() < self._next_sweep:
+                return
+            scan = self._log.scan(
+                self._index, self._leftovers.dead_until, self.ledger.carried_out()
+            )
+            self._sweep = _Sweep(lacking, scan, self._log.file_delay(NAMING) + MARGIN_SECONDS)
+            if scan.unreadable:
+                _log.warning("%d records of the log cannot be looked at", scan.unreadable)
+        sweep = self._sweep
+        if sweep.clean_since is None:
+            if self._log.still_there(sweep.scan.dead):
+                return
+            sweep.clean_since = time.monotonic()
+        if time.monotonic() < sweep.clean_since + sweep.delay:
+            return
+        self._sweep, self._next_sweep = None, time.monotonic() + self._pause
+        if sweep.scan.unreadable:
+            return
+        erased = sum(map(len, sweep.scan.dead.values()))
+        for erasure in sweep.erasures:
+            evidence = {"log_records_read": sweep.scan.records, "log_records_erased": erased}
+            erasure.reach("log_compacted", now_us(), evidence)
+
+    def _is_merged(self, erasure: Erasure) -> bool:
+        """Whether all that was in the log when the request was taken up is merged or refused."""
+        positions = self._index.positions()
+        needed = self._needed[erasure.last.request].merged
+        return all(
+            positions.get(LogPartition(self._topic_ids[place.topic], place.partition), 0) >= end
+            for place, end in needed.items()
+        )
+
+    def _look_at_answers(self) -> None:
+        stage = "answers_expired"
+        if not (lacking := self.ledger.lacking(stage)):
+            return
+        starts = self._log.starts(self._log.partitions(ANSWERING))
+        delay: float | None = None
+        for erasure in lacking:
+            needed = self._needed[erasure.last.request]
+            if any(starts.get(place, 0) < end for place, end in needed.answered.items()):
+                continue
+            if needed.expired_since is None:
+                needed.expired_since = time.monotonic()
+            delay = self._log.file_delay(ANSWERING) if delay is None else delay
+            if time.monotonic() >= needed.expired_since + delay + MARGIN_SECONDS:
+                erasure.reach(stage, now_us(), {})
+
+    def _look_at_copies(self) -> None:
+        if lacking := self.ledger.lacking("repaired"):
+            as_of = self._leftovers.copies_as_of()
+            for erasure in lacking:
+                if as_of is None or erasure.taken_up <= as_of:
+                    erasure.reach("repaired", now_us(), {})
+
+    def _outside(self) -> tuple[Outside, ...]:
+        return (BACKUPS, DISK, PROCESS, CONSUMERS, *((CLAIMED,) if self._claims else ()))

@@ -1,0 +1,219 @@
+"""The log as erasing needs it: what in it is dead, tombstones for that, and whether it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from memory.errors import Rejected
+from memory.model.events import LogAddress, Selector, SelectorKind
+from memory.model.keys import ImageKey, KeyedDigests, SelectorKey
+from streams.contract import encoding
+from streams.contract.cloudevents import Header, parse_time
+from streams.contract.records import HEARTBEAT, SWOLLEN, Record
+from streams.contract.strict_json import load_json
+from streams.contract.topics import Topic
+from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
+from streams.kafka.errors import map_kafka_errors
+from streams.kafka.reading import partitions_of, read_ranges
+
+NAMING = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
+"""What names images and people; compacted, so that a tombstone takes an event out."""
+ANSWERING = (Topic.QUERY, Topic.PREDICTION)
+"""What holds images and ids, and expires."""
+RECORDS_A_POLL = 2000
+Borne = tuple[ImageKey, Sequence[SelectorKey]]
+Key = tuple[TopicPartition, bytes]
+
+
+@dataclass(slots=True)
+class Scan:
+    """What reading the log from its start to `ends` found: how many records, the offsets of the dead,
+    and how many could not be looked at.
+    """
+
+    ends: Mapping[TopicPartition, int]
+    records: int = 0
+    dead: dict[TopicPartition, list[int]] = field(default_factory=dict)
+    unreadable: int = 0
+    # By partition and key, the last offsets of each.
+    dying: dict[Key, int] = field(default_factory=dict)
+    buried: dict[Key, int] = field(default_factory=dict)
+
+    def without_tombstone(self) -> list[Key]:
+        """Those that no tombstone follows."""
+        return [key for key, offset in self.dying.items() if self.buried.get(key, -1) < offset]
+
+
+class ErasureLog:
+    """`topic_ids` by full name. All methods raise `Unavailable`, `Misconfigured`. For one thread."""
+
+    def __init__(self, cluster: KafkaCluster, topic_ids: Mapping[str, str]) -> None:
+        self._cluster = cluster
+        self._names = {topic_id: name for name, topic_id in topic_ids.items()}
+        self._producer: KafkaProducer = cluster.producer(linger_ms=5)
+        # It sees the ends of transactions that are open yet: what they bring may be taken back, and stays.
+        self._consumer: KafkaConsumer = cluster.consumer(uncommitted=True)
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._producer.close(timeout=BLOCK_SECONDS)
+
+    def partitions(self, topics: Iterable[Topic]) -> list[TopicPartition]:
+        names = map(self._cluster.full_name, topics)
+        return [
+            place for name in names for place in partitions_of(self._cluster, self._consumer, name)
+        ]
+
+    def ends(self, topics: Iterable[Topic]) -> dict[TopicPartition, int]:
+        places = self.partitions(topics)
+        with map_kafka_errors():
+            return dict(self._consumer.end_offsets(places))
+
+    def starts(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        with map_kafka_errors():
+            return dict(self._consumer.beginning_offsets(list(places)))
+
+    def bury(self, addresses: Iterable[LogAddress]) -> None:
+        """Tombstones of these events, acknowledged by all; of a log that is gone they are none."""
+        self._bury(
+            (TopicPartition(self._names[one.topic_id], one.partition), one.key.encode())
+            for one in addresses
+            if one.topic_id in self._names
+        )
+
+    def _bury(self, keys: Iterable[Key]) -> None:
+        with map_kafka_errors():
+            sent = [
+                self._producer.send(place.topic, None, key, partition=place.partition)
+                for place, key in dict.fromkeys(keys)
+            ]
+            for each in sent:
+                each.get(BLOCK_SECONDS)
+
+    def beat(self) -> None:
+        """A record for every partition: one that nobody writes to is never compacted."""
+        with map_kafka_errors():
+            for topic in NAMING:
+                for place in self.partitions([topic]):
+                    beat = encoding.encode_heartbeat(topic, place.partition)
+                    self._producer.send(
+                        place.topic, beat.value, beat.key, list(beat.headers), place.partition
+                    )
+            self._producer.flush(BLOCK_SECONDS)
+
+    def scan(
+        self,
+        digests: KeyedDigests,
+        dead_until: Callable[[Sequence[Borne]], Sequence[int]],
+        erased: Collection[str],
+    ) -> Scan:
+        """Read all of it, aborted transactions too, and bury what is dead and not buried yet.
+
+        `dead_until` tells up to when events about an image, with what they bear, are dead; `erased` are the
+        ids of forget-requests that are carried out.
+        """
+        scan = Scan(self.ends(NAMING))
+        requests = self._cluster.full_name(Topic.FORGET_REQUEST)
+        for records in self._read(self.starts(scan.ends), scan.ends):
+            scan.records += len(records)
+            events: list[Record] = []
+            for record in records:
+                key = record.key or b""
+                if (str(Header.TYPE), HEARTBEAT.encode()) in record.headers:
+                    continue
+                if any(name == SWOLLEN for name, _ in record.headers):
+                    scan.unreadable += 1
+                elif record.value is None:
+                    scan.buried[TopicPartition(record.topic, record.partition), key] = record.offset
+                elif record.topic != requests:
+                    events.append(record)
+                elif key.decode(errors="replace") in erased:
+                    _note_dead(scan, record)
+            ends = dead_until([self._borne_by(record, digests) for record in events])
+            for record, until in zip(events, ends, strict=True):
+                if time_of(record) <= until:
+                    _note_dead(scan, record)
+        self._bury(scan.without_tombstone())
+        return scan
+
+    def _borne_by(self, record: Record, digests: KeyedDigests) -> Borne:
+        image, selectors = borne_by(record, digests)
+        # Only an ingest tells what an image bears.
+        is_ingest = record.topic == self._cluster.full_name(Topic.IMAGE_INGEST)
+        return image, selectors if is_ingest else ()
+
+    def still_there(self, dead: Mapping[TopicPartition, Sequence[int]]) -> bool:
+        """Whether one of these records can still be read."""
+        offsets = {place: set(found) for place, found in dead.items()}
+        starts = {place: min(found) for place, found in offsets.items()}
+        ends = {place: max(found) + 1 for place, found in offsets.items()}
+        return any(
+            record.value is not None
+            and record.offset in offsets[TopicPartition(record.topic, record.partition)]
+            for records in self._read(starts, ends)
+            for record in records
+        )
+
+    def _read(
+        self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> Iterable[Sequence[Record]]:
+        consumer = self._cluster.consumer(uncommitted=True, max_poll_records=RECORDS_A_POLL)
+        with closing(consumer):
+            for records, _ in read_ranges(consumer, starts, ends):
+                yield records
+
+    def file_delay(self, topics: Iterable[Topic]) -> float:
+        """Seconds for which files of the log are kept once nothing in them is part of it."""
+        names = list(map(self._cluster.full_name, topics))
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        with self._cluster.administration() as admin:
+            found = admin.describe_configs(resources, config_filter="all")["topic"]
+        return max(int(found[name]["file.delete.delay.ms"]["value"]) for name in names) / 1000
+
+
+def _note_dead(scan: Scan, record: Record) -> None:
+    place = TopicPartition(record.topic, record.partition)
+    scan.dead.setdefault(place, []).append(record.offset)
+    scan.dying[place, record.key or b""] = record.offset
+
+
+def borne_by(record: Record, digests: KeyedDigests) -> Borne:
+    """The image that an event is about and the selectors that it bears, also where it was rejected."""
+    texts: dict[str, list[str]] = {}
+    for name, value in record.headers:
+        texts.setdefault(name, []).append((value or b"").decode(errors="replace"))
+    named = [(SelectorKind.SOURCE, source) for source in texts.get(Header.SOURCE, [])]
+    for text in texts.get(Header.SUBJECTS, []):
+        try:
+            found = load_json(text)
+        except ValueError:
+            continue
+        if isinstance(found, list):
+            named += [(SelectorKind.SUBJECT, one) for one in found if isinstance(one, str)]
+    selectors = [key for kind, text in named if (key := _digest(kind, text, digests))]
+    image = _digest(SelectorKind.IMAGE, texts.get(Header.SUBJECT, [""])[0], digests)
+    return ImageKey((image or "").rpartition(":")[2]), tuple(dict.fromkeys(selectors))
+
+
+def _digest(kind: SelectorKind, text: str, digests: KeyedDigests) -> SelectorKey | None:
+    """None for a text that no request can name."""
+    try:
+        return digests.selector_key(Selector(kind, text))
+    except Rejected:
+        return None
+
+
+def time_of(record: Record) -> int:
+    """Of an event, µs; the log's own where it tells none that can be read."""
+    for name, value in record.headers:
+        if name == Header.TIME:
+            try:
+                return parse_time((value or b"").decode(errors="replace"))
+            except Rejected:
+                break
+    return record.timestamp

@@ -1,0 +1,153 @@
+"""Forgetting down to the bytes: on real servers, whose files are searched."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory.model.vectors import Vector
+from streams.client import MemoryClient, Receipt
+from streams.config.settings import CACHE
+from streams.contract.signing import Chain, SigningKey
+from streams.contract.topics import Topic
+from streams.local.kafka_server import KafkaServer
+from streams.local.redis_server import RedisServer
+from tests.integration.events import read_all
+from tests.integration.running import SIGNING_KEY, Running, running
+
+pytestmark = pytest.mark.servers
+
+DIM = 24
+
+QUICK_KAFKA = {
+    "log.cleaner.backoff.ms": "500",
+    "log.retention.check.interval.ms": "500",
+    "log.initial.task.delay.ms": "500",
+    "log.segment.delete.delay.ms": "500",
+}
+COMPLETED_SECONDS = 120.0
+
+
+@dataclass
+class Erasing:
+    """A memory whose servers' files are known."""
+
+    memory: Running
+    client: MemoryClient
+    folder: Path
+
+    def holding(self, *needles: bytes) -> list[str]:
+        """Files of the servers and of the workers that hold one of these bytes."""
+        return [
+            str(file.relative_to(self.folder))
+            for file in sorted(self.folder.rglob("*"))
+            if file.is_file() and any(needle in file.read_bytes() for needle in needles)
+        ]
+
+    def readable(self, *needles: bytes) -> list[str]:
+        """Topics in which a record holds one of these bytes, once decompressed."""
+        return [
+            topic
+            for topic in Topic
+            for record in read_all(self.memory, topic)
+            if any(
+                needle in part
+                for needle in needles
+                for part in (record.key, record.value, *(v for _, v in record.headers))
+                if part
+            )
+        ]
+
+
+@pytest.fixture(scope="module")
+def erasing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Erasing]:
+    folder = tmp_path_factory.mktemp("erasing")
+    kafka = KafkaServer(folder / "kafka", CACHE, extra_config=QUICK_KAFKA)
+    redis = RedisServer(folder / "redis", CACHE)
+    kafka.start()
+    try:
+        redis.start()
+        try:
+            with running(
+                folder / "workers",
+                kafka=kafka.bootstrap,
+                redis_url=redis.url,
+                name="erasing-",
+                workers=dict.fromkeys(("ingest", "correct", "forget", "query", "erase"), 1),
+                embedder=f"vectors:test:{DIM}",
+                partitions=2,
+                clock_skew=0.2,
+                compaction_lag=2.0,
+                answers_kept=6.0,
+                erasure_pause=0.2,
+                signing_key=SIGNING_KEY,
+            ) as memory:
+                yield Erasing(memory, memory.client("camera"), folder)
+                memory.close()
+        finally:
+            redis.stop()
+    finally:
+        kafka.stop()
+
+
+def marked() -> tuple[str, Vector, tuple[bytes, ...]]:
+    """A text and a vector that nobody else has, and their bytes as they may be stored."""
+    text, vector = secrets.token_hex(32), np.random.default_rng().normal(size=DIM).astype("<f4")
+    unit = vector / np.linalg.norm(vector)
+    stored = [part.astype(kind).tobytes() for part in (vector, unit) for kind in ("<f4", "<f2")]
+    return text, vector, (text.encode(), *stored)
+
+
+def test_after_completed_nothing_of_the_forgotten_is_in_any_file(erasing: Erasing) -> None:
+    (ann, ann_vector, anns), (bob, bob_vector, bobs) = marked(), marked()
+    for name, text, vector in (("ann", ann, ann_vector), ("bob", bob, bob_vector)):
+        for n in range(5):
+            erasing.client.ingest(
+                vector,
+                id=f"{name}-{n}",
+                label=f"label {text}",
+                subjects=[name],
+                attributes={"note": text},
+                embedder="test",
+            ).position()
+        erasing.client.correct(f"{name}-0", f"other {text}").position()
+    erasing.memory.wait_until_merged()
+    for vector in (ann_vector, bob_vector):
+        answer = erasing.client.query(vector, embedder="test")
+        assert len(answer.neighbors) == 10
+    before = erasing.readable(*anns)
+    assert {Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.PREDICTION} <= set(before)
+    assert erasing.holding(*anns)
+
+    request = erasing.client.forget(subject="ann")
+    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+
+    assert erasing.holding(*anns) == []
+    assert erasing.readable(*anns) == []
+    assert any("kafka" in file for file in erasing.holding(*bobs))
+    assert any("redis" in file for file in erasing.holding(*bobs))
+    assert receipt.images == 5
+    stages = ["received", "fenced", "erased", "redis_purged", "log_compacted", "answers_expired"]
+    assert [*stages, "repaired", "completed"] == list(
+        dict.fromkeys([*stages, "repaired", "completed"])
+    )
+    assert receipt.stages.keys() == {*stages, "repaired", "completed"}
+
+
+def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
+    request = erasing.client.forget(image="nobody")
+    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    assert isinstance(receipt, Receipt)
+    values = [
+        record.value
+        for record in read_all(erasing.memory, Topic.FORGET_RECEIPT)
+        if record.value and b'"signature"' in record.value
+    ]
+    assert values
+    chain = Chain([SigningKey(bytes.fromhex(SIGNING_KEY)).public])
+    assert [fault for value in values if (fault := chain.check(value))] == []
