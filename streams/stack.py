@@ -14,11 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from memory.errors import Misconfigured
-from streams.config import memory_topics
+from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
-from streams.config.settings import CACHE, ENVIRONMENT_PREFIX, Settings, child_environment, load
+from streams.config.settings import (
+    CACHE,
+    ENVIRONMENT_PREFIX,
+    Settings,
+    child_environment,
+    load,
+    worker_environment,
+)
 from streams.config.stack_secrets import (
     HMAC_KEY,
     KAFKA_PASSWORD,
@@ -119,7 +127,7 @@ def up(
     settings = load()
     for server, external in (("kafka", kafka), ("redis", redis)):
         if external is None:
-            refuse_wires_of(server, settings)
+            connections.refuse_wires_of(server, settings)
     # Ids and vectors stand in the servers' files, also where the folder was there and open to all.
     os.umask(0o077)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -138,21 +146,6 @@ def up(
         on_running=tell,
         on_ended=partial(settle_dead_process, stack.metrics_dir),
     ).run()
-
-
-def refuse_wires_of(server: str, settings: Settings) -> None:
-    """`Misconfigured` when logins or TLS are set for a server that this stack starts itself."""
-    given = [
-        name
-        for name, field in Settings.model_fields.items()
-        if name.startswith(f"{server}_") and getattr(settings, name) != field.default
-    ]
-    if given:
-        names = " and ".join(f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in given)
-        raise Misconfigured(
-            f"the {server.capitalize()} that this stack starts is for this machine alone, without TLS and "
-            f"with no login but its own: unset {names}, or name your own with --{server}"
-        )
 
 
 class _Stack:
@@ -243,9 +236,16 @@ def answers(port: int, probe: str = "readyz") -> bool:
 
 
 def start_in_background(
-    data_dir: Path, *, kafka: str | None, redis: str | None, timeout: float
+    data_dir: Path,
+    *,
+    kafka: str | None,
+    redis: str | None,
+    timeout: float,
+    defaults: Mapping[str, object] = MappingProxyType({}),
 ) -> Addresses:
     """Start a stack that outlives this process; returns when it is ready.
+
+    `defaults` are settings for which the environment has none.
 
     Raises LocalServerError when one runs there already, and with the end of its log when it does
     not become ready.
@@ -264,7 +264,7 @@ def start_in_background(
     if log.exists():
         log.replace(log.with_name(log.name + ".1"))
     log.touch(mode=0o600)
-    pid = detach(argv, log)
+    pid = detach(argv, log, worker_environment(**defaults) | os.environ)
     announce(data_dir, pid)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

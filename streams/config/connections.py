@@ -234,3 +234,18 @@ def _named(name: str) -> str:
 
 def _secret(value: SecretStr | None) -> str:
     return value.get_secret_value() if value else ""
+
+
+def refuse_wires_of(server: str, settings: Settings) -> None:
+    """`Misconfigured` when logins or TLS are set for a server that this stack starts itself."""
+    given = [
+        name
+        for name, field in Settings.model_fields.items()
+        if name.startswith(f"{server}_") and getattr(settings, name) != field.default
+    ]
+    if given:
+        names = " and ".join(f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in given)
+        raise Misconfigured(
+            f"the {server.capitalize()} that this stack starts is for this machine alone, without TLS and "
+            f"with no login but its own: unset {names}, or name your own with --{server}"
+        )

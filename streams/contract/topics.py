@@ -17,6 +17,7 @@ HEADROOM = 1 << 16
 HOUR, DAY = 3600.0, 86400.0
 ANSWERS_KEPT = HOUR
 REJECTIONS_KEPT = 7 * DAY
+SEGMENTS_KEPT = 4
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -106,7 +107,7 @@ def declare(
         return common | {
             "cleanup.policy": Setting("delete"),
             "retention.ms": _milliseconds(seconds),
-            "segment.ms": _milliseconds(seconds),
+            "segment.ms": _milliseconds(seconds / SEGMENTS_KEPT),
         }
 
     shapes: dict[Topic, tuple[int, dict[str, Setting]]] = {

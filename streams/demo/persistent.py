@@ -13,6 +13,7 @@ from typing import TypeVar
 from memory.errors import Unavailable
 from streams import bootstrap, stack
 from streams.client import MemoryClient
+from streams.config.settings import Settings
 from streams.local.process import LocalServerError
 from streams.local.supervisor import read_state
 
@@ -21,13 +22,17 @@ _T = TypeVar("_T")
 STARTS = 3
 START_SECONDS = 300.0
 LOOK_SECONDS = 1.0
+QUICK = {"compaction_lag": 10, "answers_kept": 25, "erasure_pause": 1, "erasure_limit": 60}
+"""Settings with which what is forgotten is erased within a minute."""
 
 
 def start(folder: Path) -> stack.Addresses:
     """Start the stack of a folder, again if one of its processes is killed meanwhile."""
     for remaining in reversed(range(STARTS)):
         try:
-            return stack.start_in_background(folder, kafka=None, redis=None, timeout=START_SECONDS)
+            return stack.start_in_background(
+                folder, kafka=None, redis=None, timeout=START_SECONDS, defaults=QUICK
+            )
         except LocalServerError:
             if not remaining:
                 raise
@@ -49,9 +54,12 @@ class Persistent:
         """For ids of events: the same at each repetition, another in another run."""
         self._client = self._connected()
 
+    def settings(self) -> Settings:
+        """Of the stack that runs now."""
+        return stack.settings_for(self._folder, default=self._folder, kafka=None, redis=None)
+
     def _connected(self) -> MemoryClient:
-        settings = stack.settings_for(self._folder, default=self._folder, kafka=None, redis=None)
-        return bootstrap.client(settings, self._source)
+        return bootstrap.client(self.settings(), self._source)
 
     def do(self, attempt: Callable[[MemoryClient], _T]) -> _T:
         """What `attempt` returns once it does not raise `Unavailable`, for `wait` seconds."""

@@ -17,18 +17,32 @@ from rich.progress import Progress
 from memory.model.answers import Position
 from memory.model.events import Selector
 from memory.model.questions import NOTHING_SUPPOSED, WhatIf
-from memory.model.times import now_us
+from memory.model.times import SECOND, now_us
 from streams import stack
 from streams.client import ForgetRequest, MemoryClient
+from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
 from streams.contract.messages import Answer, Receipt
+from streams.contract.signing import Chain, SigningKey
 from streams.demo.emoji import DEMO_CATEGORIES, Sample, emoji
 from streams.demo.persistent import Persistent, start
+from streams.erasure.chain import read_chain
 
 TEACHER, ASKED = "google", "twitter"
 DEMO_SOURCE = "demo-app"
 K = 5
 TIMEOUT = 280.0
+COMPLETED_SECONDS = 120.0
+MEANING = {
+    "received": "the log has the request",
+    "fenced": "nothing of it is admitted any more",
+    "erased": "it is in no answer",
+    "redis_purged": "Redis' files are written anew without it",
+    "log_compacted": "reading the whole log finds nothing of it",
+    "answers_expired": "questions and answers from before are gone",
+    "repaired": "nothing derived rests on it",
+    "completed": "all of this",
+}
 SENT_SECONDS = 20.0
 """What is not acknowledged by then is sent again."""
 
@@ -62,7 +76,7 @@ def _stack(data_dir: Path | None, console: Console) -> Iterator[Path]:
         ):
             yield kept
         return
-    console.print("Starting Kafka, Redis with search, and four Faust workers ...")
+    console.print("Starting Kafka, Redis with search, and five workers ...")
     started = time.monotonic()
     found = start(data_dir)
     try:
@@ -108,20 +122,9 @@ def _show(
 
     foretold = _explain(client, sample, resting_on, console)
 
-    console.rule("5. It forgets")
-    forgotten, receipt = _forget(client, resting_on)
-    after = _query(client, sample, [forgotten])
-    took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
-    console.print(
-        f"  forget-request for item {resting_on}: receipt says erased, {took:.0f} ms after the log "
-        "had it"
-    )
-    _print_answer(console, "asked again", after)
-    _expect(
-        all(n.image_id != resting_on for n in after.neighbors),
-        "no answer rests on what is forgotten",
-    )
+    request, after = _forget(client, sample, resting_on, console)
     _expect(after.label == foretold, "what it said it would be is what it is")
+    completed = _prove(client, request, console)
     console.rule()
     return {
         "classes": len(taught),
@@ -130,6 +133,7 @@ def _show(
         "answer": before.label,
         "answer_after_correction": flipped.label,
         "answer_after_forgetting": after.label,
+        "completed": completed,
     }
 
 
@@ -169,13 +173,53 @@ def _correct(client: Persistent, image: str, label: str) -> Position:
     )
 
 
-def _forget(client: Persistent, image: str) -> tuple[Position, Receipt]:
+def _prove(client: Persistent, request: ForgetRequest, console: Console) -> int:
+    """Wait until it is erased from every copy, and verify the receipts; returns the number of the last."""
+    console.rule("6. It proves it")
+    receipt = client.do(lambda c: c.receipt(request, "completed", COMPLETED_SECONDS))
+    for stage, meaning in MEANING.items():
+        took = (receipt.stages[stage] - receipt.stages["received"]) / SECOND
+        console.print(f"  {stage:<16} after {took:5.1f} s  {meaning}")
+    settings = client.settings()
+    public = SigningKey(settings.signing_keys()[0]).public
+    chain = Chain([public])
+    faults = [chain.check(value) for value in read_chain(kafka_cluster(settings))]
+    _expect(not any(faults), "every receipt verifies")
+    console.print(
+        f"  {len(faults)} receipts in one chain, each signed and verified with the key {public[:16]}…; the "
+        f"last is number {chain.sequence}"
+    )
+    for one in receipt.outside or ():
+        console.print(f"  outside: {one.what} ({one.owner}): {one.must}")
+    return chain.sequence
+
+
+def _forget(
+    client: Persistent, sample: Sample, resting_on: str, console: Console
+) -> tuple[ForgetRequest, Answer]:
+    console.rule("5. It forgets")
+    request, forgotten, receipt = _ask_to_forget(client, resting_on)
+    after = _query(client, sample, [forgotten])
+    took = (receipt.stages["erased"] - receipt.stages["received"]) / 1000
+    console.print(
+        f"  forget-request for item {resting_on}: receipt says erased, {took:.0f} ms after the log "
+        "had it"
+    )
+    _print_answer(console, "asked again", after)
+    _expect(
+        all(n.image_id != resting_on for n in after.neighbors),
+        "no answer rests on what is forgotten",
+    )
+    return request, after
+
+
+def _ask_to_forget(client: Persistent, image: str) -> tuple[ForgetRequest, Position, Receipt]:
     def ask(to: MemoryClient) -> tuple[ForgetRequest, Position]:
         request = to.forget(image=image, event_id=f"{client.run} forgotten")
         return request, request.position(SENT_SECONDS)
 
     request, position = client.do(ask)
-    return position, client.do(lambda c: c.receipt(request, "erased", SENT_SECONDS))
+    return request, position, client.do(lambda c: c.receipt(request, "erased", SENT_SECONDS))
 
 
 def _teach(client: Persistent, samples: Sequence[Sample], console: Console) -> Sequence[Position]:

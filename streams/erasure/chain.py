@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from memory.errors import Misconfigured
 from memory.model.text import canonical_json
@@ -17,6 +18,16 @@ from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import Tail, decode_known
 
 SECONDS = 30.0
+
+
+def read_chain(cluster: KafkaCluster) -> Iterator[bytes]:
+    """The values of the signed ones in the log, up to its present end."""
+    with closing(Tail(cluster, [cluster.full_name(Topic.FORGET_RECEIPT)], {})) as tail:
+        ends = tail.ends()
+        while any(tail.positions()[place] < end for place, end in ends.items()):
+            for record in tail.poll(0.5):
+                if record.value and b'"signature":' in record.value:
+                    yield record.value
 
 
 class ReceiptChain:

@@ -20,6 +20,7 @@ from streams.erasure.bound import MARGIN_SECONDS
 from streams.erasure.chain import ReceiptChain
 from streams.erasure.ledger import Erasure, Ledger
 from streams.erasure.log import ANSWERING, NAMING, ErasureLog, Scan
+from streams.erasure.metrics import UNREADABLE_RECORDS, export_requests, observe_stages
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +108,12 @@ class Eraser:
         self._sweep_log()
         self._look_at_answers()
         self._look_at_copies()
+        told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
         written = self._chain.append(self.ledger.due(now_us(), self._outside()))
+        for receipt in written:
+            observe_stages(told[receipt.request], receipt)
         self.ledger.note(written, now_us())
+        export_requests(self.ledger, now_us())
         return written
 
     def _bury(self) -> None:
@@ -148,6 +153,7 @@ class Eraser:
                 self._index, self._leftovers.dead_until, self.ledger.carried_out()
             )
             self._sweep = _Sweep(lacking, scan, self._log.file_delay(NAMING) + MARGIN_SECONDS)
+            UNREADABLE_RECORDS.set(scan.unreadable)
             if scan.unreadable:
                 _log.warning("%d records of the log cannot be looked at", scan.unreadable)
         sweep = self._sweep

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from memory.errors import Unavailable
+from memory.errors import Misconfigured, Unavailable
 from memory.redis.connection import RedisFiles
 from memory.redis.lease import EraserLease
 from memory.redis.reports import Leftovers
@@ -22,6 +22,7 @@ from streams.erasure.bound import STEP_SECONDS, Bound, worst_case
 from streams.erasure.chain import ReceiptChain
 from streams.erasure.eraser import Eraser
 from streams.erasure.log import ErasureLog
+from streams.erasure.metrics import begin_stages_at_zero, export_bound
 from streams.kafka import admin
 from streams.workers import probes
 
@@ -31,6 +32,7 @@ AWAY_PAUSE_SECONDS = 1.0
 BEATS = 4
 """Heartbeats in the time for which the log may keep what is dead."""
 MAX_BEAT_SECONDS = 3600.0
+AUDIT_SECONDS = 30.0
 
 
 @contextmanager
@@ -94,17 +96,30 @@ class EraserProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._reasons = ["it has not begun yet"]
+        self._next_audit = 0.0
 
     async def ready(self) -> list[str]:
         return self._reasons
 
     def run(self) -> None:
         """Raises `Misconfigured`."""
+        begin_stages_at_zero()
         store = bootstrap.redis_client(self._settings)
         self._reasons = []  # one that waits for another to end is as ready
         with EraserLease(store, self._settings.namespace).hold() as check_held:
             while True:
                 self._erase(check_held)
+
+    def _audit(self) -> None:
+        """Export the worst case now and then; a user may not have the right to read what it takes."""
+        if time.monotonic() < self._next_audit:
+            return
+        self._next_audit = time.monotonic() + AUDIT_SECONDS
+        try:
+            bound = bound_of(self._settings)
+        except Misconfigured:
+            bound = None
+        export_bound(bound, self._settings.erasure_limit)
 
     def _erase(self, check_held: Callable[[], None]) -> None:
         """Until a server is away."""
@@ -113,6 +128,7 @@ class EraserProcess:
                 self._reasons = []
                 while True:
                     check_held()
+                    self._audit()
                     for receipt in eraser.step():
                         _log.info("a request has come to %s", receipt.stage)
                     time.sleep(STEP_SECONDS)

@@ -119,7 +119,11 @@ class KafkaServer(Server):
             "transaction.state.log.num.partitions": "4",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
+            # What is forgotten, or too old, goes as soon as it may.
             "log.cleaner.backoff.ms": "5000",
+            "log.retention.check.interval.ms": "5000",
+            "log.initial.task.delay.ms": "5000",
+            "log.segment.delete.delay.ms": "1000",
             "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
             **(_login_settings(self._login, (wire, "CONTROLLER")) if self._login else {}),
         }

@@ -58,6 +58,7 @@ from streams.contract.facts import encode_fact
 from streams.contract.messages import Answer, Receipt, SelectorDigest
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
+from streams.erasure import metrics as erasure_metrics
 from streams.workers import metrics
 from streams.workers.attempts import RecordAttempts
 
@@ -258,7 +259,7 @@ def declared_topics() -> object:
 def metric_names() -> object:
     """Names, types, labels and buckets of the metrics."""
     # The registry of a process of tests has series that tests made; its collectors are the same.
-    assert metrics.EVENTS in REGISTRY._collector_to_names
+    assert {metrics.EVENTS, erasure_metrics.ERASURES} <= REGISTRY._collector_to_names.keys()
     return {
         collector._name: {
             "type": type(collector).__name__,

@@ -16,17 +16,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.model.keys import RequestKey
 from memory.model.logs import Cut
 from memory.model.vectors import Vector
 from memory.redis.connection import connect
 from streams.client import MemoryClient
+from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
-from tests.integration.running import Running, running
+from tests.integration.running import SIGNING_KEY, Running, running
 from tests.integration.test_bad_input import png
 from tests.integration.test_batches import damage
 from tests.prometheus.files import Panel, alerts, panels
@@ -35,6 +37,8 @@ from tests.prometheus.server import PrometheusServer
 ROLES = ("ingest", "correct", "forget", "query")
 PANELS = list(panels())
 PATIENCE = 90.0
+LIMIT_SECONDS = 45
+"""Of erasing, which takes about 25 s at worst here."""
 ROUNDS = 6
 MARKED = "broken-marked-image"
 
@@ -49,6 +53,7 @@ MAY_BE_ZERO = {
     "memory: Suspects": "a few images, each of a vector of its own",
     "memory: Unreliable images": "as above",
     "memory: Pruned images": "nobody pruned any",
+    "memory: Kept for good": "nothing is",
     "memory: Answers with pruning": "no question asked for it",
     "memory: Shared ids": "all images come from one source",
 }
@@ -137,8 +142,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             kafka=kafka.bootstrap,
             redis_url=redis.url,
             name=f"watched-{time.time_ns()}-",
-            workers=dict.fromkeys((*ROLES, "monitor"), 1),
+            workers=dict.fromkeys((*ROLES, "erase", "monitor"), 1),
             environment={"VISUAL_MEMORY_METRIC_LABELS": "cat,dog"},
+            signing_key=SIGNING_KEY,
+            compaction_lag=3,
+            answers_kept=4,
+            erasure_pause=1,
+            erasure_limit=LIMIT_SECONDS,
         ) as memory,
     ):
         prometheus = PrometheusServer(folder, memory.ports)
@@ -188,6 +198,47 @@ def worker_hangs(watched: Watched) -> Iterator[None]:
 def monitor_hangs(watched: Watched) -> Iterator[None]:
     with watched.stopped("monitor"):
         yield
+
+
+@contextmanager
+def eraser_hangs(watched: Watched) -> Iterator[None]:
+    with watched.stopped("erase"):
+        yield
+
+
+@contextmanager
+def a_copy_is_not_followed(watched: Watched) -> Iterator[None]:
+    """As of a query worker that hangs: its report stands, and gets old."""
+    index = watched.memory.index()
+    client, key = watched.memory.stores[-1], index.names.copy("hangs")
+    client.set(key, 1)
+    watched.client.receipt(watched.client.forget(image="nobody"))
+    try:
+        yield
+    finally:
+        client.delete(key)
+
+
+@contextmanager
+def the_cleaner_comes_seldom(watched: Watched) -> Iterator[None]:
+    with cleaner_backoff(watched, 600_000):
+        yield
+
+
+@contextmanager
+def cleaner_backoff(watched: Watched, milliseconds: int) -> Iterator[None]:
+    """A setting of all brokers, which takes effect at once."""
+
+    def alter(value: int) -> None:
+        with kafka_cluster(watched.memory.settings).administration() as admin:
+            told = {"log.cleaner.backoff.ms": str(value)}
+            admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "", told)])
+
+    alter(milliseconds)
+    try:
+        yield
+    finally:
+        alter(5000)
 
 
 @contextmanager
@@ -310,6 +361,9 @@ TROUBLE: dict[str, tuple[Callable[[Watched], AbstractContextManager[None]], str 
     "VisualMemoryQueriesSlow": (questions_wait, None),
     "VisualMemoryRejectedHigh": (rubbish_comes, "ingest"),
     "VisualMemoryForgetWaits": (forgetting_stops_half_way, None),
+    "VisualMemoryEraserDown": (eraser_hangs, None),
+    "VisualMemoryErasureOverdue": (a_copy_is_not_followed, None),
+    "VisualMemoryErasureUnbounded": (the_cleaner_comes_seldom, None),
     "VisualMemoryRetries": (redis_is_away, "correct"),
     "VisualMemoryBatchUnreadable": (a_batch_is_broken, "image-ingest"),
     "VisualMemoryLogCut": (a_log_is_cut, "label-correction"),

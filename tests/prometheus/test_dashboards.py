@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 
+from streams.erasure import metrics as erasure_metrics
 from streams.workers import metrics
 from tests.prometheus.files import (
     DASHBOARDS,
@@ -27,8 +28,9 @@ SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "
 
 
 def ours() -> Iterator[Metric]:
-    """Every metric of `streams.workers.metrics`, as the registry that /metrics serves has it."""
-    assert metrics.ITEMS in set(REGISTRY._names_to_collectors.values())
+    """Every metric of workers and of erasing, as the registry that /metrics serves has it."""
+    registered = set(REGISTRY._names_to_collectors.values())
+    assert {metrics.ITEMS, erasure_metrics.ERASURES} <= registered
     for family in REGISTRY.collect():
         if METRIC.match(family.name):
             yield family

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +116,34 @@ def test_a_public_key_is_64_digits() -> None:
     for text in ("", "00", "x" * 64):
         with pytest.raises(Misconfigured, match="64 hex digits"):
             key_id_of(text)
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "forgetting.md").read_text("utf-8")
+
+
+def test_the_script_of_the_guide_verifies_and_needs_nothing_of_ours(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(script.splitlines()) <= 40
+    assert not re.search(r"memory|streams", script)
+    program, file = tmp_path / "verify.py", tmp_path / "receipts.jsonl"
+    program.write_text(script)
+    changed = chained(
+        [receipt("ä"), KeyChange(OTHER.public), receipt("ä", "completed")], keys=[KEY, KEY, OTHER]
+    )
+
+    def said(values: Sequence[bytes]) -> tuple[int, str]:
+        file.write_bytes(b"".join(value + b"\n" for value in values))
+        command = [sys.executable, "-I", str(program), str(file), KEY.public]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert said(changed) == (0, "3 receipts, all good\n")
+    assert said(THREE) == (0, "3 receipts, all good\n")
+    for bad in (
+        [changed[0], changed[2]],
+        [changed[1], changed[2]],
+        [changed[0].replace(b'"images":4', b'"images":0'), *changed[1:]],
+    ):
+        code, text = said(bad)
+        assert code == 1
+        assert text.startswith("not good: ")

@@ -9,7 +9,7 @@ import pytest
 
 from memory.errors import Misconfigured
 from streams import stack
-from streams.config import stack_secrets
+from streams.config import connections, stack_secrets
 from streams.config.settings import ENVIRONMENT_PREFIX, load
 
 PASSWORD = "correct horse"
@@ -43,7 +43,7 @@ def test_wires_of_other_servers_are_named_before_own_ones_start(
 def test_settings_of_the_memory_itself_are_for_any_server() -> None:
     settings = load(embedder="vectors:test:2", namespace="other", partitions=3)
     for server in ("kafka", "redis"):
-        stack.refuse_wires_of(server, settings)
+        connections.refuse_wires_of(server, settings)
 
 
 def test_the_wires_of_a_server_that_is_named_are_left_alone(
