@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from memory.decision.recall import Recall
 from memory.decision.review import review
@@ -18,7 +19,7 @@ from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
 from memory.model.answers import Findings, Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
-from memory.model.events import Correction, Forget, Ingest, Prune, SelectorKind
+from memory.model.events import Correction, Forget, Ingest, Prune, Selector, SelectorKind
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
@@ -146,42 +147,48 @@ class VisualMemory:
         image that is named is erased at once and told before the request is closed. Repeating an
         unfinished request finishes it; a label is expanded once and never again.
         """
-        index, selector = self.index, request.selector
-        key = index.request_key(request.request_id)
+        index, key = self.index, self.index.request_key(request.request_id)
         first_seen, closed = index.open_request(key, request.time)
         until = FOREVER if request.permanent else first_seen + self._clock_skew
         if closed:
             now = now_us()
             return Forgotten(first_seen, until, now, now, images=0, matched=None, repeated=True)
-        pages: Iterable[Sequence[ImageKey]]
-        fenced = None
-        if selector.kind is SelectorKind.IMAGE:
-            pages = [[index.image_key(selector.value)]]
-        elif selector.kind is SelectorKind.LABEL:
+        by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
+        for selector in request.selectors:
+            by[selector.kind].append(selector)
+        for selector in by[SelectorKind.LABEL]:
             for page in index.images_with_label(selector.value):
                 index.expansion(key, page)
-            pages = [sorted(index.expansion(key, ()))]
-            # A rebuilt memory would expand it into others.
-            self._fence_log.append([Barrier(image, until) for image in pages[0]])
-        else:
-            selector_key = index.selector_key(selector)
-            index.fence(selector_key, until)
-            self._fence_log.append([Fence(selector_key, until)])
-            fenced = now_us()
-            pages = index.images_with_selector(selector_key)
-        images = matched = 0
-        for page in pages:
-            results = self._erase(page, until)
+        expanded = sorted(index.expansion(key, ())) if by[SelectorKind.LABEL] else []
+        fences = list(
+            map(index.selector_key, (*by[SelectorKind.SUBJECT], *by[SelectorKind.SOURCE]))
+        )
+        for fence in fences:
+            index.fence(fence, until)
+        # A rebuilt memory would expand a label into others.
+        told: list[FenceFact] = [Barrier(image, until) for image in expanded]
+        told += [Fence(fence, until) for fence in fences]
+        if told:
+            self._fence_log.append(told)
+        # An image's fence is its own barrier.
+        fenced = now_us() if fences else None
+        named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
+        images = 0
+        matched: set[ImageKey] = set()
+        for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
+            results = self._erase(page, until) if page else []
             images += sum(result.erased for result in results)
             # An image that is named need not be known; one that is listed is.
-            named = selector.kind is SelectorKind.IMAGE
-            matched += sum(not named or result.erased or result.sources > 0 for result in results)
+            matched.update(
+                image
+                for image, result in zip(page, results, strict=True)
+                if image not in named or result.erased or result.sources > 0
+            )
         erased = now_us()
         self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
-        # An image's fence is its own barrier.
         return Forgotten(
-            first_seen, until, fenced or erased, erased, images, matched, repeated=False
+            first_seen, until, fenced or erased, erased, images, len(matched), repeated=False
         )
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:

@@ -194,9 +194,20 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """A request to forget. `time` is when the log received it first, not what it claims."""
+    """A request to forget what its selector, or one of `more`, names.
+
+    `time` is when the log received it first, not what it claims: when it was `submitted`, µs, and under
+    which `regulation`, is only told on.
+    """
 
     request_id: str
     selector: Selector
     time: int
     permanent: bool = False
+    more: tuple[Selector, ...] = ()
+    submitted: int | None = None
+    regulation: str | None = None
+
+    @property
+    def selectors(self) -> tuple[Selector, ...]:
+        return (self.selector, *self.more)

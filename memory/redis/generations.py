@@ -34,6 +34,7 @@ KEYS_A_STEP = 1000
 KEY_KINDS = (
     *("item", "wait", "outbox", "posting", "until", "request", "expansion"),
     *("open_requests", "pos", "marks", "changes", "pruned", "unembeddable"),
+    *("neighbors", "decided", "outboxes"),
 )
 """What the keys of a generation hold."""
 

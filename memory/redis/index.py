@@ -244,6 +244,10 @@ class RedisIndex(KeyedDigests, Uncounted):
         self._search.check_current()
         return found
 
+    def labels_of(self, images: Sequence[ImageKey]) -> list[str | None]:
+        """The label that counts of each image that is shown or pruned."""
+        return scan.labels_of(self._client, self.names, images)
+
     def item(self, image: ImageKey) -> Item | None:
         return scan.item(self._client, self.names, self._schema, image)
 

@@ -31,8 +31,8 @@ class KeyNames:
         return f"{p}:item:{{{image}}}", f"{p}:wait:{{{image}}}", f"{p}:outbox:{{{image}}}"
 
     def copy(self, name: str) -> str:
-        """Of a process that keeps a copy: as of when all in it is what Redis shows."""
-        return f"{self.prefix}:copy:{name}"
+        """Of a process that keeps a copy, of whichever generation: as of when it is what Redis shows."""
+        return f"{self.prefix.rpartition(':')[0]}:copy:{name}"
 
     def request(self, request: RequestKey) -> tuple[str, str]:
         """Of a forget-request: its hash, and the images that it expands into."""

@@ -169,3 +169,16 @@ def item(client: Any, names: KeyNames, schema: Schema, image: ImageKey) -> Item 
     if not fields and not sent:
         return None
     return decode_item(fields, sent, schema)
+
+
+def labels_of(client: Any, names: KeyNames, images: Sequence[ImageKey]) -> list[str | None]:
+    """The label that counts of each image that is there, also of those that are pruned."""
+    pipeline = client.pipeline(transaction=False)
+    for image in images:
+        shown, wait, _ = names.item(image)
+        pipeline.hget(shown, "label")
+        pipeline.hget(wait, "label")
+    with map_redis_errors():
+        held = iter(pipeline.execute())
+    found = [shown or waiting for shown, waiting in zip(held, held, strict=True)]
+    return [None if label is None else label.decode() for label in found]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import Any, TextIO
 
 import click
 from rich.table import Table
 
-from streams.cli.options import as_json, console, emit, say, servers
+from memory.model.events import Selector, SelectorKind
+from memory.model.keys import ImageKey
+from streams.cli.options import as_json, cell, console, emit, say, servers
 from streams.config.connections import kafka_cluster
 from streams.config.settings import Settings
+from streams.contract.messages import Receipt
 from streams.contract.signing import Chain, SigningKey
+from streams.contract.strict_json import load_json
 from streams.erasure.chain import read_chain
 from streams.erasure.ledger import PROVEN
 
@@ -21,7 +28,14 @@ from streams.erasure.ledger import PROVEN
 @click.option("--subject", help="Forget every image that shows this person or thing.")
 @click.option("--source", "of_source", help="Forget everything this source ever sent.")
 @click.option("--label", help="Forget the images that have this label now.")
+@click.option(
+    "--request",
+    "file",
+    type=click.File("r", encoding="utf-8"),
+    help="Forget as a data subject's request in this file says (OpenDSR, JSON; - reads standard input).",
+)
 @click.option("--permanent", is_flag=True, help="Never admit it again.")
+@click.option("--dry-run", is_flag=True, help="Count what would go now, by label; forget nothing.")
 @click.option(
     "--wait",
     type=click.Choice(["sent", "erased", *PROVEN, "completed"]),
@@ -39,43 +53,95 @@ def forget(
     subject: str | None,
     of_source: str | None,
     label: str | None,
+    file: TextIO | None,
     permanent: bool,
+    dry_run: bool,
     wait: str,
     timeout: float,
     json_: bool,
 ) -> None:
-    """Forget an image, a subject, a source or a label."""
+    """Forget an image, a subject, a source or a label, or as a data subject's request says."""
     from streams import bootstrap
 
-    named = [value for value in (image, subject, of_source, label) if value is not None]
-    if len(named) != 1:
-        raise click.UsageError("name exactly one of --image, --subject, --source, --label")
-    with bootstrap.client(settings, "visual-memory-cli") as client:
-        request = client.forget(
-            image=image, subject=subject, source=of_source, label=label, permanent=permanent
+    named = {"image": image, "subject": subject, "source": of_source, "label": label}
+    given = {kind: value for kind, value in named.items() if value is not None}
+    if len(given) + (file is not None) != 1:
+        raise click.UsageError(
+            "name exactly one of --image, --subject, --source, --label, --request"
         )
-        if wait == "sent":
-            done: dict[str, Any] = {"request": request.request_id, "stage": "sent"}
+    asked: dict[str, Any] | None = None if file is None else _read_request(file)
+    if dry_run:
+        if asked is not None:
+            raise click.UsageError("--dry-run takes --image, --subject, --source or --label")
+        _print_would_go(settings, Selector.of(**given), json_=json_)
+        return
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        if asked is None:
+            request = client.forget(**given, permanent=permanent)
         else:
-            done = client.receipt(request, wait, timeout).to_json()
-    matched = done.get("status") != "unmatched"
+            request = client.forget_for(asked)
+        done = None if wait == "sent" else client.receipt(request, wait, timeout)
     if json_:
-        emit(done)
-    elif wait == "sent":
-        say(f"sent as {done['request']}")
-    elif matched:
-        say(f"erased: {done['images']} images are in no answer any more")
-        if wait == "completed":
-            say(f"completed: no file within reach holds them; signed, as number {done['sequence']}")
-            for one in done["outside"]:
-                say(f"  outside: {one['what']} ({one['owner']}): {one['must']}")
+        emit({"request": request.request_id, "stage": "sent"} if done is None else done.to_json())
+    elif done is None:
+        say(f"sent as {request.request_id}")
     else:
+        _print_receipt(done)
+    sys.exit(0 if done is None or done.status != "unmatched" else 1)
+
+
+def _print_receipt(done: Receipt) -> None:
+    if done.status == "unmatched":
         say(
             "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
             "before this request are refused all the same",
             "red",
         )
-    sys.exit(0 if matched else 1)
+    else:
+        say(f"erased: {done.images} images are in no answer any more")
+    if "completed" in done.stages:
+        say(f"completed: no file within reach holds anything of it; signed, number {done.sequence}")
+        for one in done.outside or ():
+            say(f"  outside: {one.what} ({one.owner}): {one.must}")
+
+
+def _read_request(file: TextIO) -> dict[str, Any]:
+    try:
+        found = load_json(file.read())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter("it is no JSON object", param_hint="--request")
+    return found
+
+
+def _print_would_go(settings: Settings, selector: Selector, *, json_: bool) -> None:
+    """What the memory holds of it now; what comes until it is forgotten is not counted."""
+    from streams import bootstrap
+
+    counts: Counter[str] = Counter()
+    listed = 0
+    with closing(bootstrap.redis_client(settings)) as store:
+        index = bootstrap.open_index(settings, store)
+        pages: Iterable[Sequence[ImageKey]]
+        if selector.kind is SelectorKind.IMAGE:
+            pages = [[index.image_key(selector.value)]]
+        elif selector.kind is SelectorKind.LABEL:
+            pages = index.images_with_label(selector.value)
+        else:
+            pages = index.images_with_selector(index.selector_key(selector))
+        for page in pages:
+            listed += len(page)
+            counts.update(label for label in index.labels_of(page) if label is not None)
+    if json_:
+        emit({"images": counts.total(), "listed": listed, "labels": dict(sorted(counts.items()))})
+        return
+    table = Table("label", "images")
+    for label, count in sorted(counts.items()):
+        table.add_row(cell(label), str(count))
+    say(f"{counts.total()} images would go now")
+    if counts:
+        console.print(table)
 
 
 @click.group()

@@ -21,6 +21,7 @@ from streams.client.receipts import await_receipt
 from streams.client.replies import Rejections, Replies
 from streams.client.sending import ForgetRequest, Pending, Sender
 from streams.contract import cloudevents, encoding
+from streams.contract.forgetting import check_request
 from streams.contract.messages import DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import MAX_RECORD, Topic
@@ -149,6 +150,21 @@ class MemoryClient:
             selector=Selector.of(image=image, subject=subject, source=source, label=label),
             permanent=permanent,
         )
+        return self._request(event_id, record)
+
+    def forget_for(self, request: Mapping[str, Any]) -> ForgetRequest:
+        """Ask to forget as a data subject's request says, in OpenDSR's form (docs/forgetting.md).
+
+        Sent again it is the same request. Raises `Rejected` for what the memory would reject.
+        """
+        event_id = str(request.get("subject_request_id"))
+        record = encoding.encode_subject_request(
+            source=self._source, event_id=event_id, time=self._clock(), request=request
+        )
+        check_request(record)
+        return self._request(event_id, record)
+
+    def _request(self, event_id: str, record: OutgoingRecord) -> ForgetRequest:
         # Taken before the request is sent: what is said about it comes behind.
         start = self._outcome_ends()
         return ForgetRequest(event_id, *self._sender.send(record), record.key.decode(), start)

@@ -202,7 +202,7 @@ REDIS: Mapping[Principal, RedisRights] = {
         # Query workers only read fences; forget workers write them.
         (*WORKER_COMMANDS, *ASK, *REPLICATE, *COUNT_USE, "set"),
         ("meta", *READ_KEYS),
-        (*_own(Principal.QUERY), *INFLUENCE, f"{GENERATIONS}:copy:*"),
+        (*_own(Principal.QUERY), *INFLUENCE, "copy:*"),
     ),
     Principal.ERASER: RedisRights(
         (
@@ -216,7 +216,7 @@ REDIS: Mapping[Principal, RedisRights] = {
             f"{GENERATIONS}:wait:*",
             f"{GENERATIONS}:until:*",
             f"{GENERATIONS}:pos",
-            f"{GENERATIONS}:copy:*",
+            "copy:*",
         ),
         (INDEX, f"{GENERATIONS}:outbox:*", f"{GENERATIONS}:outboxes", "eraser"),
     ),

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from memory.errors import Reason, Rejected
 from memory.model.events import MAX_ID
 from memory.model.text import checked_text
-from memory.model.times import FOREVER
+from memory.model.times import FOREVER, SECOND
 from streams.contract.records import HEARTBEAT, PASSED_OVER, SWOLLEN, Marker, Record, record_key
 from streams.contract.topics import Topic, event_type
 
@@ -246,6 +246,16 @@ def checked_time(time: int) -> int:
     if not 0 <= time < FOREVER:
         raise Rejected(Reason.INVALID_TIME, "the time must be from 1970 to November 2286")
     return time
+
+
+def check_not_ahead(time: int, log_time: int, skew: int) -> None:
+    """Raises `Rejected` for a time of more than `skew` after the log's, all µs."""
+    if time > log_time + skew:
+        raise Rejected(
+            Reason.TIME_AHEAD,
+            f"{Header.TIME} is {(time - log_time) / SECOND:.0f} s ahead of the log's clock; at most "
+            f"{skew / SECOND:g} s are allowed",
+        )
 
 
 def check_attributes(attributes: Mapping[str, str]) -> None:

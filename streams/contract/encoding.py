@@ -99,6 +99,13 @@ def encode_forget(
     return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
 
 
+def encode_subject_request(
+    *, source: str, event_id: str, time: int, request: Mapping[str, Any]
+) -> OutgoingRecord:
+    """A data subject's request to be forgotten as OpenDSR 2.0 writes it (JSON)."""
+    return _record(Topic.FORGET_REQUEST, source, event_id, time, canonical_json(request), JSON, {})
+
+
 def encode_query(
     *,
     source: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -121,13 +121,14 @@ class Outside(Message, frozen=True):
 class Receipt(Message, frozen=True):
     """What a forget-receipt says: the stage a request has come to, and when each was reached, µs.
 
-    `request` and the selector's digest are digests; no receipt holds a raw id. `stages` are µs by
+    `request` and the digests of the selector, and of `more`, are digests; no receipt holds a raw id. `stages` are µs by
     name, `until` is µs, `images` counts those that showed something until now, `matched` those of
     which the memory ever heard: None where that is not known (any more). `status`: ``unmatched``
     when the memory never heard of what the request names (is it spelt so?), ``repeated`` when the
     request was carried out before.
 
-    From `erased` on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
+    `regulation` and when it was `submitted` are as the request says; it is `due` when the promised time is
+    over. From `erased` on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
     on, `outside` names what cannot be erased from here.
     """
 
@@ -140,6 +141,10 @@ class Receipt(Message, frozen=True):
     repeated: bool = field(default_factory=lambda: False)
     matched: int | None = field(default_factory=_none)
     status: Literal["matched", "unmatched", "repeated"] = field(default_factory=lambda: "matched")
+    more: tuple[SelectorDigest, ...] | None = None
+    regulation: str | None = None
+    submitted: int | None = None
+    due: int | None = None
     evidence: Mapping[str, int | str] | None = None
     outside: tuple[Outside, ...] | None = None
     sequence: int | None = None
@@ -148,12 +153,20 @@ class Receipt(Message, frozen=True):
     signature: str | None = None
 
     @classmethod
-    def of(cls, request: Forget, selector_digest: str, done: Forgotten) -> Self:
+    def of(cls, request: Forget, digests: Sequence[str], done: Forgotten) -> Self:
+        """`digests` are of the request's selectors, in order."""
+        first, *more = (
+            SelectorDigest(str(selector.kind), digest)
+            for selector, digest in zip(request.selectors, digests, strict=True)
+        )
         return cls(
             request=request.request_id,
             stage="erased",
             stages={"received": done.first_seen, "fenced": done.fenced, "erased": done.erased},
-            selector=SelectorDigest(str(request.selector.kind), selector_digest),
+            selector=first,
+            more=tuple(more) or None,
+            regulation=request.regulation,
+            submitted=request.submitted,
             until=done.until,
             images=done.images,
             repeated=done.repeated,

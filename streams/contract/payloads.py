@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,3 +129,12 @@ def _object(value: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Rejected(Reason.INVALID_PAYLOAD, "the record's value is not a JSON object")
     return found
+
+
+def check_fields(
+    body: Mapping[str, Any], *, required: Sequence[str] = (), optional: Sequence[str] = ()
+) -> None:
+    """Raises `Rejected` where there are other fields: a misspelt one must not be passed over."""
+    if not set(required) <= set(body) <= {*required, *optional}:
+        fields = [*required, *(f"{name} (optional)" for name in optional)]
+        raise Rejected(Reason.INVALID_PAYLOAD, f"the JSON object's fields are {', '.join(fields)}")

@@ -7,11 +7,16 @@ from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from memory.errors import Misconfigured
 from memory.redis.errors import map_redis_errors
 from streams.erasure.bound import Configuration
 from streams.erasure.log import ANSWERING, NAMING
 from streams.kafka.cluster import KafkaCluster
 
+DENIED = (
+    "this user may not read the brokers' configuration and files; give it the operations Describe and "
+    "DescribeConfigs on the cluster (kafka-acls.sh --cluster), or audit as another"
+)
 BROKER_SETTINGS = ("log.cleaner.backoff.ms", "log.retention.check.interval.ms")
 
 
@@ -52,9 +57,11 @@ def _topics(admin: Any, names: Sequence[str]) -> dict[str, Mapping[str, str]]:
 
 def _brokers(admin: Any) -> dict[str, float]:
     """Of each setting the greatest value that a broker has."""
-    ids = [str(broker["node_id"]) for broker in admin.describe_cluster()["brokers"]]
+    ids = [str(broker["broker_id"]) for broker in admin.describe_cluster()["brokers"]]
     resources = [ConfigResource(ConfigResourceType.BROKER, one) for one in ids]
-    found = admin.describe_configs(resources, config_filter="all")["broker"]
+    found = admin.describe_configs(resources, config_filter="all").get("broker", {})
+    if not all(setting in found.get(one, {}) for one in ids for setting in BROKER_SETTINGS):
+        raise Misconfigured(DENIED)
     return {
         setting: max(float(found[one][setting]["value"]) for one in ids)
         for setting in BROKER_SETTINGS
@@ -63,13 +70,16 @@ def _brokers(admin: Any) -> dict[str, float]:
 
 def _log_bytes(admin: Any, topics: Sequence[str]) -> int:
     """What the largest broker's part of these takes."""
-    sizes = [
+    brokers = admin.describe_log_dirs(list(topics))
+    folders = [folder for broker in brokers for folder in broker["log_dirs"]]
+    if not folders or any(folder["error_code"] for folder in folders):
+        raise Misconfigured(DENIED)
+    return max(
         sum(
-            partition["partition_size"]
+            int(partition["partition_size"])
             for folder in broker["log_dirs"]
             for topic in folder["topics"]
             for partition in topic["partitions"]
         )
-        for broker in admin.describe_log_dirs(list(topics))
-    ]
-    return max(sizes, default=0)
+        for broker in brokers
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kafka import TopicPartition
 
 from memory.model.events import LogPartition
-from memory.model.times import now_us
+from memory.model.times import microseconds, now_us
 from memory.redis.connection import RedisFiles
 from memory.redis.index import RedisIndex
 from memory.redis.reports import Leftovers
@@ -63,7 +63,7 @@ class _Needed:
 class Eraser:
     """Does all that is to be done, a step at a time. For one thread.
 
-    `pause` seconds at least lie between two rewrites of Redis' files, and between two scans of the log;
+    Requests are due within `limit` seconds; `pause` seconds at least lie between two rewrites of Redis' files, and between two scans of the log;
     `beat` seconds between heartbeats. All it knows stands in the log and in Redis: one that is killed goes
     on where it was.
     """
@@ -79,11 +79,13 @@ class Eraser:
         *,
         pause: float,
         beat: float,
+        limit: float,
         claims: bool,
     ) -> None:
         self._index, self._leftovers, self._files = index, leftovers, files
         self._log, self._chain, self._topic_ids = log, chain, topic_ids
         self._pause, self._beat, self._claims = pause, beat, claims
+        self._limit = microseconds(limit)
         self.ledger = Ledger()
         self._needed: dict[str, _Needed] = {}
         self._sweep: _Sweep | None = None
@@ -109,7 +111,7 @@ class Eraser:
         self._look_at_answers()
         self._look_at_copies()
         told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
-        written = self._chain.append(self.ledger.due(now_us(), self._outside()))
+        written = self._chain.append(self.ledger.due(now_us(), self._limit, self._outside()))
         for receipt in written:
             observe_stages(told[receipt.request], receipt)
         self.ledger.note(written, now_us())

@@ -67,8 +67,11 @@ class Ledger:
         """Ids of all requests that are carried out."""
         return self.completed | self.open.keys()
 
-    def due(self, now: int, outside: tuple[Outside, ...]) -> list[Receipt]:
-        """The next receipt of each request that has come further than its last receipt says."""
+    def due(self, now: int, limit: int, outside: tuple[Outside, ...]) -> list[Receipt]:
+        """The next receipt of each request that has come further than its last receipt says.
+
+        A request is due `limit` µs after the log received it.
+        """
         found = []
         for erasure in self.open.values():
             if not any(map(erasure.lacks, PROVEN)):
@@ -82,6 +85,9 @@ class Ledger:
                     stages=dict(erasure.stages),
                     evidence=dict(erasure.evidence),
                     outside=outside,
+                    due=erasure.stages["received"] + limit
+                    if "received" in erasure.stages
+                    else None,
                 )
             )
         return found

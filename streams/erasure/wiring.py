@@ -33,6 +33,7 @@ BEATS = 4
 """Heartbeats in the time for which the log may keep what is dead."""
 MAX_BEAT_SECONDS = 3600.0
 AUDIT_SECONDS = 30.0
+DENIED_SECONDS = 3600.0
 
 
 @contextmanager
@@ -59,6 +60,7 @@ def open_eraser(settings: Settings) -> Iterator[Eraser]:
             ids,
             pause=settings.erasure_pause,
             beat=_beat_of(settings),
+            limit=settings.erasure_limit,
             claims=bool(settings.claim_prefixes),
         )
         eraser.open()
@@ -117,8 +119,11 @@ class EraserProcess:
         self._next_audit = time.monotonic() + AUDIT_SECONDS
         try:
             bound = bound_of(self._settings)
-        except Misconfigured:
+        except (Misconfigured, Unavailable) as why:
             bound = None
+            if isinstance(why, Misconfigured):
+                self._next_audit += DENIED_SECONDS
+                _log.info("how long erasing takes at worst is not exported: %s", why)
         export_bound(bound, self._settings.erasure_limit)
 
     def _erase(self, check_held: Callable[[], None]) -> None:

@@ -136,8 +136,8 @@ class ForgetAgent:
             started = time.perf_counter()
             done = self._memory.forget(request)
             observe_stage("forget", time.perf_counter() - started)
-            digest = self._memory.index.selector_key(request.selector)
-            receipt = Receipt.of(request, digest, done)
+            digests = list(map(self._memory.index.selector_key, request.selectors))
+            receipt = Receipt.of(request, digests, done)
             EVENTS.labels(
                 "forget", "erased" if receipt.status == "matched" else receipt.status
             ).inc()

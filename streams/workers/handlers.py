@@ -10,7 +10,7 @@ from typing import Any
 from memory.errors import Misconfigured, Reason, Rejected
 from memory.model.events import Correction, Prune
 from memory.service import VisualMemory
-from streams.contract import decoding, questions
+from streams.contract import decoding, forgetting, questions
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent, refusal, rejection
 from streams.workers.batch_delivery import HandleBatch
@@ -36,7 +36,7 @@ def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -
 def writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
     """`skew` is how far an event's clock may be ahead of the log, µs."""
     if role == "forget":
-        return ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=skew))
+        return ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=skew))
     located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
     if role == "ingest":
         return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)

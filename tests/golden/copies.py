@@ -53,7 +53,7 @@ from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from streams.cli import cli
-from streams.contract import decoding, encoding, topics
+from streams.contract import decoding, encoding, forgetting, topics
 from streams.contract.facts import encode_fact
 from streams.contract.messages import Answer, Receipt, SelectorDigest
 from streams.contract.records import OutgoingRecord, Record
@@ -235,7 +235,7 @@ def records() -> object:
                 assert correction.address is not None
                 read[name] = [correction.stamp, correction.address.encode()]
             case Topic.FORGET_REQUEST:
-                request = decoding.decode_forget(came, clock_skew=0)
+                request = forgetting.decode_forget(came, clock_skew=0)
                 assert isinstance(request, Forget)
                 read[name] = [request.request_id, request.time, request.permanent]
     return {"records": {name: shown(record) for name, record in made.items()}, "read": read}

@@ -17,7 +17,7 @@ from memory.model.keys import ImageKey
 from memory.model.state import Digests, Trace
 from memory.model.vectors import Vector
 from streams.config.connections import kafka_cluster
-from streams.contract import decoding
+from streams.contract import decoding, forgetting
 from streams.contract.facts import decode_fact
 from streams.contract.records import Marker, Record
 from streams.contract.topics import Topic
@@ -65,7 +65,7 @@ def admitted_events(
     decoders: dict[Topic, Callable[[Record], Ingest | Correction | Prune | Forget | Marker]] = {
         Topic.IMAGE_INGEST: lambda r: decoding.decode_ingest(r, ingest, clock_skew=skew),
         Topic.LABEL_CORRECTION: lambda r: decoding.decode_correction(r, correct, clock_skew=skew),
-        Topic.FORGET_REQUEST: lambda r: decoding.decode_forget(r, clock_skew=skew),
+        Topic.FORGET_REQUEST: lambda r: forgetting.decode_forget(r, clock_skew=skew),
     }
     for topic, decode in decoders.items():
         for record in read_all(running, topic):

@@ -18,6 +18,7 @@ from streams.config.settings import load
 from streams.workers import faust_app
 
 POISONOUS_K = 66
+"""Of a question; one more is looked for."""
 
 
 def label(put: Put) -> str | None:
@@ -46,7 +47,7 @@ class Poisoned:
     def search_as_of(
         self, probes: Sequence[Probe]
     ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
-        if any(probe.k == POISONOUS_K for probe in probes):
+        if any(probe.k == POISONOUS_K + 1 for probe in probes):
             os.kill(os.getpid(), signal.SIGKILL)
         return self._index.search_as_of(probes)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,48 @@ def test_items_that_their_neighbours_call_otherwise_are_listed_for_review(desk: 
     assert "soft pruning, by counts of" in said
     hard = desk.json("query", "--item", "grey-0", "--pruning", "hard")
     assert (hard["pruning"], hard["reliability_age"] >= 0) == ("hard", True)
+
+
+def test_what_would_go_is_counted_and_nothing_goes(desk: Desk) -> None:
+    for n in range(3):
+        desk.teach(f"dune-{n}", 780 + n, "dune" if n else "sand", **{"--subject": "fatima"})
+    until(lambda: desk.run("query", "--item", "dune-0").code == 0)
+    for named, labels in (
+        (("--subject", "fatima"), {"dune": 2, "sand": 1}),
+        (("--label", "sand"), {"sand": 1}),
+        (("--image", "dune-1"), {"dune": 1}),
+        (("--image", "nobody's"), {}),
+        (("--source", "nobody"), {}),
+    ):
+        would = desk.json("forget", *named, "--dry-run")
+        assert (would["images"], would["labels"]) == (sum(labels.values()), labels)
+    assert "3 images would go now" in desk.run("forget", "--subject", "fatima", "--dry-run").err
+    assert desk.json("query", "--item", "dune-0")["status"] == "answered"
+
+
+def test_a_data_subjects_request_is_taken_from_its_file(desk: Desk, tmp_path: Path) -> None:
+    desk.teach("reed-0", 790, "reed", **{"--subject": "gustav"})
+    file = tmp_path / "request.json"
+    identity = {"identity_type": "email", "identity_value": "gustav", "identity_format": "raw"}
+    request = {
+        "regulation": "gdpr",
+        "subject_request_id": "a7551968-d5d6-44b2-9831-815ac9017798",
+        "subject_request_type": "erasure",
+        "submitted_time": "2025-06-01T15:00:00Z",
+        "subject_identities": [identity],
+    }
+    file.write_text(json.dumps(request))
+    done = desk.json("forget", "--request", file)
+    assert (done["images"], done["regulation"], done["status"]) == (1, "gdpr", "matched")
+    assert done["submitted"] == 1_748_790_000_000_000
+    again = desk.json("forget", "--request", file)
+    assert (again["request"], again["status"]) == (done["request"], "repeated")
+    assert "gustav" not in json.dumps(done)
+    for text in ("[]", "{", '{"regulation": "gdpr"}'):
+        file.write_text(text)
+        with pytest.raises(AssertionError, match="invalid") if "gdpr" in text else nullcontext():
+            assert desk.run("forget", "--request", file).code == 2
+    assert desk.run("forget", "--request", file, "--subject", "gustav").code == 2
 
 
 def test_it_abstains_where_the_leading_label_has_too_small_a_share(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
+from memory.model.times import SECOND
 from memory.model.vectors import Vector
+from streams.cli import cli
 from streams.client import MemoryClient, Receipt
-from streams.config.settings import CACHE
+from streams.config.connections import kafka_cluster
+from streams.config.settings import CACHE, ENVIRONMENT_PREFIX
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from tests.integration.events import read_all
-from tests.integration.running import SIGNING_KEY, Running, running
+from tests.integration.running import KEY, SIGNING_KEY, Running, running
+from tests.streams.test_topics import alter
 
 pytestmark = pytest.mark.servers
 
@@ -151,3 +157,66 @@ def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
     assert values
     chain = Chain([SigningKey(bytes.fromhex(SIGNING_KEY)).public])
     assert [fault for value in values if (fault := chain.check(value))] == []
+
+
+def command(erasing: Erasing, *words: str, **settings: str) -> Result:
+    made = erasing.memory.settings
+    values = {
+        "kafka": made.kafka,
+        "redis": made.redis.get_secret_value(),
+        "topic_prefix": made.topic_prefix,
+        "namespace": made.namespace,
+        "hmac_key": KEY,
+        "signing_key": SIGNING_KEY,
+        "compaction_lag": "2",
+        "answers_kept": "6",
+        "erasure_pause": "0.2",
+        **settings,
+    }
+    environment = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in values.items()}
+    return CliRunner().invoke(cli, list(words), env=environment)
+
+
+def test_the_commands_show_and_verify_receipts(erasing: Erasing, tmp_path: Path) -> None:
+    done = command(erasing, "forget", "--image", "x", "--wait", "completed", "--timeout", "120")
+    assert done.exit_code == 1  # nobody ever heard of it
+    assert "nothing matched" in done.stderr
+    assert "completed: " in done.stderr
+    assert "outside: backups" in done.stderr
+    listed = command(erasing, "receipt", "list").stdout
+    values = [json.loads(line) for line in listed.splitlines()]
+    assert [one["sequence"] for one in values] == list(range(1, len(values) + 1))
+    last = values[-1]["request"]
+    of_one = command(erasing, "receipt", "list", "--request", last).stdout
+    assert {json.loads(line)["request"] for line in of_one.splitlines()} == {last}
+    public, key_id = command(erasing, "receipt", "key").stdout.split()
+    assert key_id == values[0]["key"]
+    file = tmp_path / "receipts.jsonl"
+    for text, faults in (
+        (listed, 0),
+        (listed.replace('"until":', '"until":1', 1), 1),
+        ("\n".join(listed.splitlines()[1:]), 1),
+        ("", 0),
+    ):
+        file.write_text(text)
+        said = command(erasing, "receipt", "verify", str(file), "--key", public, "--json")
+        found = json.loads(said.stdout)
+        assert (len(found["faults"]) > 0) == (faults > 0)
+        assert said.exit_code == (0 if text and not faults else 1)
+    assert command(erasing, "receipt", "verify").exit_code == 0
+    assert command(erasing, "receipt", "verify", "--key", "00" * 32).exit_code == 1
+
+
+def test_erasing_takes_no_longer_than_the_audit_says(erasing: Erasing) -> None:
+    told = json.loads(command(erasing, "audit", "--json").stdout)
+    assert told["faults"] == []
+    request = erasing.client.forget(subject="bob")
+    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    took = (receipt.stages["completed"] - receipt.stages["received"]) / SECOND
+    assert 0 < took <= told["seconds"] < COMPLETED_SECONDS
+    broken = command(erasing, "audit", erasure_limit="1")
+    assert broken.exit_code == 1
+    assert "VISUAL_MEMORY_" in broken.stderr
+    topic = kafka_cluster(erasing.memory.settings).full_name(Topic.QUERY)
+    alter(erasing.memory.settings.kafka, topic, retention_ms="5000", segment_ms="1400")
+    assert command(erasing, "audit").exit_code == 0

@@ -235,7 +235,7 @@ def test_a_stack_in_the_foreground_ends_at_a_signal(
     try:
         until(lambda: (read_state(tmp_path) or {}).get("status") == "running", 120)
         running = children(tmp_path)
-        assert set(running) == {"ingest", "correct", "forget", "query", "monitor"}
+        assert set(running) == {"ingest", "correct", "forget", "query", "erase", "monitor"}
         process.send_signal(how)
         assert process.wait(60) == 0
         assert not [child for child in running.values() if runs(child["pid"])]

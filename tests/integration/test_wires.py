@@ -62,6 +62,7 @@ class Deployment:
             "topic_prefix": "",
             "namespace": NAME,
             "hmac_key": KEY,
+            "erasure_pause": "0.5",
             "signing_key": SIGNING_KEY if principal is Principal.ERASER else "",
             "embedder": EMBEDDER,
             "partitions": "2",

@@ -741,6 +741,33 @@ def test_a_label_that_comes_back_is_kept_by_a_request_that_is_closed(memory: Vis
     assert visible(memory) == {"i1": "cat"}
 
 
+def test_a_request_forgets_all_that_it_names_and_counts_each_image_once(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    memory.remember(
+        [
+            ingest("i0", subjects=("ada", "bob")),
+            ingest("i1", subjects=("bob",)),
+            ingest("i2", label="dog"),
+            ingest("i3", source="scanner"),
+            ingest("i4"),
+            ingest("i5"),
+        ]
+    )
+    named = [("subject", "ada"), ("subject", "bob"), ("label", "dog"), ("source", "scanner")]
+    named += [("image", "i4"), ("image", "nobody's")]
+    first, *more = (Selector(SelectorKind(kind), value) for kind, value in named)
+    done = memory.forget(Forget("r", first, FORGOTTEN_AT, more=tuple(more)))
+    assert visible(memory) == {"i5": "cat"}
+    assert (done.images, done.matched) == (5, 5)
+    keys = {memory.index.selector_key(s) for s in (first, *more)}
+    fenced = {fact.selector for fact in facts.all if isinstance(fact, Fence)}
+    assert fenced == {key for key in keys if key.startswith(("subject:", "source:"))}
+    late = [ingest("n0", subjects=("bob",)), ingest("n1", source="scanner"), ingest("i4")]
+    assert all(isinstance(outcome, Refused) for outcome in memory.remember(late))
+    assert memory.forget(Forget("r", first, FORGOTTEN_AT, more=tuple(more))).repeated
+
+
 def test_a_repeat_at_a_later_time_keeps_the_first_ones_end(memory: VisualMemory) -> None:
     """A request copied to another partition or sent again is the request it was."""
     selector = Selector(SelectorKind.SUBJECT, "ada")

@@ -29,7 +29,7 @@ from streams import bootstrap
 from streams.config import connections, memory_topics
 from streams.config.roles import ROLES
 from streams.config.settings import Settings, load
-from streams.contract import decoding, questions
+from streams.contract import decoding, forgetting, questions
 from streams.contract.cloudevents import Header
 from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
@@ -107,7 +107,7 @@ HELD: dict[str, str] = {
     "signing_key": "test_eraser.py",
     "signing_key_before": "test_eraser.py",
     "erasure_pause": "test_eraser.py",
-    "erasure_limit": "test_erasure.py",
+    "erasure_limit": "test_eraser.py",
 }
 """By setting, what holds it."""
 
@@ -547,7 +547,7 @@ def test_a_writing_role_decodes_its_events_and_hands_them_to_the_memory(role: st
     decode, located = {
         "ingest": (decoding.decode_ingest, {"topic_id": "id-image-ingest"}),
         "correct": (decoding.decode_correction, {"topic_id": "id-label-correction"}),
-        "forget": (decoding.decode_forget, {}),
+        "forget": (forgetting.decode_forget, {}),
     }[role]
     assert isinstance(agent._decode, partial)
     assert agent._decode.func is decode

@@ -28,7 +28,7 @@ from memory.model.events import (
 )
 from memory.model.questions import About, ItemRef, Query, Review
 from streams.client import MemoryClient, sending
-from streams.contract import decoding, encoding, questions, topics
+from streams.contract import decoding, encoding, forgetting, questions, topics
 from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -240,7 +240,7 @@ def test_a_forget_request_is_sent_and_has_the_id_its_receipts_name(
 ) -> None:
     named: dict[str, Any] = {str(kind): "a, b"}
     request = client.forget(**named, permanent=True)
-    event = decoding.decode_forget(written(request.position(30)), clock_skew=SKEW)
+    event = forgetting.decode_forget(written(request.position(30)), clock_skew=SKEW)
     assert isinstance(event, Forget)
     assert event.request_id == request.request_id
     assert (event.selector, event.permanent) == (Selector(kind, "a, b"), True)
@@ -443,7 +443,7 @@ def test_a_question_waiting_at_close_fails(client: MemoryClient) -> None:
 def receipts(record: Record) -> list[OutgoingRecord]:
     if not record.topic.endswith(Topic.FORGET_REQUEST):
         return []
-    event = decoding.decode_forget(record, clock_skew=SKEW)
+    event = forgetting.decode_forget(record, clock_skew=SKEW)
     assert isinstance(event, Forget)
 
     def receipt(stage: str, stages: dict[str, int], request: str) -> OutgoingRecord:

@@ -46,7 +46,7 @@ from memory.model.questions import (
 from memory.model.reliability import Pruning
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
-from streams.contract import cloudevents, decoding, encoding, questions
+from streams.contract import cloudevents, decoding, encoding, forgetting, questions
 from streams.contract.messages import QueryEvent
 from streams.contract.records import VECTOR, Headers, Marker, OutgoingRecord, Record, record_key
 from streams.contract.topics import Topic, event_type
@@ -67,7 +67,7 @@ def correction(record: Record) -> Correction | Prune | Marker:
 
 
 def forget(record: Record) -> Forget | Marker:
-    return decoding.decode_forget(record, clock_skew=SKEW)
+    return forgetting.decode_forget(record, clock_skew=SKEW)
 
 
 def query(record: Record) -> QueryEvent | Marker:

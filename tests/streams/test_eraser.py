@@ -444,6 +444,7 @@ def test_the_eraser_has_the_keys_and_the_pauses_of_the_settings() -> None:
         signing_key=bytes(range(32)).hex(),
         signing_key_before=bytes(range(1, 33)).hex(),
         erasure_pause=12,
+        erasure_limit=99,
         compaction_lag=100,
         claim_prefixes="https://images.example/",
         topic_prefix="p-",
@@ -462,7 +463,7 @@ def test_the_eraser_has_the_keys_and_the_pauses_of_the_settings() -> None:
     cluster, name, key, before = chain.call_args.args
     assert (name, key.id, before.id) == ("p-n-receipts", KEY.id, OTHER.id)
     log.assert_called_once_with(cluster, topics.known_topic_ids.return_value)
-    assert eraser.call_args.kwargs == {"pause": 12, "beat": 25.0, "claims": True}
+    assert eraser.call_args.kwargs == {"pause": 12, "beat": 25.0, "limit": 99, "claims": True}
     eraser.return_value.open.assert_called_once_with()
     for part in (chain, log, bootstrap.redis_client):
         part.return_value.close.assert_called_once_with()

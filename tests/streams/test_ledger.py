@@ -35,22 +35,23 @@ def test_a_request_is_open_from_erased_to_completed() -> None:
 def test_the_first_signed_receipt_says_what_the_forget_worker_said() -> None:
     ledger = Ledger()
     ledger.note([erased()], 5)
-    (first,) = ledger.due(6, OUTSIDE)
+    (first,) = ledger.due(6, 100, OUTSIDE)
     assert (first.stage, first.stages, first.outside) == ("erased", erased().stages, OUTSIDE)
+    assert first.due == 101
     ledger.note([signed(first)], 6)
-    assert ledger.due(7, OUTSIDE) == []
+    assert ledger.due(7, 100, OUTSIDE) == []
 
 
 def test_each_stage_is_told_once_and_completed_follows_from_all() -> None:
     ledger = Ledger()
     ledger.note([erased()], 5)
-    ledger.note([signed(ledger.due(6, OUTSIDE)[0])], 6)
+    ledger.note([signed(ledger.due(6, 100, OUTSIDE)[0])], 6)
     told = []
     for at, stage in enumerate(PROVEN, 10):
         (one,) = ledger.lacking(stage)
         one.reach(stage, at, {stage: at})
         one.reach(stage, 99, {stage: 99})
-        (receipt,) = ledger.due(at, OUTSIDE)
+        (receipt,) = ledger.due(at, 100, OUTSIDE)
         told.append(receipt.stage)
         ledger.note([signed(receipt)], at)
     assert told == [*PROVEN[:-1], "completed"]
@@ -72,9 +73,9 @@ def test_who_takes_over_goes_on_with_the_stages_that_were_told() -> None:
     (one,) = ledger.open.values()
     assert not one.lacks("repaired")
     assert ledger.lacking("repaired") == []
-    assert ledger.due(21, OUTSIDE) == []
+    assert ledger.due(21, 100, OUTSIDE) == []
     one.reach("redis_purged", 22, {})
-    (receipt,) = ledger.due(22, OUTSIDE)
+    (receipt,) = ledger.due(22, 100, OUTSIDE)
     assert receipt.stages == {**further.stages, "redis_purged": 22}
     assert receipt.evidence == {"a": 1}
 
@@ -83,4 +84,4 @@ def test_requests_are_told_of_apart() -> None:
     ledger = Ledger()
     ledger.note([signed(erased()), signed(erased("s"))], 5)
     ledger.open["s"].reach("repaired", 6, {})
-    assert [one.request for one in ledger.due(6, OUTSIDE)] == ["s"]
+    assert [one.request for one in ledger.due(6, 100, OUTSIDE)] == ["s"]

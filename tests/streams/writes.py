@@ -24,7 +24,7 @@ from memory.model.forgetting import FenceFact
 from memory.model.questions import Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
-from streams.contract import decoding, encoding, questions
+from streams.contract import decoding, encoding, forgetting, questions
 from streams.contract.messages import Answer
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -271,7 +271,7 @@ class Worker:
                 corrections = partial(decoding.decode_correction, topic_id="correct", clock_skew=0)
                 self._handle = WritingAgent("correct", corrections, memory.correct)
             case _:
-                self._handle = ForgetAgent(memory, partial(decoding.decode_forget, clock_skew=0))
+                self._handle = ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=0))
 
     def _gate(self) -> None:
         if self.work is not None and not self.work.done:

@@ -1,0 +1,157 @@
+"""Requests to forget: the plain form, and OpenDSR 2.0's. All problems of the input are `Rejected`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from memory.errors import Reason, Rejected
+from memory.model.events import Forget, Selector, SelectorKind
+from memory.model.text import checked_text
+from memory.model.times import FOREVER
+from streams.contract import cloudevents
+from streams.contract.cloudevents import check_not_ahead, parse_time
+from streams.contract.payloads import check_fields, read_object
+from streams.contract.records import Marker, OutgoingRecord, Record, record_key
+from streams.contract.topics import Topic
+
+EXTENSION = "visual-memory"
+"""Under which an OpenDSR request may say more to this memory."""
+MAX_SELECTORS_OF_REQUEST = 16
+REGULATIONS = ("gdpr", "ccpa")
+_REQUIRED = (
+    *("regulation", "subject_request_id", "subject_request_type", "subject_identities"),
+    "submitted_time",
+)
+_OPTIONAL = ("api_version", "status_callback_urls", "extensions")
+_IDENTITY = {"identity_type", "identity_value", "identity_format"}
+
+
+def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
+    """A request to forget; its id is the record's key, since it is unique and names nobody."""
+    event = cloudevents.read(record, Topic.FORGET_REQUEST)
+    if isinstance(event, Marker):
+        return event
+    check_not_ahead(event.time, record.timestamp, clock_skew)
+    body = read_object(record.value or b"", event.content_type)
+    request_id = record_key(event.source, event.id).decode()
+    if "subject_request_type" in body:
+        return _subject_request(body, event.id, request_id, record.timestamp)
+    check_fields(body, required=("selector",), optional=("permanent",))
+    return Forget(
+        request_id=request_id,
+        selector=_selector(body["selector"]),
+        time=record.timestamp,
+        permanent=_permanent(body),
+    )
+
+
+def check_request(record: OutgoingRecord) -> None:
+    """Raises `Rejected` for a request that would be, as it is sent."""
+    sent = Record(record.topic, 0, 0, record.key, record.value, record.headers, FOREVER)
+    decode_forget(sent, clock_skew=0)
+
+
+def _subject_request(body: Mapping[str, Any], event_id: str, request_id: str, time: int) -> Forget:
+    """OpenDSR 2.0, section 7. Identities are subjects, as the events of images name them."""
+    check_fields(body, required=_REQUIRED, optional=_OPTIONAL)
+    if body["subject_request_type"] != "erasure":
+        raise Rejected(Reason.INVALID_PAYLOAD, "subject_request_type must be erasure here")
+    if body["regulation"] not in REGULATIONS:
+        names = " or ".join(REGULATIONS)
+        raise Rejected(Reason.INVALID_PAYLOAD, f"regulation must be {names}")
+    _check_request_id(body["subject_request_id"], event_id)
+    submitted = body["submitted_time"]
+    if not isinstance(submitted, str):
+        raise Rejected(Reason.INVALID_TIME, "submitted_time must be an RFC 3339 time")
+    said = _extension(body.get("extensions", {}))
+    found = [_subject(identity) for identity in _list(body["subject_identities"])]
+    found += [_selector(selector) for selector in _list(said.get("selectors", []))]
+    selectors = tuple(dict.fromkeys(found))
+    if not 1 <= len(selectors) <= MAX_SELECTORS_OF_REQUEST:
+        raise Rejected(
+            Reason.INVALID_SELECTOR,
+            f"{len(selectors)} identities and selectors; 1 to {MAX_SELECTORS_OF_REQUEST} are allowed",
+        )
+    first, *more = selectors
+    return Forget(
+        request_id,
+        first,
+        time,
+        _permanent(said),
+        tuple(more),
+        parse_time(submitted),
+        body["regulation"],
+    )
+
+
+def _check_request_id(found: object, event_id: str) -> None:
+    try:
+        is_uuid = isinstance(found, str) and UUID(found).version == 4
+    except ValueError:
+        is_uuid = False
+    if not is_uuid:
+        raise Rejected(Reason.INVALID_ID, "subject_request_id must be a UUID of version 4")
+    if found != event_id:
+        raise Rejected(
+            Reason.INVALID_ID,
+            "ce_id must be the subject_request_id, by which a request is known again",
+        )
+
+
+def _extension(extensions: object) -> Mapping[str, Any]:
+    """What the request says to this memory; what it says to others is not looked at."""
+    if not isinstance(extensions, dict):
+        raise Rejected(Reason.INVALID_PAYLOAD, "extensions must be a JSON object")
+    said = extensions.get(EXTENSION, {})
+    if not isinstance(said, dict):
+        raise Rejected(Reason.INVALID_PAYLOAD, f"extensions: {EXTENSION} must be a JSON object")
+    check_fields(said, optional=("selectors", "permanent"))
+    return said
+
+
+def _subject(identity: object) -> Selector:
+    if not isinstance(identity, dict) or set(identity) != _IDENTITY:
+        raise Rejected(
+            Reason.INVALID_SELECTOR,
+            f"each of subject_identities must have {', '.join(sorted(_IDENTITY))}",
+        )
+    if identity["identity_format"] != "raw":
+        raise Rejected(
+            Reason.INVALID_SELECTOR,
+            "identity_format must be raw: from a digest nobody can tell which subject is meant",
+        )
+    value, kind = identity["identity_value"], identity["identity_type"]
+    if not isinstance(value, str) or not isinstance(kind, str):
+        raise Rejected(Reason.INVALID_SELECTOR, "identity_type and identity_value must be texts")
+    checked_text(kind, what="identity_type", reason=Reason.INVALID_SELECTOR, limit=256)
+    return Selector(SelectorKind.SUBJECT, value)
+
+
+def _selector(found: object) -> Selector:
+    kinds = ", ".join(SelectorKind)
+    if not isinstance(found, dict) or len(found) != 1:
+        raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name exactly one of {kinds}")
+    ((kind, value),) = found.items()
+    if kind not in set(SelectorKind):
+        raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name one of {kinds}")
+    if not isinstance(value, str):
+        raise Rejected(Reason.INVALID_SELECTOR, "what the selector names must be a text")
+    return Selector(SelectorKind(kind), value)
+
+
+def _permanent(body: Mapping[str, Any]) -> bool:
+    found = body.get("permanent", False)
+    if not isinstance(found, bool):
+        raise Rejected(Reason.INVALID_PAYLOAD, "permanent must be true or false")
+    return found
+
+
+def _list(found: object) -> list[Any]:
+    if not isinstance(found, list) or len(found) > MAX_SELECTORS_OF_REQUEST:
+        raise Rejected(
+            Reason.INVALID_SELECTOR,
+            f"identities and selectors must be arrays of at most {MAX_SELECTORS_OF_REQUEST}",
+        )
+    return found

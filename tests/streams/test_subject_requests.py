@@ -1,0 +1,138 @@
+"""Requests as data subjects make them: OpenDSR 2.0."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from memory.errors import Reason, Rejected
+from memory.model.events import Forget, Selector, SelectorKind
+from streams.contract import encoding, forgetting
+from streams.contract.forgetting import MAX_SELECTORS_OF_REQUEST
+from streams.contract.records import OutgoingRecord, Record
+
+ID = "a7551968-d5d6-44b2-9831-815ac9017798"
+NOW = 1_750_000_000_000_000
+REQUEST: dict[str, Any] = {
+    "regulation": "gdpr",
+    "subject_request_id": ID,
+    "subject_request_type": "erasure",
+    "submitted_time": "2025-06-01T15:00:00Z",
+    "subject_identities": [
+        {"identity_type": "email", "identity_value": "ann@example.org", "identity_format": "raw"}
+    ],
+    "api_version": "2.0",
+    "status_callback_urls": ["https://example.org/told"],
+    "extensions": {"somebody.example": {"more": 1}},
+}
+
+
+def sent(event_id: str = ID, **changes: Any) -> OutgoingRecord:
+    request = {name: value for name, value in (REQUEST | changes).items() if value is not None}
+    return encoding.encode_subject_request(
+        source="desk", event_id=event_id, time=NOW, request=request
+    )
+
+
+def decoded(record: OutgoingRecord) -> Forget:
+    stored = Record("forget-request", 0, 7, record.key, record.value, record.headers, NOW + 5)
+    found = forgetting.decode_forget(stored, clock_skew=0)
+    assert isinstance(found, Forget)
+    return found
+
+
+def subject(value: str) -> Selector:
+    return Selector(SelectorKind.SUBJECT, value)
+
+
+def identity(value: Any = "ann", kind: Any = "email", form: Any = "raw") -> dict[str, Any]:
+    return {"identity_type": kind, "identity_value": value, "identity_format": form}
+
+
+def test_an_identity_is_a_subject_and_the_log_says_when_it_came() -> None:
+    record = sent()
+    assert decoded(record) == Forget(
+        request_id=record.key.decode(),
+        selector=subject("ann@example.org"),
+        time=NOW + 5,
+        submitted=1_748_790_000_000_000,
+        regulation="gdpr",
+    )
+
+
+def test_more_identities_and_selectors_are_one_request() -> None:
+    extension = {"selectors": [{"image": "i0"}, {"subject": "ann"}], "permanent": True}
+    found = decoded(
+        sent(
+            subject_identities=[identity("ann"), identity("bob", "controller_customer_id")],
+            extensions={"visual-memory": extension},
+        )
+    )
+    named = (subject("ann"), subject("bob"), Selector(SelectorKind.IMAGE, "i0"))
+    assert found.selectors == named, "each once, in order"
+    assert found.permanent
+
+
+def test_selectors_alone_will_do() -> None:
+    extension = {"visual-memory": {"selectors": [{"source": "camera"}]}}
+    found = decoded(sent(subject_identities=[], extensions=extension))
+    assert found.selectors == (Selector(SelectorKind.SOURCE, "camera"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"subject_request_type": "access"}, Reason.INVALID_PAYLOAD),
+        ({"regulation": "none"}, Reason.INVALID_PAYLOAD),
+        ({"regulation": None}, Reason.INVALID_PAYLOAD),
+        ({"submitted_time": None}, Reason.INVALID_PAYLOAD),
+        ({"submitted_time": "yesterday"}, Reason.INVALID_TIME),
+        ({"submitted_time": 5}, Reason.INVALID_TIME),
+        ({"subject_request_id": "no uuid"}, Reason.INVALID_ID),
+        ({"subject_request_id": 5}, Reason.INVALID_ID),
+        ({"subject_request_id": "a7551968-d5d6-14b2-9831-815ac9017798"}, Reason.INVALID_ID),
+        ({"subject_request_id": "b7551968-d5d6-44b2-9831-815ac9017798"}, Reason.INVALID_ID),
+        ({"subject_identities": []}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": {}}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": ["ann"]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [{"identity_type": "email"}]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [identity(form="sha256")]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [identity(5)]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [identity(" ann")]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [identity(kind="")]}, Reason.INVALID_SELECTOR),
+        (
+            {
+                "subject_identities": [
+                    identity(f"n{n}") for n in range(MAX_SELECTORS_OF_REQUEST + 1)
+                ]
+            },
+            Reason.INVALID_SELECTOR,
+        ),
+        ({"misspelt": 1}, Reason.INVALID_PAYLOAD),
+        ({"extensions": []}, Reason.INVALID_PAYLOAD),
+        ({"extensions": {"visual-memory": 1}}, Reason.INVALID_PAYLOAD),
+        ({"extensions": {"visual-memory": {"selector": {}}}}, Reason.INVALID_PAYLOAD),
+        ({"extensions": {"visual-memory": {"permanent": 1}}}, Reason.INVALID_PAYLOAD),
+        ({"extensions": {"visual-memory": {"selectors": {}}}}, Reason.INVALID_SELECTOR),
+        (
+            {"extensions": {"visual-memory": {"selectors": [{"person": "x"}]}}},
+            Reason.INVALID_SELECTOR,
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_reason(
+    changes: dict[str, Any], reason: Reason
+) -> None:
+    record = sent(**changes)
+    for check in (decoded, forgetting.check_request):
+        with pytest.raises(Rejected) as why:
+            check(record)
+        assert why.value.reason is reason
+        assert "ann" not in why.value.detail
+
+
+def test_a_request_that_is_to_be_sent_is_checked_as_it_will_be() -> None:
+    forgetting.check_request(sent())
+    assert json.loads(sent().value or b"")["regulation"] == "gdpr"
