@@ -182,3 +182,19 @@ def labels_of(client: Any, names: KeyNames, images: Sequence[ImageKey]) -> list[
         held = iter(pipeline.execute())
     found = [shown or waiting for shown, waiting in zip(held, held, strict=True)]
     return [None if label is None else label.decode() for label in found]
+
+
+def shown_traces(
+    client: redis.Redis, prefix: str
+) -> Iterator[tuple[ImageKey, Sequence[SelectorKey], int]]:
+    """Of each item that is shown its image, the selectors that it ever bore, and its trace's time, µs."""
+    raw: Any = client
+    with map_redis_errors():
+        for page in pages(client, prefix, "item"):
+            pipeline = raw.pipeline(transaction=False)
+            for key in page:
+                pipeline.hmget(key, "sel", "ts")
+            for key, (selectors, stamp) in zip(page, pipeline.execute(), strict=True):
+                if stamp:  # it may be erased meanwhile
+                    borne = list(map(SelectorKey, (selectors or b"").decode().split()))
+                    yield image_of(key), borne, decode_time(stamp[:16])

@@ -26,6 +26,7 @@ COMMANDS = [
     forgetting.forget,
     forgetting.receipt,
     forgetting.audit,
+    forgetting.restore,
     query,
     suspects,
     influence,

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
@@ -195,6 +196,32 @@ def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: 
             say(f"line {one['line']}: {one['fault']}", "red")
         say(f"{count} receipts, {len(faults)} faults; the last is number {chain.sequence}")
     sys.exit(1 if faults or not count else 0)
+
+
+@click.command()
+@click.option("--verify", is_flag=True, help="Only look; change nothing.")
+@servers
+@as_json
+def restore(settings: Settings, verify: bool, json_: bool) -> None:
+    """After Redis came back from a backup: forget again what was forgotten since, and prove it.
+
+    Reads the facts of forgetting from the start of their topic and compares each item that the memory
+    shows with them. Ends with 1 where one is shown that is forgotten. Workers do the same when they
+    start, from where Redis says that it had read to.
+    """
+    from streams import bootstrap
+    from streams.erasure.restore import forget_again
+
+    with closing(bootstrap.redis_client(settings)) as store:
+        index = bootstrap.open_index(settings, store)
+        done = forget_again(kafka_cluster(settings), store, index, apply=not verify)
+    if json_:
+        emit(asdict(done))
+    else:
+        lacked = "lacks" if verify else "lacked"
+        say(f"of {done.facts} facts of forgetting the memory {lacked} {done.missing}")
+        say(f"of {done.items} items {done.revived} are forgotten: revived {done.revived}")
+    sys.exit(1 if done.revived else 0)
 
 
 @click.command()
