@@ -52,6 +52,7 @@ class Reason(StrEnum):
     UNKNOWN_PRUNING = "unknown-pruning"
     NOT_COUNTED = "not-counted"
     INVALID_THRESHOLD = "invalid-threshold"
+    INVALID_SIGNATURE = "invalid-signature"
     FORGOTTEN = "forgotten"
     CLAIMS_OFF = "claims-off"
     INVALID_CLAIM = "invalid-claim"

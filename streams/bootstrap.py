@@ -54,8 +54,10 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 def embedder(settings: Settings) -> Embedder:
     # Of its name only the kind: the rest may be a folder.
-    kind = settings.embedder.partition(":")[0]
-    return Counted(load_embedder(settings.embedder, device=settings.device), kind)
+    return Counted(
+        load_embedder(settings.embedder, device=settings.device),
+        settings.embedder.partition(":")[0],
+    )
 
 
 def open_index(
@@ -65,10 +67,7 @@ def open_index(
     *,
     replicated: bool = False,
 ) -> RedisIndex:
-    """The memory's index; made if it is not there and `made_for` tells the embedder.
-
-    With `replicated` it searches in a copy of its own.
-    """
+    """The memory's index, made if `made_for` tells an embedder; `replicated`: with its own copy."""
     named: dict[str, Any] = {
         "namespace": settings.namespace,
         "hmac_key": settings.secret_key(),
@@ -103,6 +102,7 @@ def client(settings: Settings, source: str) -> MemoryClient:
         source=source,
         prefix=cluster.prefix,
         max_record_bytes=settings.max_image_bytes,
+        request_key=settings.desk_key(),
         **cluster.security,
     )
 
@@ -254,8 +254,8 @@ def wire(
         tasks.watch(handlers.INFLUENCE_SECONDS, handlers.influence_writer(memory))
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
-        skew = microseconds(settings.clock_skew)
-        batches.start(handlers.writing_agent(role, memory, topic_id, skew))
+        told = microseconds(settings.clock_skew), settings.request_keys
+        batches.start(handlers.writing_agent(role, memory, topic_id, *told))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_topics, settings, topic_ids))
     readiness = Readiness(partial(faust_app.log_ends, app), topic_id, carrier, memory.index)

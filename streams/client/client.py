@@ -18,26 +18,24 @@ from memory.model.times import now_us
 from streams.client.asking import Asked, query_of
 from streams.client.images import Image, payload_of
 from streams.client.receipts import await_receipt
-from streams.client.replies import Rejections, Replies
+from streams.client.replies import GRACE_SECONDS, Rejections, Replies, await_answer
 from streams.client.sending import ForgetRequest, Pending, Sender
 from streams.contract import cloudevents, encoding
-from streams.contract.forgetting import check_request
+from streams.contract.forgetting import check_request, sign_request
 from streams.contract.messages import DEFAULT_TIMEOUT, Answer, Receipt
 from streams.contract.records import OutgoingRecord
+from streams.contract.signing import SigningKey
 from streams.contract.topics import MAX_RECORD, Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.errors import as_memory_error
 from streams.kafka.reading import Tail
-
-GRACE_SECONDS = 1.0
-"""An answer that says it is late may itself be late by this much."""
 
 
 class MemoryClient:
     """A client of one memory; safe for many threads. Connects when it first has to.
 
     `source` names the application in every event. `prefix` is the deployment's topic prefix,
-    `clock` gives µs, `max_record_bytes` bounds an image, `security` holds kafka-python's SASL
+    `clock` gives µs, `max_record_bytes` bounds an image, requests to forget are signed with `request_key` (Ed25519), `security` holds kafka-python's SASL
     and TLS arguments. All methods raise `Rejected` at once for what the memory would reject
     and the client can see, `Unavailable` when Kafka is away, `Misconfigured` when a topic is
     missing.
@@ -51,11 +49,13 @@ class MemoryClient:
         prefix: str = "",
         clock: Callable[[], int] = now_us,
         max_record_bytes: int = MAX_RECORD,
+        request_key: bytes | None = None,
         **security: Any,
     ) -> None:
         self._cluster = KafkaCluster(bootstrap, prefix, security)
         self._source = source
         self._clock = clock
+        self._request_key = None if request_key is None else SigningKey(request_key)
         self._sender = Sender(self._cluster, max_record_bytes)
         self._lock = threading.Lock()
         self._replies = Replies(self._cluster)
@@ -165,6 +165,8 @@ class MemoryClient:
         return self._request(event_id, record)
 
     def _request(self, event_id: str, record: OutgoingRecord) -> ForgetRequest:
+        if self._request_key is not None:
+            record = sign_request(record, self._request_key)
         # Taken before the request is sent: what is said about it comes behind.
         start = self._outcome_ends()
         return ForgetRequest(event_id, *self._sender.send(record), record.key.decode(), start)
@@ -188,7 +190,7 @@ class MemoryClient:
         **asked: Unpack[Asked],
     ) -> Answer:
         """Ask what an image, a vector or a remembered item is; see `ask`."""
-        return _awaited(self.ask(image, after=after, timeout=timeout, **asked), timeout)
+        return await_answer(self.ask(image, after=after, timeout=timeout, **asked), timeout)
 
     def ask(
         self,
@@ -224,7 +226,7 @@ class MemoryClient:
         if about not in set(About):
             raise Rejected(Reason.INVALID_HEADER, f"a review is about {', '.join(About)}")
         asked = Review(About(about), count, least, image)
-        answer = _awaited(self._ask(asked, (), timeout), timeout)
+        answer = await_answer(self._ask(asked, (), timeout), timeout)
         if answer.review is not None:
             return answer.review
         if answer.status != "rejected":
@@ -290,10 +292,3 @@ class MemoryClient:
                 names = list(map(self._cluster.full_name, (Topic.FORGET_RECEIPT, Topic.REJECTED)))
                 self._outcomes = Tail(self._cluster, names)
             return self._outcomes.ends()
-
-
-def _awaited(answer: Future[Answer], timeout: float) -> Answer:
-    try:
-        return answer.result(timeout + 5 * GRACE_SECONDS)
-    except TimeoutError:
-        raise Unavailable("no answer came in time; ask again") from None

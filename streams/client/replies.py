@@ -24,6 +24,18 @@ POLL_SECONDS = 0.2
 """How late an overdue answer or a close may be noticed; answers themselves come at once."""
 
 
+GRACE_SECONDS = 1.0
+"""An answer that says it is late may itself be late by this much."""
+
+
+def await_answer(answer: Future[Answer], timeout: float) -> Answer:
+    """Raises `Unavailable` where none comes in time."""
+    try:
+        return answer.result(timeout + 5 * GRACE_SECONDS)
+    except TimeoutError:
+        raise Unavailable("no answer came in time; ask again") from None
+
+
 class Replies:
     """Answers on one partition, handed to whoever awaits them by a single background thread.
 

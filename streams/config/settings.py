@@ -131,6 +131,14 @@ class Settings(BaseSettings):
         None,
         description="the former one, while the key is changed: it signs that the new one follows",
     )
+    request_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parted)] = Field(
+        (),
+        description="public keys, 64 hex digits each, separated by commas: requests to forget are taken only "
+        "with a signature by one of them; none takes all",
+    )
+    request_key: SecretStr | None = Field(
+        None, description="64 hex digits; the commands sign requests to forget with it (Ed25519)"
+    )
     erasure_pause: float = Field(
         600,
         ge=0,
@@ -215,6 +223,13 @@ class Settings(BaseSettings):
         return (
             _key_of("SIGNING_KEY", self.signing_key, change),
             None if before is None else _key_of("SIGNING_KEY_BEFORE", before, change),
+        )
+
+    def desk_key(self) -> bytes | None:
+        """The 32 bytes of the key that signs requests, where there is one; `Misconfigured` as above."""
+        key = self.request_key
+        return (
+            None if key is None else _key_of("REQUEST_KEY", key, "tell the memory its public key")
         )
 
 

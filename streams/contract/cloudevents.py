@@ -44,6 +44,7 @@ class Header(StrEnum):
     MIN_SHARE = "ce_minshare"
     REVIEW = "ce_review"
     LEAST = "ce_least"
+    SIGNATURE = "ce_signature"
     AFTER = "ce_after"
     REPLY_PARTITION = "ce_replypartition"
     TIMEOUT = "ce_timeout"

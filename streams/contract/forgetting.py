@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,10 @@ from memory.model.events import Forget, Selector, SelectorKind
 from memory.model.text import checked_text
 from memory.model.times import FOREVER
 from streams.contract import cloudevents
-from streams.contract.cloudevents import check_not_ahead, parse_time
+from streams.contract.cloudevents import Header, check_not_ahead, parse_time
 from streams.contract.payloads import check_fields, read_object
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key
+from streams.contract.signing import SigningKey, is_signed
 from streams.contract.topics import Topic
 
 EXTENSION = "visual-memory"
@@ -28,11 +30,22 @@ _OPTIONAL = ("api_version", "status_callback_urls", "extensions")
 _IDENTITY = {"identity_type", "identity_value", "identity_format"}
 
 
-def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
-    """A request to forget; its id is the record's key, since it is unique and names nobody."""
+def decode_forget(record: Record, *, clock_skew: int, keys: Sequence[str] = ()) -> Forget | Marker:
+    """A request to forget; its id is the record's key, since it is unique and names nobody.
+
+    With `keys`, public ones, it has to be signed by one of them (see `sign_request`).
+    """
     event = cloudevents.read(record, Topic.FORGET_REQUEST)
     if isinstance(event, Marker):
         return event
+    signature = event.get(Header.SIGNATURE) or ""
+    said = signed_part(record.key, record.value)
+    if keys and not any(is_signed(said, signature, key) for key in keys):
+        raise Rejected(
+            Reason.INVALID_SIGNATURE,
+            f"this memory takes requests only with a {Header.SIGNATURE} by the privacy desk's key; see "
+            "docs/forgetting.md",
+        )
     check_not_ahead(event.time, record.timestamp, clock_skew)
     body = read_object(record.value or b"", event.content_type)
     request_id = record_key(event.source, event.id).decode()
@@ -45,6 +58,18 @@ def decode_forget(record: Record, *, clock_skew: int) -> Forget | Marker:
         time=record.timestamp,
         permanent=_permanent(body),
     )
+
+
+def signed_part(key: bytes | None, value: bytes | None) -> bytes:
+    """What a request's signature is over: its record's key, a line feed, its value."""
+    return (key or b"") + b"\n" + (value or b"")
+
+
+def sign_request(record: OutgoingRecord, key: SigningKey) -> OutgoingRecord:
+    """The request with its signature, in a header."""
+    signature = key.sign(signed_part(record.key, record.value))
+    headers = (*record.headers, (str(Header.SIGNATURE), signature.encode()))
+    return replace(record, headers=headers)
 
 
 def check_request(record: OutgoingRecord) -> None:

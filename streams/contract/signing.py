@@ -32,11 +32,13 @@ class SigningKey:
         self.public = self._key.public_key().public_bytes_raw().hex()
         self.id = key_id_of(self.public)
 
+    def sign(self, said: bytes) -> str:
+        return self._key.sign(said).hex()
+
     def link(self, message: _Linked, sequence: int, previous: str) -> _Linked:
         """The message as the next of a chain, signed."""
         linked = replace(message, sequence=sequence, previous=previous, key=self.id, signature=None)
-        signature = self._key.sign(canonical_json(linked)).hex()
-        return replace(linked, signature=signature)
+        return replace(linked, signature=self.sign(canonical_json(linked)))
 
 
 def key_id_of(public: str) -> str:
@@ -47,6 +49,17 @@ def key_id_of(public: str) -> str:
     except ValueError:
         raise Misconfigured("a public key is 64 hex digits") from None
     return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def is_signed(said: bytes, signature: str, public: str) -> bool:
+    """Whether a signature, hex, is that of a public key, hex, over what is said."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(
+            bytes.fromhex(signature), said
+        )
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def link_digest(said: bytes) -> str:
@@ -96,10 +109,6 @@ class Chain:
         if key is None:
             return f"the key {said['key'][:16]!r} is not among the trusted ones"
         unsigned = {name: value for name, value in said.items() if name != "signature"}
-        try:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
-                bytes.fromhex(said["signature"]), canonical_json(unsigned)
-            )
-        except (InvalidSignature, ValueError):
-            return "the signature is not that of what it says"
-        return None
+        if is_signed(canonical_json(unsigned), said["signature"], key):
+            return None
+        return "the signature is not that of what it says"

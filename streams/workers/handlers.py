@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,12 @@ def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -
     )
 
 
-def writing_agent(role: str, memory: VisualMemory, topic_id: str, skew: int) -> HandleBatch:
-    """`skew` is how far an event's clock may be ahead of the log, µs."""
+def writing_agent(
+    role: str, memory: VisualMemory, topic_id: str, skew: int, keys: Sequence[str]
+) -> HandleBatch:
+    """`skew` is how far an event's clock may be ahead of the log, µs; `keys` sign requests to forget."""
     if role == "forget":
-        return ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=skew))
+        return ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=skew, keys=keys))
     located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
     if role == "ingest":
         return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)

@@ -55,6 +55,8 @@ SETTINGS = load(
     answers_kept=88,
     signing_key=bytes(range(32)).hex(),
     signing_key_before=bytes(range(1, 33)).hex(),
+    request_keys="aa, bb",
+    request_key=bytes(range(2, 34)).hex(),
     erasure_pause=12,
     erasure_limit=99,
     redis="redis://there:1/0",
@@ -184,11 +186,17 @@ def test_kafka_is_called_by_its_address_with_the_login() -> None:
     )
 
 
+@holds("request_key")
 def test_a_client_gets_the_address_the_prefix_the_limit_and_the_login() -> None:
     with replaced("MemoryClient") as client:
         bootstrap.client(SETTINGS, "app")
     client.assert_called_once_with(
-        "one:1,two:2", source="app", prefix="p-", max_record_bytes=3_000_000, **CLUSTER.security
+        "one:1,two:2",
+        source="app",
+        prefix="p-",
+        max_record_bytes=3_000_000,
+        request_key=bytes(range(2, 34)),
+        **CLUSTER.security,
     )
 
 
@@ -540,15 +548,17 @@ def test_ready_vectors_come_in_larger_batches_than_images() -> None:
     assert Wired("ingest", settings).source.batch == 11
 
 
+@holds("request_keys")
 @pytest.mark.parametrize("role", ["ingest", "correct", "forget"])
 def test_a_writing_role_decodes_its_events_and_hands_them_to_the_memory(role: str) -> None:
     worker = Wired(role)
     agent = worker.agent
-    decode, located = {
+    expected: dict[str, tuple[Any, dict[str, Any]]] = {
         "ingest": (decoding.decode_ingest, {"topic_id": "id-image-ingest"}),
         "correct": (decoding.decode_correction, {"topic_id": "id-label-correction"}),
-        "forget": (forgetting.decode_forget, {}),
-    }[role]
+        "forget": (forgetting.decode_forget, {"keys": ("aa", "bb")}),
+    }
+    decode, located = expected[role]
     assert isinstance(agent._decode, partial)
     assert agent._decode.func is decode
     assert agent._decode.keywords == {"clock_skew": SKEW, **located}

@@ -31,6 +31,7 @@ from streams.client import MemoryClient, sending
 from streams.contract import decoding, encoding, forgetting, questions, topics
 from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest
 from streams.contract.records import Marker, OutgoingRecord, Record
+from streams.contract.signing import SigningKey
 from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
@@ -456,6 +457,29 @@ def receipts(record: Record) -> list[OutgoingRecord]:
         receipt("fenced", {"fenced": 1}, event.request_id),
         receipt("erased", {"fenced": 1, "erased": 2}, event.request_id),
     ]
+
+
+def test_requests_to_forget_are_signed_with_the_desks_key(
+    kafka_bootstrap: str, client: MemoryClient, agent: Callable[[Reply], Agent]
+) -> None:
+    key = SigningKey(bytes(range(32)))
+    seen: list[Record] = []
+
+    def note(record: Record) -> list[OutgoingRecord]:
+        seen.append(record)
+        return receipts(record)
+
+    agent(note)
+    prefix = client._cluster.prefix
+    with MemoryClient(
+        kafka_bootstrap, source="desk", prefix=prefix, request_key=bytes(range(32))
+    ) as desk:
+        desk.receipt(desk.forget(subject="ann"), "erased", 30)
+    client.receipt(client.forget(subject="ann"), "erased", 30)
+    signed, plain = (r for r in seen if r.topic.endswith(Topic.FORGET_REQUEST))
+    forgetting.decode_forget(signed, clock_skew=SKEW, keys=(key.public,))
+    with pytest.raises(Rejected, match="invalid-signature"):
+        forgetting.decode_forget(plain, clock_skew=SKEW, keys=(key.public,))
 
 
 def test_the_receipt_of_a_stage_is_waited_for(

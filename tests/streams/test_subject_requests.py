@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from memory.model.events import Forget, Selector, SelectorKind
 from streams.contract import encoding, forgetting
 from streams.contract.forgetting import MAX_SELECTORS_OF_REQUEST
 from streams.contract.records import OutgoingRecord, Record
+from streams.contract.signing import SigningKey
 
 ID = "a7551968-d5d6-44b2-9831-815ac9017798"
 NOW = 1_750_000_000_000_000
@@ -136,3 +138,51 @@ def test_what_cannot_be_meant_is_refused_with_its_reason(
 def test_a_request_that_is_to_be_sent_is_checked_as_it_will_be() -> None:
     forgetting.check_request(sent())
     assert json.loads(sent().value or b"")["regulation"] == "gdpr"
+
+
+# Signed by the privacy desk
+
+DESK, OTHER = (SigningKey(bytes(range(n, n + 32))) for n in (5, 6))
+
+
+def taken(record: OutgoingRecord, *keys: str) -> bool:
+    stored = Record("forget-request", 0, 7, record.key, record.value, record.headers, NOW + 5)
+    try:
+        forgetting.decode_forget(stored, clock_skew=0, keys=keys)
+    except Rejected as why:
+        if why.reason is not Reason.INVALID_SIGNATURE:
+            raise
+        return False
+    return True
+
+
+def test_with_keys_only_what_one_of_them_signed_is_taken() -> None:
+    signed = forgetting.sign_request(sent(), DESK)
+    assert taken(signed, DESK.public)
+    assert taken(signed, OTHER.public, DESK.public)
+    assert taken(signed)
+    assert taken(sent())
+    assert not taken(sent(), DESK.public)
+    assert not taken(signed, OTHER.public)
+    assert not taken(forgetting.sign_request(sent(), OTHER), DESK.public)
+
+
+def test_a_signature_is_of_this_request_alone() -> None:
+    signed = forgetting.sign_request(sent(), DESK)
+    (name, signature) = signed.headers[-1]
+    other = sent(subject_identities=[identity("bob")])
+    assert not taken(replace(other, headers=(*other.headers, (name, signature))), DESK.public)
+    elsewhere = "b7551968-d5d6-44b2-9831-815ac9017798"
+    again = sent(elsewhere, subject_request_id=elsewhere)
+    assert not taken(replace(again, headers=(*again.headers, (name, signature))), DESK.public)
+    for garbled in (b"", b"00", b"no hex", signature[:-2]):
+        assert not taken(replace(sent(), headers=(*sent().headers, (name, garbled))), DESK.public)
+
+
+@pytest.mark.parametrize("kind", SelectorKind)
+def test_the_plain_form_is_signed_too(kind: SelectorKind) -> None:
+    plain = encoding.encode_forget(
+        source="desk", event_id="f1", time=NOW, selector=Selector(kind, "x")
+    )
+    assert not taken(plain, DESK.public)
+    assert taken(forgetting.sign_request(plain, DESK), DESK.public)
