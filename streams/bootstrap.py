@@ -254,7 +254,7 @@ def wire(
         tasks.watch(handlers.INFLUENCE_SECONDS, handlers.influence_writer(memory))
     else:
         carrier = batches = BatchDelivery(app, source, **parts)
-        told = microseconds(settings.clock_skew), settings.request_keys
+        told = microseconds(settings.clock_skew), settings.request_keys, settings.namespace
         batches.start(handlers.writing_agent(role, memory, topic_id, *told))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(check_durability, store))
     carrier.watch(PROMISES_WATCH_SECONDS, partial(memory_topics.check_topics, settings, topic_ids))

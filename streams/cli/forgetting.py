@@ -163,7 +163,7 @@ def key_command(settings: Settings) -> None:
 @servers
 def list_command(settings: Settings, request: str | None) -> None:
     """Print the signed receipts of the log, a line of JSON each, in the order of their chain."""
-    for value in read_chain(kafka_cluster(settings)):
+    for value in read_chain(kafka_cluster(settings), settings.namespace):
         if request is None or f'"request":"{request}"' in value.decode():
             click.echo(value)
 
@@ -186,7 +186,9 @@ def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: 
     """
     trusted = keys or (SigningKey(settings.signing_keys()[0]).public,)
     chain, faults, count = Chain(trusted), [], 0
-    for count, value in enumerate(read_chain(kafka_cluster(settings)) if file is None else file, 1):
+    for count, value in enumerate(
+        read_chain(kafka_cluster(settings), settings.namespace) if file is None else file, 1
+    ):
         if fault := chain.check(value.strip()):
             faults.append({"line": count, "fault": fault})
     if json_:

@@ -15,7 +15,7 @@ from streams.contract import cloudevents
 from streams.contract.cloudevents import Header, check_not_ahead, parse_time
 from streams.contract.payloads import check_fields, read_object
 from streams.contract.records import Marker, OutgoingRecord, Record, record_key
-from streams.contract.signing import SigningKey, is_signed
+from streams.contract.signing import SigningKey, verifies
 from streams.contract.topics import Topic
 
 EXTENSION = "visual-memory"
@@ -40,7 +40,7 @@ def decode_forget(record: Record, *, clock_skew: int, keys: Sequence[str] = ()) 
         return event
     signature = event.get(Header.SIGNATURE) or ""
     said = signed_part(record.key, record.value)
-    if keys and not any(is_signed(said, signature, key) for key in keys):
+    if keys and not any(verifies(said, signature, key) for key in keys):
         raise Rejected(
             Reason.INVALID_SIGNATURE,
             f"this memory takes requests only with a {Header.SIGNATURE} by the privacy desk's key; see "

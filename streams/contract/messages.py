@@ -127,6 +127,7 @@ class Receipt(Message, frozen=True):
     when the memory never heard of what the request names (is it spelt so?), ``repeated`` when the
     request was carried out before.
 
+    `memory` is whose receipt it is, where several share their topics: the namespace.
     `regulation` and when it was `submitted` are as the request says; it is `due` when the promised time is
     over. From `erased` on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
     on, `outside` names what cannot be erased from here.
@@ -141,6 +142,7 @@ class Receipt(Message, frozen=True):
     repeated: bool = field(default_factory=lambda: False)
     matched: int | None = field(default_factory=_none)
     status: Literal["matched", "unmatched", "repeated"] = field(default_factory=lambda: "matched")
+    memory: str | None = None
     more: tuple[SelectorDigest, ...] | None = None
     regulation: str | None = None
     submitted: int | None = None
@@ -153,7 +155,7 @@ class Receipt(Message, frozen=True):
     signature: str | None = None
 
     @classmethod
-    def of(cls, request: Forget, digests: Sequence[str], done: Forgotten) -> Self:
+    def of(cls, request: Forget, digests: Sequence[str], done: Forgotten, memory: str) -> Self:
         """`digests` are of the request's selectors, in order."""
         first, *more = (
             SelectorDigest(str(selector.kind), digest)
@@ -164,6 +166,7 @@ class Receipt(Message, frozen=True):
             stage="erased",
             stages={"received": done.first_seen, "fenced": done.fenced, "erased": done.erased},
             selector=first,
+            memory=memory,
             more=tuple(more) or None,
             regulation=request.regulation,
             submitted=request.submitted,
@@ -179,6 +182,7 @@ class KeyChange(Message, frozen=True):
     """Among receipts: those that follow are signed by `next_key`, a public key; this one yet by `key`."""
 
     next_key: str
+    memory: str
     sequence: int | None = None
     previous: str | None = None
     key: str | None = None

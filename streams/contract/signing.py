@@ -51,7 +51,7 @@ def key_id_of(public: str) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-def is_signed(said: bytes, signature: str, public: str) -> bool:
+def verifies(said: bytes, signature: str, public: str) -> bool:
     """Whether a signature, hex, is that of a public key, hex, over what is said."""
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(
@@ -109,6 +109,6 @@ class Chain:
         if key is None:
             return f"the key {said['key'][:16]!r} is not among the trusted ones"
         unsigned = {name: value for name, value in said.items() if name != "signature"}
-        if is_signed(canonical_json(unsigned), said["signature"], key):
+        if verifies(canonical_json(unsigned), said["signature"], key):
             return None
         return "the signature is not that of what it says"

@@ -183,7 +183,9 @@ def _prove(client: Persistent, request: ForgetRequest, console: Console) -> int:
     settings = client.settings()
     public = SigningKey(settings.signing_keys()[0]).public
     chain = Chain([public])
-    faults = [chain.check(value) for value in read_chain(kafka_cluster(settings))]
+    faults = [
+        chain.check(value) for value in read_chain(kafka_cluster(settings), settings.namespace)
+    ]
     _expect(not any(faults), "every receipt verifies")
     console.print(
         f"  {len(faults)} receipts in one chain, each signed and verified with the key {public[:16]}…; the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 from memory.errors import Misconfigured
 from memory.model.text import canonical_json
@@ -20,26 +21,42 @@ from streams.kafka.reading import Tail, decode_known
 SECONDS = 30.0
 
 
-def read_chain(cluster: KafkaCluster) -> Iterator[bytes]:
-    """The values of the signed ones in the log, up to its present end."""
+def read_chain(cluster: KafkaCluster, memory: str) -> Iterator[bytes]:
+    """The values of a memory's signed ones in the log, up to its present end."""
     with closing(Tail(cluster, [cluster.full_name(Topic.FORGET_RECEIPT)], {})) as tail:
         ends = tail.ends()
         while any(tail.positions()[place] < end for place, end in ends.items()):
             for record in tail.poll(0.5):
-                if record.value and b'"signature":' in record.value:
-                    yield record.value
+                if _link_of(record, memory):
+                    yield record.value or b""
+
+
+def _link_of(record: Record, memory: str) -> dict[str, Any] | None:
+    """What a link of the memory's chain says; None of what is none."""
+    try:
+        said = load_json((record.value or b"").decode())
+    except ValueError:
+        return None
+    is_ours = isinstance(said, dict) and said.get("signature") and said.get("memory") == memory
+    return said if is_ours else None
 
 
 class ReceiptChain:
     """Reads receipts of all and appends signed ones. For one thread.
 
     Who makes one takes over: Kafka refuses what a former writer still sends (its transactional id has
-    another epoch), so that the chain has no fork. `before` is the key that `key` takes over from.
+    another epoch, by its `name`), so that the chain has no fork. `memory` is whose it is, `before` the key that `key` takes over from.
     """
 
     def __init__(
-        self, cluster: KafkaCluster, name: str, key: SigningKey, before: SigningKey | None = None
+        self,
+        cluster: KafkaCluster,
+        name: str,
+        memory: str,
+        key: SigningKey,
+        before: SigningKey | None = None,
     ) -> None:
+        self._memory = memory
         self._topic = cluster.full_name(Topic.FORGET_RECEIPT)
         self._key, self._before = key, before
         self._sequence, self._last, self._last_key = 0, FIRST, ""
@@ -67,7 +84,9 @@ class ReceiptChain:
                 f"is {self._key.id}; to change the key, name the former one in "
                 "VISUAL_MEMORY_SIGNING_KEY_BEFORE"
             )
-        change = self._before.link(KeyChange(self._key.public), self._sequence + 1, self._last)
+        change = self._before.link(
+            KeyChange(self._key.public, self._memory), self._sequence + 1, self._last
+        )
         self._send([encoding.encode_key_change(change)])
         self._sequence, self._last = self._sequence + 1, link_digest(canonical_json(change))
         return found
@@ -103,10 +122,7 @@ class ReceiptChain:
 
     def _follow(self, record: Record) -> None:
         """Where the chain ends by now."""
-        try:
-            said = load_json((record.value or b"").decode())
-        except ValueError:
-            return
-        if isinstance(said, dict) and said.get("signature") and said["sequence"] > self._sequence:
+        said = _link_of(record, self._memory)
+        if said is not None and said["sequence"] > self._sequence:
             self._sequence, self._last_key = said["sequence"], said["key"]
             self._last = link_digest(canonical_json(said))

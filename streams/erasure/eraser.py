@@ -61,7 +61,7 @@ class _Needed:
 
 
 class Eraser:
-    """Does all that is to be done, a step at a time. For one thread.
+    """Does all that is to be done for the memory of a name, a step at a time. For one thread.
 
     Requests are due within `limit` seconds; `pause` seconds at least lie between two rewrites of Redis' files, and between two scans of the log;
     `beat` seconds between heartbeats. All it knows stands in the log and in Redis: one that is killed goes
@@ -77,6 +77,7 @@ class Eraser:
         chain: ReceiptChain,
         topic_ids: Mapping[str, str],
         *,
+        name: str,
         pause: float,
         beat: float,
         limit: float,
@@ -86,7 +87,7 @@ class Eraser:
         self._log, self._chain, self._topic_ids = log, chain, topic_ids
         self._pause, self._beat, self._claims = pause, beat, claims
         self._limit = microseconds(limit)
-        self.ledger = Ledger()
+        self.ledger = Ledger(name)
         self._needed: dict[str, _Needed] = {}
         self._sweep: _Sweep | None = None
         self._next_beat = self._next_sweep = self._next_rewrite = 0.0

@@ -37,15 +37,18 @@ class Erasure:
 
 
 class Ledger:
-    """What the receipts say. Each may come again."""
+    """What the receipts of a memory say. Each may come again. Those of others are passed over."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: str) -> None:
+        self._memory = memory
         self.open: dict[str, Erasure] = {}
         self.completed: set[str] = set()
 
     def note(self, receipts: Iterable[Receipt], now: int) -> None:
         """Receipts as they stand in the log; `now`, µs, is after they were written."""
         for receipt in receipts:
+            if receipt.memory not in (self._memory, None):  # older versions did not say whose it is
+                continue
             if COMPLETED in receipt.stages:
                 self.completed.add(receipt.request)
                 self.open.pop(receipt.request, None)
@@ -81,6 +84,7 @@ class Ledger:
             found.append(
                 replace(
                     erasure.last,
+                    memory=self._memory,
                     stage=max(erasure.stages, key=lambda s: (erasure.stages[s], s == COMPLETED)),
                     stages=dict(erasure.stages),
                     evidence=dict(erasure.evidence),

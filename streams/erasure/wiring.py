@@ -46,9 +46,12 @@ def open_eraser(settings: Settings) -> Iterator[Eraser]:
     store = bootstrap.redis_client(settings)
     index = bootstrap.open_index(settings, store)
     log = ErasureLog(cluster, ids)
-    name = receipts_writer(settings.topic_prefix, settings.namespace)
     chain = ReceiptChain(
-        cluster, name, SigningKey(key), None if before is None else SigningKey(before)
+        cluster,
+        receipts_writer(settings.topic_prefix, settings.namespace),
+        settings.namespace,
+        SigningKey(key),
+        None if before is None else SigningKey(before),
     )
     try:
         eraser = Eraser(
@@ -58,6 +61,7 @@ def open_eraser(settings: Settings) -> Iterator[Eraser]:
             log,
             chain,
             ids,
+            name=settings.namespace,
             pause=settings.erasure_pause,
             beat=_beat_of(settings),
             limit=settings.erasure_limit,
@@ -134,8 +138,8 @@ class EraserProcess:
                 while True:
                     check_held()
                     self._audit()
-                    for receipt in eraser.step():
-                        _log.info("a request has come to %s", receipt.stage)
+                    if written := eraser.step():
+                        _log.info("%d receipts are written", len(written))
                     time.sleep(STEP_SECONDS)
         except Unavailable as error:
             self._reasons = [str(error)]

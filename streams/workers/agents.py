@@ -126,9 +126,13 @@ class WritingAgent(Generic[E]):
 class ForgetAgent:
     """Carries out forget-requests and tells their stages."""
 
-    def __init__(self, memory: VisualMemory, decode: Callable[[Record], Forget | Marker]) -> None:
+    def __init__(
+        self, memory: VisualMemory, decode: Callable[[Record], Forget | Marker], name: str
+    ) -> None:
+        """`name` is what receipts call this memory."""
         self._memory = memory
         self._decode = decode
+        self._name = name
 
     def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
         requests, outgoing = _decoded("forget", records, self._decode)
@@ -137,7 +141,7 @@ class ForgetAgent:
             done = self._memory.forget(request)
             observe_stage("forget", time.perf_counter() - started)
             digests = list(map(self._memory.index.selector_key, request.selectors))
-            receipt = Receipt.of(request, digests, done)
+            receipt = Receipt.of(request, digests, done, self._name)
             EVENTS.labels(
                 "forget", "erased" if receipt.status == "matched" else receipt.status
             ).inc()

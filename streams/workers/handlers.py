@@ -34,11 +34,15 @@ def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -
 
 
 def writing_agent(
-    role: str, memory: VisualMemory, topic_id: str, skew: int, keys: Sequence[str]
+    role: str, memory: VisualMemory, topic_id: str, skew: int, keys: Sequence[str], name: str
 ) -> HandleBatch:
-    """`skew` is how far an event's clock may be ahead of the log, µs; `keys` sign requests to forget."""
+    """`skew` is how far an event's clock may be ahead of the log, µs; `keys` sign requests to forget.
+
+    `name` is what receipts call the memory.
+    """
     if role == "forget":
-        return ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=skew, keys=keys))
+        decode = partial(forgetting.decode_forget, clock_skew=skew, keys=keys)
+        return ForgetAgent(memory, decode, name)
     located: dict[str, Any] = {"topic_id": topic_id, "clock_skew": skew}
     if role == "ingest":
         return WritingAgent(role, partial(decoding.decode_ingest, **located), memory.remember)

@@ -211,7 +211,7 @@ def forgetting(
     decode: Callable[[Record], Forget | Marker], done: Forgotten = DONE
 ) -> tuple[ForgetAgent, Forgetting]:
     memory = Forgetting(done)
-    return ForgetAgent(cast("VisualMemory", memory), decode), memory
+    return ForgetAgent(cast("VisualMemory", memory), decode, "vm"), memory
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,22 @@ def test_a_receipt_tells_the_stages_and_no_raw_id(
         "matched": matched,
         "images": 4,
         "repeated": repeated,
+        "memory": "vm",
     }
+    assert SECRET not in repr(receipt)
+
+
+def test_a_receipt_tells_all_that_the_request_named_and_what_it_said() -> None:
+    more = (Selector(SelectorKind.IMAGE, SECRET), Selector(SelectorKind.LABEL, SECRET))
+    request = Forget("f00d", REQUEST.selector, 10, more=more, submitted=7, regulation="gdpr")
+    done = Forgotten(10, 99, 20, 30, images=4, matched=5, repeated=False)
+    agent, memory = forgetting(lambda _: request, done)
+    (receipt,) = agent([record(0)])
+    told = said(receipt)
+    assert told["more"] == [
+        {"kind": str(one.kind), "digest": memory.index.selector_key(one)} for one in more
+    ]
+    assert (told["submitted"], told["regulation"]) == (7, "gdpr")
     assert SECRET not in repr(receipt)
 
 

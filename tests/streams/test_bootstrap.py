@@ -564,6 +564,7 @@ def test_a_writing_role_decodes_its_events_and_hands_them_to_the_memory(role: st
     assert agent._decode.keywords == {"clock_skew": SKEW, **located}
     if isinstance(agent, ForgetAgent):
         assert agent._memory is worker.memory
+        assert agent._name == "n"
     else:
         assert isinstance(agent, WritingAgent)
         assert agent._role == role

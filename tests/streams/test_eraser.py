@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import redis
 from kafka import TopicPartition
+from msgspec.structs import replace
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Unavailable
@@ -31,7 +32,7 @@ from streams.contract.records import OutgoingRecord
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic, declare
 from streams.erasure import wiring
-from streams.erasure.chain import ReceiptChain
+from streams.erasure.chain import ReceiptChain, read_chain
 from streams.erasure.log import ErasureLog, Scan
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
@@ -223,7 +224,9 @@ def test_every_partition_that_is_compacted_gets_a_heartbeat(
 
 
 def receipt(request: str) -> Receipt:
-    return Receipt(request, "erased", {"erased": 5}, SelectorDigest("subject", "d"), 9, 4)
+    return Receipt(
+        request, "erased", {"erased": 5}, SelectorDigest("subject", "d"), 9, 4, memory="vm"
+    )
 
 
 def in_the_log(cluster: KafkaCluster) -> list[bytes]:
@@ -238,11 +241,11 @@ def test_who_takes_over_goes_on_with_the_chain_and_the_former_cannot(
     cluster: KafkaCluster, unique: Callable[[str], str]
 ) -> None:
     name = unique("chain")
-    with closing(ReceiptChain(cluster, name, KEY)) as first:
+    with closing(ReceiptChain(cluster, name, "vm", KEY)) as first:
         assert first.open() == []
         (one,) = first.append([receipt("a")])
         assert (one.sequence, one.key) == (1, KEY.id)
-        with closing(ReceiptChain(cluster, name, KEY)) as second:
+        with closing(ReceiptChain(cluster, name, "vm", KEY)) as second:
             assert [each.request for each in second.open()] == ["a"]
             assert [each.sequence for each in second.append([receipt("b"), receipt("c")])] == [2, 3]
             with pytest.raises((Misconfigured, Unavailable)):
@@ -256,16 +259,16 @@ def test_a_key_is_changed_by_the_former_alone(
     cluster: KafkaCluster, unique: Callable[[str], str]
 ) -> None:
     name = unique("chain")
-    with closing(ReceiptChain(cluster, name, KEY)) as first:
+    with closing(ReceiptChain(cluster, name, "vm", KEY)) as first:
         first.open()
         first.append([receipt("a")])
     with (
-        closing(ReceiptChain(cluster, name, OTHER)) as stranger,
+        closing(ReceiptChain(cluster, name, "vm", OTHER)) as stranger,
         pytest.raises(Misconfigured, match="VISUAL_MEMORY_SIGNING_KEY_BEFORE"),
     ):
         stranger.open()
     for _ in range(2):  # a start later it is done already
-        with closing(ReceiptChain(cluster, name, OTHER, KEY)) as second:
+        with closing(ReceiptChain(cluster, name, "vm", OTHER, KEY)) as second:
             second.open()
             second.append([receipt("b")])
     chain = Chain([KEY.public])
@@ -276,9 +279,28 @@ def test_others_receipts_are_read_and_not_part_of_the_chain(
     cluster: KafkaCluster, unique: Callable[[str], str]
 ) -> None:
     send(cluster, encoding.encode_receipt(receipt("a")))
-    with closing(ReceiptChain(cluster, unique("chain"), KEY)) as chain:
+    with closing(ReceiptChain(cluster, unique("chain"), "vm", KEY)) as chain:
         assert [each.request for each in chain.open()] == ["a"]
         assert chain.append([receipt("a")])[0].sequence == 1
+
+
+def test_two_memories_on_the_same_topics_have_a_chain_each(
+    cluster: KafkaCluster, unique: Callable[[str], str]
+) -> None:
+    with (
+        closing(ReceiptChain(cluster, unique("chain"), "vm", KEY)) as ours,
+        closing(ReceiptChain(cluster, unique("chain"), "other", OTHER)) as theirs,
+    ):
+        ours.open()
+        ours.append([receipt("a")])
+        theirs.open()
+        theirs.append([replace(receipt("a"), memory="other")])
+        ours.poll(2.0)
+        assert ours.append([receipt("b")])[0].sequence == 2
+    for memory, key, count in (("vm", KEY, 2), ("other", OTHER, 1)):
+        chain = Chain([key.public])
+        values = list(read_chain(cluster, memory))
+        assert [chain.check(value) for value in values] == [None] * count
 
 
 # Redis
@@ -460,10 +482,16 @@ def test_the_eraser_has_the_keys_and_the_pauses_of_the_settings() -> None:
         wiring.open_eraser(settings),
     ):
         pass
-    cluster, name, key, before = chain.call_args.args
-    assert (name, key.id, before.id) == ("p-n-receipts", KEY.id, OTHER.id)
+    cluster, name, memory, key, before = chain.call_args.args
+    assert (name, memory, key.id, before.id) == ("p-n-receipts", "n", KEY.id, OTHER.id)
     log.assert_called_once_with(cluster, topics.known_topic_ids.return_value)
-    assert eraser.call_args.kwargs == {"pause": 12, "beat": 25.0, "limit": 99, "claims": True}
+    assert eraser.call_args.kwargs == {
+        "name": "n",
+        "pause": 12,
+        "beat": 25.0,
+        "limit": 99,
+        "claims": True,
+    }
     eraser.return_value.open.assert_called_once_with()
     for part in (chain, log, bootstrap.redis_client):
         part.return_value.close.assert_called_once_with()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -164,7 +165,14 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     assert titles == {"prediction": "Answer", "forget-receipt": "Receipt", "rejected": "Rejection"}
     receipt = Receipt("r", "erased", {"fenced": 1}, SelectorDigest("subject", "d"), 99, 3)
     outside = (Outside("a", "b", "c"),)
-    proven = msgspec.structs.replace(receipt, evidence={"a": 1}, outside=outside)
+    said: dict[str, Any] = {
+        "memory": "vm",
+        "more": (receipt.selector,),
+        "regulation": "gdpr",
+        "submitted": 1,
+        "due": 2,
+    }
+    proven = msgspec.structs.replace(receipt, evidence={"a": 1}, outside=outside, **said)
     linked = SigningKey(bytes(32)).link(proven, 1, FIRST)
     refused = Answer("q", "rejected", reason="invalid-k", detail="why")
     why = Why((), Flip(("a",), "dog"), None, 0)

@@ -12,7 +12,7 @@ OUTSIDE = (Outside("backups", "operator", "let them expire"),)
 
 def erased(request: str = "r") -> Receipt:
     stages = {"received": 1, "fenced": 2, "erased": 3}
-    return Receipt(request, "erased", stages, SelectorDigest("subject", "d"), 9, 4)
+    return Receipt(request, "erased", stages, SelectorDigest("subject", "d"), 9, 4, memory="vm")
 
 
 def signed(receipt: Receipt) -> Receipt:
@@ -20,7 +20,7 @@ def signed(receipt: Receipt) -> Receipt:
 
 
 def test_a_request_is_open_from_erased_to_completed() -> None:
-    ledger = Ledger()
+    ledger = Ledger("vm")
     ledger.note([replace(erased(), stage="fenced", stages={"fenced": 2})], 5)
     assert ledger.open == {}
     ledger.note([erased(), erased("s")], 5)
@@ -33,7 +33,7 @@ def test_a_request_is_open_from_erased_to_completed() -> None:
 
 
 def test_the_first_signed_receipt_says_what_the_forget_worker_said() -> None:
-    ledger = Ledger()
+    ledger = Ledger("vm")
     ledger.note([erased()], 5)
     (first,) = ledger.due(6, 100, OUTSIDE)
     assert (first.stage, first.stages, first.outside) == ("erased", erased().stages, OUTSIDE)
@@ -43,7 +43,7 @@ def test_the_first_signed_receipt_says_what_the_forget_worker_said() -> None:
 
 
 def test_each_stage_is_told_once_and_completed_follows_from_all() -> None:
-    ledger = Ledger()
+    ledger = Ledger("vm")
     ledger.note([erased()], 5)
     ledger.note([signed(ledger.due(6, 100, OUTSIDE)[0])], 6)
     told = []
@@ -65,7 +65,7 @@ def test_each_stage_is_told_once_and_completed_follows_from_all() -> None:
 
 
 def test_who_takes_over_goes_on_with_the_stages_that_were_told() -> None:
-    ledger = Ledger()
+    ledger = Ledger("vm")
     further = replace(
         erased(), stage="repaired", stages={**erased().stages, "repaired": 7}, evidence={"a": 1}
     )
@@ -81,7 +81,14 @@ def test_who_takes_over_goes_on_with_the_stages_that_were_told() -> None:
 
 
 def test_requests_are_told_of_apart() -> None:
-    ledger = Ledger()
+    ledger = Ledger("vm")
     ledger.note([signed(erased()), signed(erased("s"))], 5)
     ledger.open["s"].reach("repaired", 6, {})
     assert [one.request for one in ledger.due(6, 100, OUTSIDE)] == ["s"]
+
+
+def test_another_memorys_receipts_are_passed_over_and_older_ones_are_ours() -> None:
+    ledger = Ledger("vm")
+    ledger.note([replace(erased("theirs"), memory="other"), replace(erased("old"), memory=None)], 5)
+    assert ledger.open.keys() == {"old"}
+    assert [one.memory for one in ledger.due(6, 100, OUTSIDE)] == ["vm"]

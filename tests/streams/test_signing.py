@@ -77,17 +77,17 @@ def test_a_signature_of_another_key_fails() -> None:
 
 def test_a_key_hands_over_to_the_next_and_none_to_itself() -> None:
     keys = [KEY, KEY, OTHER]
-    values = chained([receipt("a"), KeyChange(OTHER.public), receipt("b")], keys=keys)
+    values = chained([receipt("a"), KeyChange(OTHER.public, "vm"), receipt("b")], keys=keys)
     assert faults(values) == [None] * 3
     # Who has only the new key cannot bring it in.
     forged = chained(
-        [receipt("a"), KeyChange(OTHER.public), receipt("b")], keys=[KEY, OTHER, OTHER]
+        [receipt("a"), KeyChange(OTHER.public, "vm"), receipt("b")], keys=[KEY, OTHER, OTHER]
     )
     assert [bool(fault) for fault in faults(forged)] == [False, True, True]
 
 
 def test_a_handover_that_was_altered_brings_no_key_in() -> None:
-    values = chained([KeyChange(OTHER.public), receipt("b")], keys=[KEY, OTHER])
+    values = chained([KeyChange(OTHER.public, "vm"), receipt("b")], keys=[KEY, OTHER])
     said = json.loads(values[0])
     said["next_key"] = SigningKey(bytes(32)).public
     assert all(faults([canonical_json(said), values[1]]))
@@ -128,7 +128,8 @@ def test_the_script_of_the_guide_verifies_and_needs_nothing_of_ours(tmp_path: Pa
     program, file = tmp_path / "verify.py", tmp_path / "receipts.jsonl"
     program.write_text(script)
     changed = chained(
-        [receipt("ä"), KeyChange(OTHER.public), receipt("ä", "completed")], keys=[KEY, KEY, OTHER]
+        [receipt("ä"), KeyChange(OTHER.public, "vm"), receipt("ä", "completed")],
+        keys=[KEY, KEY, OTHER],
     )
 
     def said(values: Sequence[bytes]) -> tuple[int, str]:

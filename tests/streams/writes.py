@@ -271,7 +271,9 @@ class Worker:
                 corrections = partial(decoding.decode_correction, topic_id="correct", clock_skew=0)
                 self._handle = WritingAgent("correct", corrections, memory.correct)
             case _:
-                self._handle = ForgetAgent(memory, partial(forgetting.decode_forget, clock_skew=0))
+                self._handle = ForgetAgent(
+                    memory, partial(forgetting.decode_forget, clock_skew=0), "vm"
+                )
 
     def _gate(self) -> None:
         if self.work is not None and not self.work.done:
