@@ -50,9 +50,11 @@ def test_it_learns_recognises_is_corrected_and_forgets_and_leaves_nothing_runnin
     assert forgotten == foretold[1]
     for heading in (
         *("1. It learns", "2. It recognises", "3. A person corrects"),
-        *("4. It says what would change", "5. It forgets"),
+        *("4. It says what would change", "5. It forgets", "6. It proves it"),
+        *("log_compacted", "receipts in one chain, each signed and verified"),
     ):
         assert heading in done.stderr
+    assert said["completed"] >= 1
     assert read_state(folder) is None
     command(folder, "up", "--detach")
     try:

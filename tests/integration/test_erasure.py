@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from streams.local.redis_server import RedisServer
 from tests.integration.events import read_all
 from tests.integration.running import KEY, SIGNING_KEY, Running, running
 from tests.streams.test_topics import alter
+from tests.waiting import until
 
 pytestmark = pytest.mark.servers
 
@@ -35,6 +37,14 @@ QUICK_KAFKA = {
     "log.retention.check.interval.ms": "500",
     "log.initial.task.delay.ms": "500",
     "log.segment.delete.delay.ms": "500",
+}
+QUICK: dict[str, Any] = {
+    "partitions": 2,
+    "clock_skew": 0.2,
+    "compaction_lag": 2.0,
+    "answers_kept": 6.0,
+    "erasure_pause": 0.2,
+    "signing_key": SIGNING_KEY,
 }
 COMPLETED_SECONDS = 120.0
 
@@ -86,12 +96,7 @@ def erasing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Erasing]:
                 name="erasing-",
                 workers=dict.fromkeys(("ingest", "correct", "forget", "query", "erase"), 1),
                 embedder=f"vectors:test:{DIM}",
-                partitions=2,
-                clock_skew=0.2,
-                compaction_lag=2.0,
-                answers_kept=6.0,
-                erasure_pause=0.2,
-                signing_key=SIGNING_KEY,
+                **QUICK,
             ) as memory:
                 yield Erasing(memory, memory.client("camera"), folder)
                 memory.close()
@@ -143,6 +148,38 @@ def test_after_completed_nothing_of_the_forgotten_is_in_any_file(erasing: Erasin
         dict.fromkeys([*stages, "repaired", "completed"])
     )
     assert receipt.stages.keys() == {*stages, "repaired", "completed"}
+
+
+def test_a_fresh_memory_made_from_the_erased_log_is_the_same(
+    erasing: Erasing, tmp_path: Path
+) -> None:
+    """The forgotten, the requests that named them and their tombstones are gone by then; fences are not."""
+    for n in range(4):
+        vector = marked()[1]
+        said: dict[str, Any] = {"label": "cat", "subjects": [f"person-{n}"], "embedder": "test"}
+        erasing.client.ingest(vector, id=f"shared-{n % 2}", **said).position()
+    requests = [erasing.client.forget(subject="person-0"), erasing.client.forget(label="none")]
+    erasing.client.correct("shared-0", "dog").position()
+    for request in requests:
+        erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    held = {record.key for record in read_all(erasing.memory, Topic.FORGET_REQUEST) if record.value}
+    assert not held & {request.request_id.encode() for request in requests}
+    erasing.memory.wait_until_merged()
+    made = erasing.memory.settings
+    with running(
+        tmp_path,
+        kafka=made.kafka,
+        redis_url=made.redis.get_secret_value(),
+        name="erasing-",
+        namespace="fresh",
+        workers=dict.fromkeys(("ingest", "correct", "forget"), 1),
+        embedder=f"vectors:test:{DIM}",
+        **QUICK,
+    ) as fresh:
+        one, other = fresh.index(), erasing.memory.index()
+        until(lambda: one.digests() == other.digests(), what=lambda: (one.stats(), other.stats()))
+        assert one.stats().items > 0
+        fresh.close()
 
 
 def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
