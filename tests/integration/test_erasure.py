@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from memory.errors import Unavailable
 from memory.model.times import SECOND
 from memory.model.vectors import Vector
 from streams.cli import cli
@@ -23,6 +29,7 @@ from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
+from streams.local.supervisor import read_state
 from tests.integration.events import read_all
 from tests.integration.running import KEY, SIGNING_KEY, Running, running
 from tests.streams.test_topics import alter
@@ -56,6 +63,43 @@ class Erasing:
     memory: Running
     client: MemoryClient
     folder: Path
+    redis: RedisServer
+
+    @contextmanager
+    def life_goes_on(self) -> Iterator[None]:
+        """Others are learned and asked for; Redis restarts, and a worker is killed, which rebalances."""
+        ended, failures = threading.Event(), list[Exception]()
+
+        def live() -> None:
+            client = self.memory.client("life")
+            for n in itertools.count():
+                if ended.wait(0.05):
+                    return
+                try:
+                    vector = np.random.default_rng(n).normal(size=DIM).astype("<f4")
+                    client.ingest(
+                        vector, id=f"life-{n % 50}", label="x", embedder="test"
+                    ).position()
+                    client.query(vector, embedder="test", timeout=20)
+                except Unavailable:
+                    continue  # Redis is away for a while
+                except Exception as error:  # noqa: BLE001 - told to the test
+                    failures.append(error)
+                    return
+
+        thread = threading.Thread(target=live, name="life")
+        thread.start()
+        self.redis.stop()
+        self.redis.start()
+        state = read_state(self.memory.folder)
+        assert state is not None
+        os.kill(state["children"]["ingest"]["pid"], signal.SIGKILL)
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(60)
+        assert failures == []
 
     def holding(self, *needles: bytes) -> list[str]:
         """Files of the servers and of the workers that hold one of these bytes."""
@@ -98,7 +142,7 @@ def erasing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Erasing]:
                 embedder=f"vectors:test:{DIM}",
                 **QUICK,
             ) as memory:
-                yield Erasing(memory, memory.client("camera"), folder)
+                yield Erasing(memory, memory.client("camera"), folder, redis)
                 memory.close()
         finally:
             redis.stop()
@@ -136,7 +180,8 @@ def test_after_completed_nothing_of_the_forgotten_is_in_any_file(erasing: Erasin
     assert erasing.holding(*anns)
 
     request = erasing.client.forget(subject="ann")
-    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    with erasing.life_goes_on():
+        receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
 
     assert erasing.holding(*anns) == []
     assert erasing.readable(*anns) == []
