@@ -90,11 +90,13 @@ def provision() -> None:
 def worker_command(settings: Settings, role: str) -> None:
     """Run one worker in the foreground; settings come from the environment."""
     from streams import bootstrap
-    from streams.erasure.wiring import run_eraser
 
     if role == "monitor":
         bootstrap.run_monitor(settings)
     elif role == "erase":
+        # Others would export its metrics too.
+        from streams.erasure.wiring import run_eraser
+
         run_eraser(settings)
     else:
         bootstrap.run_worker(settings, role)

@@ -227,12 +227,12 @@ def the_cleaner_comes_seldom(watched: Watched) -> Iterator[None]:
 
 @contextmanager
 def cleaner_backoff(watched: Watched, milliseconds: int) -> Iterator[None]:
-    """A setting of all brokers, which takes effect at once."""
+    """A setting of the broker, which takes effect at once."""
 
     def alter(value: int) -> None:
         with kafka_cluster(watched.memory.settings).administration() as admin:
             told = {"log.cleaner.backoff.ms": str(value)}
-            admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "", told)])
+            admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", told)])
 
     alter(milliseconds)
     try:
