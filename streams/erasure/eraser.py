@@ -63,9 +63,9 @@ class _Needed:
 class Eraser:
     """Does all that is to be done for the memory of a name, a step at a time. For one thread.
 
-    Requests are due within `limit` seconds; `pause` seconds at least lie between two rewrites of Redis' files, and between two scans of the log;
-    `beat` seconds between heartbeats. All it knows stands in the log and in Redis: one that is killed goes
-    on where it was.
+    Requests are due within `limit` seconds; `pause` seconds at least lie between two rewrites of Redis'
+    files, and between two scans of the log; `beat` seconds between heartbeats. All it knows stands in the
+    log and in Redis: one that is killed goes on where it was.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Eraser:
         claims: bool,
     ) -> None:
         self._index, self._leftovers, self._files = index, leftovers, files
-        self._log, self._chain, self._topic_ids = log, chain, topic_ids
+        self._log, self._chain, self.topic_ids = log, chain, topic_ids
         self._pause, self._beat, self._claims = pause, beat, claims
         self._limit = microseconds(limit)
         self.ledger = Ledger(name)
@@ -179,7 +179,7 @@ class Eraser:
         positions = self._index.positions()
         needed = self._needed[erasure.last.request].merged
         return all(
-            positions.get(LogPartition(self._topic_ids[place.topic], place.partition), 0) >= end
+            positions.get(LogPartition(self.topic_ids[place.topic], place.partition), 0) >= end
             for place, end in needed.items()
         )
 

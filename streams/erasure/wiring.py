@@ -116,11 +116,15 @@ class EraserProcess:
             while True:
                 self._erase(check_held)
 
-    def _audit(self) -> None:
-        """Export the worst case now and then; a user may not have the right to read what it takes."""
+    def _audit(self, eraser: Eraser) -> None:
+        """Now and then see that the topics are those that they were, and export the worst case.
+
+        A user may not have the right to read what that takes. Raises `Misconfigured`, `Unavailable`.
+        """
         if time.monotonic() < self._next_audit:
             return
         self._next_audit = time.monotonic() + AUDIT_SECONDS
+        memory_topics.check_topics(self._settings, eraser.topic_ids)
         try:
             bound = bound_of(self._settings)
         except (Misconfigured, Unavailable) as why:
@@ -137,7 +141,7 @@ class EraserProcess:
                 self._reasons = []
                 while True:
                     check_held()
-                    self._audit()
+                    self._audit(eraser)
                     if written := eraser.step():
                         _log.info("%d receipts are written", len(written))
                     time.sleep(STEP_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -497,3 +497,20 @@ def test_the_eraser_has_the_keys_and_the_pauses_of_the_settings() -> None:
         part.return_value.close.assert_called_once_with()
     with pytest.raises(Misconfigured, match="SIGNING_KEY must be 64 hex digits"):
         load().signing_keys()
+
+
+def test_an_eraser_ends_when_its_topics_are_others_by_now() -> None:
+    """Tombstones for a log that is gone would be taken for written."""
+    process = wiring.EraserProcess(load())
+    eraser = Mock(topic_ids={"image-ingest": "a"})
+    with patch.object(wiring, "memory_topics") as topics, patch.object(wiring, "bound_of") as bound:
+        bound.side_effect = Unavailable("away")
+        topics.check_topics.side_effect = Misconfigured("made anew")
+        with pytest.raises(Misconfigured, match="made anew"):
+            process._audit(eraser)
+        assert topics.check_topics.call_args.args[1] == {"image-ingest": "a"}
+        process._next_audit = 0.0
+        topics.check_topics.side_effect = None
+        process._audit(eraser)
+        process._audit(eraser)  # only now and then
+        assert topics.check_topics.call_count == 2
