@@ -111,6 +111,13 @@ def test_who_voted_and_who_decided_is_counted_once_written_down() -> None:
     assert one == Findings("influence", 3, influence=(expected[2],))
 
 
+def test_who_has_one_of_its_own_behind_it_decides_nothing() -> None:
+    held = memory("aa")
+    ask(held, Query(FOUR, 1))
+    held.write_influence()
+    assert held.index.influence(10) == (1, [Influence("i0", 1, 0)])
+
+
 def test_what_is_only_supposed_is_not_counted() -> None:
     held = memory("abba")
     without = WhatIf((Selector(SelectorKind.IMAGE, "i0"),))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from memory.errors import Misconfigured
 from memory.model.text import canonical_json
@@ -46,6 +47,13 @@ THREE = chained([receipt("a"), receipt("b"), receipt("a", "completed")])
 
 def test_a_chain_verifies() -> None:
     assert faults(THREE) == [None] * 3
+
+
+def test_what_a_link_was_made_of_before_is_not_part_of_it() -> None:
+    once = KEY.link(receipt("a"), 1, FIRST)
+    last = link_digest(canonical_json(once))
+    again = KEY.link(replace(once, stage="completed"), 2, last)
+    assert faults([canonical_json(once), canonical_json(again)]) == [None, None]
 
 
 def test_a_receipt_altered_in_any_byte_fails() -> None:

@@ -185,4 +185,9 @@ def test_the_plain_form_is_signed_too(kind: SelectorKind) -> None:
         source="desk", event_id="f1", time=NOW, selector=Selector(kind, "x")
     )
     assert not taken(plain, DESK.public)
-    assert taken(forgetting.sign_request(plain, DESK), DESK.public)
+    signed = forgetting.sign_request(plain, DESK)
+    assert taken(signed, DESK.public)
+    again = encoding.encode_forget(
+        source="desk", event_id="f2", time=NOW, selector=Selector(kind, "x")
+    )
+    assert not taken(replace(again, headers=(*again.headers, signed.headers[-1])), DESK.public)
