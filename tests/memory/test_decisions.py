@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -193,7 +194,20 @@ def test_a_flip_flips_and_no_smaller_one_does(
 
 TWELVE = [0.1] * 4 + [0.2] * 4 + [0.3] * 4
 """Distances that make ties of every rule but rank, which has its own."""
-LABELLINGS = np.array([[bits >> i & 1 for i in range(12)] for bits in range(1 << 12)], np.bool_)
+SUBSETS = np.array([[bits >> i & 1 for i in range(12)] for bits in range(1 << 12)], np.bool_)
+LABELLINGS = SUBSETS[~SUBSETS[:, 0]]
+"""The others are these with the two names exchanged."""
+
+
+@cache
+def signs_of(rule: Rule) -> npt.NDArray[np.int8]:
+    """Who is ahead by so many more voters, less four, at each of the three distances."""
+    weights = [Fraction(WEIGHTS[rule](0, far)) for far in (0.1, 0.2, 0.3)]
+    signs = np.zeros((9, 9, 9), np.int8)
+    for place in product(range(9), repeat=3):
+        sums = sum(w * (n - 4) for w, n in zip(weights, place, strict=True))
+        signs[place] = (sums > 0) - (sums < 0)
+    return signs
 
 
 def leads(rule: Rule, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
@@ -202,14 +216,9 @@ def leads(rule: Rule, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
     if rule is Rule.RANK:
         ahead = np.sign(sides @ np.array([360360 // (2 + r) for r in range(kept.sum())]))
     else:
-        weights = [Fraction(WEIGHTS[rule](0, far)) for far in (0.1, 0.2, 0.3)]
         groups = np.repeat(np.arange(3), 4)[kept]
         surplus = [sides[:, groups == g].sum(axis=1) + 4 for g in range(3)]
-        signs = np.zeros((9, 9, 9), np.int8)
-        for place in product(range(9), repeat=3):
-            sums = sum(w * (n - 4) for w, n in zip(weights, place, strict=True))
-            signs[place] = (sums > 0) - (sums < 0)
-        ahead = signs[tuple(surplus)]
+        ahead = signs_of(rule)[tuple(surplus)]
     # On a tie the label that came to its sum first wins: the one without the last voter.
     return np.where(ahead == 0, -sides[:, -1], ahead).astype(np.int8)
 
@@ -219,7 +228,7 @@ def test_all_lists_of_twelve_neighbours_of_two_labels(rule: Rule) -> None:
     """k = 12 and nothing behind: every way to label them, every set of them taken away."""
     fewest = np.full(len(LABELLINGS), 12)
     winner = leads(rule, np.ones(12, np.bool_))
-    for removed in LABELLINGS[:-1]:  # where nobody is left nobody wins
+    for removed in SUBSETS[:-1]:  # where nobody is left nobody wins
         flipped = leads(rule, ~removed) != winner
         fewest[flipped] = np.minimum(fewest[flipped], removed.sum())
     for labelling, leader, expected in zip(LABELLINGS, winner, fewest, strict=True):
