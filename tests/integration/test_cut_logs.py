@@ -131,7 +131,7 @@ def test_a_log_set_back_under_running_workers_is_read_again_from_the_cut(ground:
         # What the log holds now may all be read before that, from its start.
         until(
             lambda: [cut.offset for (cut,) in memory.index().cuts().values()] == [20],
-            20,
+            60,
             what=memory.logs,
         )
         memory.wait_until_merged()
