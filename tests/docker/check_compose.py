@@ -122,7 +122,7 @@ def measured(stack: Stack, expression: str) -> list[float]:
 
 def test_prometheus_scrapes_each_worker_and_has_the_alerts(stack: Stack) -> None:
     workers = 'count by (worker) (up{job="visual-memory"} == 1)'
-    until(lambda: len(measured(stack, workers)) == len(ROLES) + 1, "five workers are scraped")
+    until(lambda: len(measured(stack, workers)) == len(ROLES) + 2, "six workers are scraped")
     until(lambda: measured(stack, "max(visual_memory_items)") > [2.0], "the images are counted")
     with urllib.request.urlopen(f"{stack.prometheus}/api/v1/rules", timeout=10) as answer:
         (group,) = json.load(answer)["data"]["groups"]
