@@ -30,6 +30,7 @@ OWN_SERVERS = {
         "command",
         "cut_logs",
         "demo",
+        "erasure",
         "local_stack",
         "operations",
         "readme",
