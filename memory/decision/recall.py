@@ -101,7 +101,7 @@ class Recall:
             )
         least = self._min_share if query.min_share is None else query.min_share
         why = None
-        if votes.label is not None:
+        if votes.label is not None and (query.why or not supposed):
             says = tally(found.hits, query.rule, k=query.k, factor_of=factor_of)
             if query.why:
                 why = explain(says, found.hits, votes.label)

@@ -17,6 +17,30 @@ ERASER_LEASE_SECONDS = 10.0
 ERASER_LOOK_SECONDS = 0.5
 
 
+@contextlib.contextmanager
+def _renewing(take: Callable[[], bool], seconds: float, lost: str) -> Iterator[Callable[[], None]]:
+    """Renew a lease in a thread, so often; yields what raises `Misconfigured` once another has it."""
+    ended, taken = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(seconds):
+            with contextlib.suppress(Unavailable):
+                if not take():
+                    taken.set()
+
+    def check_held() -> None:
+        if taken.is_set():
+            raise Misconfigured(lost)
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield check_held
+    finally:
+        ended.set()
+        thread.join()
+
+
 class RebuildLease:
     """The lease of one memory's rebuilds. `call` calls a function of law.lua for one holder."""
 
@@ -36,25 +60,10 @@ class RebuildLease:
         another rebuild is at work.
         """
         self._wait()
-        ended, lost = threading.Event(), threading.Event()
-
-        def renew() -> None:
-            while not ended.wait(LEASE_SECONDS / 3):
-                with contextlib.suppress(Unavailable):
-                    if not self.take():
-                        lost.set()
-
-        def check_held() -> None:
-            if lost.is_set():
-                raise Misconfigured("another rebuild has taken over")
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
         try:
-            yield check_held
+            with _renewing(self.take, LEASE_SECONDS / 3, "another rebuild has taken over") as check:
+                yield check
         finally:
-            ended.set()
-            thread.join()
             with contextlib.suppress(Unavailable):
                 self._call("vm1_lease", 0)
 
@@ -95,25 +104,11 @@ class EraserLease:
         """Wait for it, then hold it. Yields what raises `Misconfigured` once another has it."""
         while not self.take():
             time.sleep(ERASER_LOOK_SECONDS)
-        ended, lost = threading.Event(), threading.Event()
-
-        def renew() -> None:
-            while not ended.wait(ERASER_LEASE_SECONDS / 4):
-                with contextlib.suppress(Unavailable):
-                    if not self.take():
-                        lost.set()
-
-        def check_held() -> None:
-            if lost.is_set():
-                raise Misconfigured("another process erases this memory by now")
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
+        lost = "another process erases this memory by now"
         try:
-            yield check_held
+            with _renewing(self.take, ERASER_LEASE_SECONDS / 4, lost) as check:
+                yield check
         finally:
-            ended.set()
-            thread.join()
             with contextlib.suppress(Unavailable), map_redis_errors():
                 if self._client.get(self._key) == self._token:
                     self._client.delete(self._key)

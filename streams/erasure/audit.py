@@ -8,6 +8,7 @@ from typing import Any
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured
+from memory.redis.connection import RedisFiles
 from memory.redis.errors import map_redis_errors
 from streams.erasure.bound import Configuration
 from streams.erasure.log import ANSWERING, NAMING
@@ -32,7 +33,6 @@ def read_configuration(
     with map_redis_errors():
         settings = client.config_get("appendonly")
         memory = int(client.info("memory")["used_memory"])
-        replicas = int(client.info("replication")["connected_slaves"])
         erases = bool(client.exists(f"{namespace}:eraser"))
     return Configuration(
         topics,
@@ -42,7 +42,7 @@ def read_configuration(
         log_bytes,
         settings,
         memory,
-        replicas,
+        RedisFiles(client).replicas(),
         pause,
         beat,
         erases,

@@ -57,7 +57,7 @@ class _Needed:
 
     merged: Mapping[TopicPartition, int]
     answered: Mapping[TopicPartition, int]
-    expired_since: float | None = None
+    gone_at: float | None = None
 
 
 class Eraser:
@@ -149,8 +149,12 @@ class Eraser:
 
     def _sweep_log(self) -> None:
         if self._sweep is None:
-            lacking = [one for one in self.ledger.lacking("log_compacted") if self._is_merged(one)]
+            lacking = self.ledger.lacking("log_compacted")
             if not lacking or time.monotonic() < self._next_sweep:
+                return
+            positions = self._index.positions()
+            lacking = [one for one in lacking if self._is_merged(one, positions)]
+            if not lacking:
                 return
             scan = self._log.scan(
                 self._index, self._leftovers.dead_until, self.ledger.carried_out()
@@ -174,9 +178,8 @@ class Eraser:
             evidence = {"log_records_read": sweep.scan.records, "log_records_erased": erased}
             erasure.reach("log_compacted", now_us(), evidence)
 
-    def _is_merged(self, erasure: Erasure) -> bool:
+    def _is_merged(self, erasure: Erasure, positions: Mapping[LogPartition, int]) -> bool:
         """Whether all that was in the log when the request was taken up is merged or refused."""
-        positions = self._index.positions()
         needed = self._needed[erasure.last.request].merged
         return all(
             positions.get(LogPartition(self.topic_ids[place.topic], place.partition), 0) >= end
@@ -193,10 +196,10 @@ class Eraser:
             needed = self._needed[erasure.last.request]
             if any(starts.get(place, 0) < end for place, end in needed.answered.items()):
                 continue
-            if needed.expired_since is None:
-                needed.expired_since = time.monotonic()
-            delay = self._log.file_delay(ANSWERING) if delay is None else delay
-            if time.monotonic() >= needed.expired_since + delay + MARGIN_SECONDS:
+            if needed.gone_at is None:
+                delay = self._log.file_delay(ANSWERING) if delay is None else delay
+                needed.gone_at = time.monotonic() + delay + MARGIN_SECONDS
+            if time.monotonic() >= needed.gone_at:
                 erasure.reach(stage, now_us(), {})
 
     def _look_at_copies(self) -> None:

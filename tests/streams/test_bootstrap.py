@@ -597,7 +597,6 @@ def test_the_query_role_answers_as_many_questions_at_once_as_the_settings_say() 
     assert in_thread.mock_calls == [call(memory.index.positions), call(memory.recall, [asked])]
     ((seconds, write), _) = worker.carrier.watch.call_args_list[0]
     assert seconds == 10.0
-    memory.index.add_influence({"i0": (1, 0)})
     with patch.object(memory, "write_influence") as written:
         write()
     written.assert_called_once_with()
