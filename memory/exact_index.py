@@ -15,7 +15,7 @@ from memory.errors import Rejected
 from memory.model import merge
 from memory.model.answers import Hit, Influence, SearchResult
 from memory.model.events import LogPartition
-from memory.model.forgetting import Barrier, Posting
+from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
@@ -36,6 +36,8 @@ class ExactIndex(KeyedDigests, Uncounted):
         super().__init__(hmac_key)
         self._dtype = np.dtype(dtype)
         self.state = merge.State()
+        self._erased: dict[RequestKey, set[ImageKey]] = {}
+        self._counts: dict[RequestKey, RequestCounts] = {}
         self._requests: dict[RequestKey, tuple[int, bool]] = {}
         self._expansions: dict[RequestKey, set[ImageKey]] = {}
         self._told: set[Barrier | Posting] = set()
@@ -139,10 +141,26 @@ class ExactIndex(KeyedDigests, Uncounted):
         held.update(images)
         return frozenset(held)
 
-    def close_request(self, request: RequestKey, until: int) -> None:
+    def dying(self, images: Sequence[ImageKey], until: int) -> list[bool]:
+        return [merge.erases(self.state.items.get(image, merge.EMPTY), until) for image in images]
+
+    def note_dying(self, request: RequestKey, images: Iterable[ImageKey]) -> int:
+        held = self._erased.setdefault(request, set())
+        held.update(images)
+        return len(held)
+
+    def close_request(
+        self, request: RequestKey, until: int, counts: RequestCounts | None = None
+    ) -> None:
         first_seen, _ = self._requests.get(request, (until, False))
         self._requests[request] = (first_seen, True)
         self._expansions.pop(request, None)
+        self._erased.pop(request, None)
+        if counts:
+            self._counts.setdefault(request, counts)
+
+    def counts_of(self, request: RequestKey) -> RequestCounts | None:
+        return self._counts.get(request)
 
     def open_requests(self) -> int:
         return sum(not closed for _, closed in self._requests.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from memory.errors import Rejected
 from memory.model.answers import Effect, Influence, SearchResult, Suspect
 from memory.model.events import ClaimPayload, LogPartition, Selector
-from memory.model.forgetting import Barrier, FenceFact, Posting
+from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
@@ -161,8 +161,22 @@ class StateStore(Protocol):
         """Add to the images a request expands into; returns all of them so far."""
         ...
 
-    def close_request(self, request: RequestKey, until: int) -> None:
-        """A closed request never expands again. Drops its expansion."""
+    def dying(self, images: Sequence[ImageKey], until: int) -> list[bool]:
+        """Of each image whether something stands that a barrier of `until`, µs, would erase."""
+        ...
+
+    def note_dying(self, request: RequestKey, images: Iterable[ImageKey]) -> int:
+        """Add to the images of which a request erases something; returns how many there are so far."""
+        ...
+
+    def close_request(
+        self, request: RequestKey, until: int, counts: RequestCounts | None = None
+    ) -> None:
+        """A closed request never expands again. Keeps its counts, drops what they counted."""
+        ...
+
+    def counts_of(self, request: RequestKey) -> RequestCounts | None:
+        """Those that a request was closed with; None where only the log knows that it is closed."""
         ...
 
 

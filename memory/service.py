@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 
 from memory.decision.recall import Recall
 from memory.decision.review import review
@@ -20,7 +20,7 @@ from memory.images import ImageLimits
 from memory.model.answers import Findings, Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
 from memory.model.events import Correction, Forget, Ingest, Prune, Selector, SelectorKind
-from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query, Review
@@ -151,8 +151,9 @@ class VisualMemory:
         first_seen, closed = index.open_request(key, request.time)
         until = FOREVER if request.permanent else first_seen + self._clock_skew
         if closed:
-            now = now_us()
-            return Forgotten(first_seen, until, now, now, images=0, matched=None, repeated=True)
+            now, counts = now_us(), index.counts_of(key)
+            images, matched = (counts.erased, counts.matched) if counts else (0, None)
+            return Forgotten(first_seen, until, now, now, images, matched, repeated=True)
         by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
         for selector in request.selectors:
             by[selector.kind].append(selector)
@@ -173,22 +174,26 @@ class VisualMemory:
         # An image's fence is its own barrier.
         fenced = now_us() if fences else None
         named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
-        images = 0
-        matched: set[ImageKey] = set()
+        images, ever_heard_of = 0, set[ImageKey]()
         for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
-            results = self._erase(page, until) if page else []
-            images += sum(result.erased for result in results)
+            if not page:
+                continue
+            dying = list(compress(page, index.dying(page, until)))
+            # Before they are erased: who ends then still counts them when it does this again.
+            images = index.note_dying(key, dying)
+            results = self._erase(page, until)
             # An image that is named need not be known; one that is listed is.
-            matched.update(
+            ever_heard_of.update(
                 image
                 for image, result in zip(page, results, strict=True)
-                if image not in named or result.erased or result.sources > 0
+                if image not in named or image in dying or result.sources > 0
             )
         erased = now_us()
         self._fence_log.append([ClosedRequest(key, until)])
-        index.close_request(key, until)
+        matched = len(ever_heard_of)
+        index.close_request(key, until, RequestCounts(images, matched))
         return Forgotten(
-            first_seen, until, fenced or erased, erased, images, len(matched), repeated=False
+            first_seen, until, fenced or erased, erased, images, matched, repeated=False
         )
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:

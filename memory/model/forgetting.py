@@ -42,4 +42,12 @@ class ClosedRequest:
     until: int
 
 
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """What a forget-request found: images of which it erased something, images ever heard of."""
+
+    erased: int
+    matched: int
+
+
 FenceFact = Fence | Barrier | Posting | ClosedRequest

@@ -101,14 +101,23 @@ def merge(item: Item, put: Put) -> Item:
             merged = replace(merged, corrected_stamp=stamp, corrected=label)
         case PruningWrite(stamp, pruned) if item.pruned_stamp < stamp:
             merged = replace(merged, pruned_stamp=stamp, pruned=pruned)
-    if merged.trace_stamp and stamp_time(Stamp(merged.trace_stamp)) <= barrier:
+    if _is_dead(merged.trace_stamp, barrier):
         merged = replace(merged, trace_stamp="", trace=None)
-    if merged.corrected_stamp and stamp_time(Stamp(merged.corrected_stamp)) <= barrier:
+    if _is_dead(merged.corrected_stamp, barrier):
         merged = replace(merged, corrected_stamp="", corrected=None)
-    if merged.pruned_stamp and stamp_time(Stamp(merged.pruned_stamp)) <= barrier:
+    if _is_dead(merged.pruned_stamp, barrier):
         merged = replace(merged, pruned_stamp="", pruned=False)
     dead = {address for address in merged.log if address.time <= barrier}
     return replace(merged, log=merged.log - dead, outbox=merged.outbox | dead)
+
+
+def _is_dead(stamp: str, barrier: int) -> bool:
+    return stamp != "" and stamp_time(Stamp(stamp)) <= barrier
+
+
+def erases(item: Item, barrier: int) -> bool:
+    """Whether this barrier, µs, would erase something of the item."""
+    return any(_is_dead(getattr(item, stamp), barrier) for stamp in _STAMPS.values())
 
 
 def put(state: State, change: Put) -> PutResult:

@@ -32,8 +32,9 @@ Outcome = Merged | Refused | Rejected
 class Forgotten:
     """A forget-request carried out: what it matched is in no answer from now on.
 
-    Times are µs. `images` counts those that showed something until now, `matched` those of which
-    the memory ever heard; it is None for a `repeated` request, which was carried out before.
+    Times are µs. `images` counts those of which it erased something, `matched` those of which the
+    memory ever heard, however often it was interrupted. A `repeated` request was carried out
+    before; its counts are those of then, or 0 and None where the memory was made anew since.
     """
 
     first_seen: int

@@ -1,21 +1,75 @@
-"""A client of Redis, whether that Redis keeps what it confirmed, and its files, written anew."""
+"""A client of Redis, its errors as this package's, whether it keeps what it confirmed, and its files."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from memory.errors import Misconfigured, Unavailable
+from memory.errors import Misconfigured, Moved, Unavailable
 from memory.model.times import now_us
-from memory.redis.errors import map_redis_errors
 
 OLD_FILE_SECONDS = 1.0
 """Redis deletes the files that it has rewritten a moment after the new ones are in place."""
+
+
+PASSING = (
+    "OOM",
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "BUSY",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "SEALED",
+    "Timeout limit was reached",
+)
+"""How the replies begin that tell of a server's passing state."""
+
+
+def _denied(error: redis.exceptions.NoPermissionError) -> str:
+    """What the user may not do: a command by its name, or access to a key, which is not named."""
+    command = re.search(r"the '([\w.|-]+)' command", str(error).rpartition("caused error: ")[2])
+    return f"it may not run {command[1].upper()}" if command else "NoPermissionError"
+
+
+@contextmanager
+def map_redis_errors() -> Iterator[None]:
+    """Map every redis-py error: to `Unavailable` if the same may succeed later, else to
+    `Misconfigured` (a missing module or right, a command this Redis does not know).
+
+    The text names the kind of trouble only, since a reply may quote a command's arguments.
+    """
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        raise Misconfigured(f"Redis refuses this user: {type(error).__name__}") from error
+    except redis.exceptions.NoPermissionError as error:
+        raise Misconfigured(f"Redis refuses this user: {_denied(error)}") from error
+    except redis.ResponseError as error:
+        # redis-py puts the command, arguments and all, before a pipelined command's error.
+        text = str(error).rpartition("caused error: ")[2]
+        if text.startswith("CLOSED"):
+            raise Moved("the memory was rebuilt meanwhile; do it again") from error
+        if text.startswith("LEASE"):
+            raise Misconfigured("another rebuild has taken over") from error
+        if isinstance(error, redis.ReadOnlyError | redis.exceptions.OutOfMemoryError) or (
+            any(text.startswith(kind) for kind in PASSING)
+        ):
+            raise Unavailable(f"Redis: {type(error).__name__}") from error
+        raise Misconfigured(f"Redis refused a command: {text.partition(' ')[0]}") from error
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(f"Redis: {type(error).__name__}") from error
 
 
 def connect(url: str, **options: Any) -> redis.Redis:

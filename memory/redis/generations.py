@@ -22,7 +22,7 @@ from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER, Stamp, stamp_time
 from memory.ports import Embedder
 from memory.redis import scan
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.hashes import decode_time
 from memory.redis.index import RedisIndex
 from memory.redis.lease import RebuildLease

@@ -15,7 +15,7 @@ import redis
 from memory.errors import Rejected
 from memory.model.answers import Influence, SearchResult
 from memory.model.events import LogPartition
-from memory.model.forgetting import Barrier, FenceFact, Posting
+from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
@@ -23,9 +23,8 @@ from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
-from memory.redis import marks, reports, scan
-from memory.redis.connection import check_durability
-from memory.redis.errors import map_redis_errors
+from memory.redis import marks, reports, requests, scan
+from memory.redis.connection import check_durability, map_redis_errors
 from memory.redis.hashes import decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
     enlist_images,
@@ -180,36 +179,30 @@ class RedisIndex(KeyedDigests, Uncounted):
         return in_pages([*shown, *pruned_with_label(self._client, self.names, label)])
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
-        key, _ = self.names.request(request)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.fcall("vm1_grow", 1, self.names.open_requests, request)
-        pipeline.fcall("vm1_open_request", 1, key, encode_time(time))
-        with map_redis_errors():
-            _, (first_seen, closed) = pipeline.execute()
-            if closed == b"1":
-                self._client.srem(self.names.open_requests, request)
-        return int(first_seen), closed == b"1"
+        return requests.open_request(self._client, self.names, request, time)
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
-        _, key = self.names.request(request)
-        given = list(images)
-        with map_redis_errors():
-            if given:
-                self._client.fcall("vm1_grow", 1, key, *given)
-            return frozenset(ImageKey(image.decode()) for image in self._client.smembers(key))
+        return requests.expansion(self._client, self.names, request, images)
 
-    def close_request(self, request: RequestKey, until: int) -> None:
-        keys = self.names.request(request)
-        with map_redis_errors():
-            self._client.fcall("vm1_close_request", 2, *keys, encode_time(until))
-            self._client.srem(self.names.open_requests, request)
+    def dying(self, images: Sequence[ImageKey], until: int) -> list[bool]:
+        return requests.dying(self._client, self.names, images, until)
+
+    def note_dying(self, request: RequestKey, images: Iterable[ImageKey]) -> int:
+        return requests.note_dying(self._client, self.names, request, images)
+
+    def close_request(
+        self, request: RequestKey, until: int, counts: RequestCounts | None = None
+    ) -> None:
+        requests.close_request(self._client, self.names, request, until, counts)
+
+    def counts_of(self, request: RequestKey) -> RequestCounts | None:
+        return requests.counts_of(self._client, self.names, request)
 
     def open_requests(self) -> int:
-        with map_redis_errors():
-            return int(self._client.scard(self.names.open_requests))
+        return requests.open_requests(self._client, self.names)
 
     def oldest_request(self) -> int | None:
-        return scan.oldest_request(self._client, self.names.prefix)
+        return requests.oldest_request(self._client, self.names)
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         return self._search.nearest(probes)

@@ -391,11 +391,16 @@ local function open_request(keys, args)
   return {held, redis.call('HGET', keys[1], 'closed') or '0'}
 end
 
--- KEYS: request, expansion. ARGS: time of a request that was never opened here.
+-- KEYS: request, expansion, erased. ARGS: time of a request that was never opened here, and, where
+-- it was carried out, how many images it erased something of, and of how many was ever heard.
 local function close_request(keys, args)
   redis.call('HSETNX', keys[1], 'time', args[1])
   redis.call('HSET', keys[1], 'closed', '1')
-  redis.call('DEL', keys[2])
+  if args[2] then
+    redis.call('HSETNX', keys[1], 'erased', args[2])
+    redis.call('HSETNX', keys[1], 'matched', args[3])
+  end
+  redis.call('DEL', keys[2], keys[3])
   return 'OK'
 end
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from memory.errors import Misconfigured, Unavailable
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 
 LEASE_SECONDS = 6.0
 ERASER_LEASE_SECONDS = 10.0

@@ -13,7 +13,7 @@ from memory.model.events import MAX_SELECTORS
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.hashes import decode_time, encode_time
 from memory.redis.names import KeyNames
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from memory.model.events import LogPartition
 from memory.model.logs import Cut, Witness
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.names import KeyNames, named_partition, place_name
 
 

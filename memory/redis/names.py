@@ -34,10 +34,10 @@ class KeyNames:
         """Of a process that keeps a copy, of whichever generation: as of when it is what Redis shows."""
         return f"{self.prefix.rpartition(':')[0]}:copy:{name}"
 
-    def request(self, request: RequestKey) -> tuple[str, str]:
-        """Of a forget-request: its hash, and the images that it expands into."""
-        tag = f"{{{request}}}"
-        return f"{self.prefix}:request:{tag}", f"{self.prefix}:expansion:{tag}"
+    def request(self, request: RequestKey) -> tuple[str, str, str]:
+        """Of a forget-request: its hash, the images that it expands into, and those it erases."""
+        p, tag = self.prefix, f"{{{request}}}"
+        return f"{p}:request:{tag}", f"{p}:expansion:{tag}", f"{p}:erased:{tag}"
 
     def buckets(self, selector: SelectorKey) -> list[tuple[str, str]]:
         """Of a selector: the keys of its postings and of its fence, by bucket."""

@@ -11,7 +11,7 @@ from typing import Any
 from memory.model.answers import Influence
 from memory.model.events import LogAddress
 from memory.model.keys import ImageKey, SelectorKey
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.hashes import decode_time
 from memory.redis.names import KeyNames
 

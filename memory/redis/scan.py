@@ -13,7 +13,7 @@ from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Po
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Digests, Item
 from memory.model.times import NEVER
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
 from memory.redis.names import KeyNames, named_partition
 from memory.redis.schema import Schema
@@ -92,18 +92,6 @@ def holds(client: redis.Redis, names: KeyNames, images: Sequence[ImageKey]) -> l
                 pipeline.exists(names.item(image)[0])
             found += map(bool, pipeline.execute())
     return found
-
-
-def oldest_request(client: redis.Redis, prefix: str) -> int | None:
-    """When the open forget-request that was seen first was, µs; None where none is open."""
-    raw: Any = client
-    with map_redis_errors():
-        pipeline: Any = client.pipeline(transaction=False)
-        for request in raw.smembers(f"{prefix}:open_requests"):
-            pipeline.hmget(f"{prefix}:request:{{{request.decode()}}}", "time", "closed")
-        found = pipeline.execute()
-    # One may have been closed since its name was read.
-    return min((decode_time(time) for time, closed in found if time and not closed), default=None)
 
 
 def positions(

@@ -19,7 +19,7 @@ from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import cosine_distances
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.scan import image_of
 from memory.redis.schema import Schema
 

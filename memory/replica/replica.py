@@ -11,7 +11,7 @@ import redis
 
 from memory.model.events import LogPartition
 from memory.model.keys import ImageKey
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 from memory.redis.names import KeyNames, named_partition
 from memory.redis.scan import image_of, pages
 from memory.redis.schema import Schema

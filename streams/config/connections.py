@@ -17,8 +17,7 @@ import redis
 from pydantic import SecretStr
 
 from memory.errors import Misconfigured, Unavailable
-from memory.redis.connection import connect
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import connect, map_redis_errors
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.kafka.cluster import NO_SECURITY, KafkaCluster, Security
 from streams.kafka.tls_diagnosis import fault_of, ignores_tls, speaks_tls

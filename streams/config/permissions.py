@@ -163,6 +163,7 @@ MEMORY = (
 FORGETTING = (
     f"{GENERATIONS}:request:*",
     f"{GENERATIONS}:expansion:*",
+    f"{GENERATIONS}:erased:*",
     f"{GENERATIONS}:open_requests",
 )
 READ_KEYS = (

@@ -122,10 +122,10 @@ class Receipt(Message, frozen=True):
     """What a forget-receipt says: the stage a request has come to, and when each was reached, µs.
 
     `request` and the digests of the selector, and of `more`, are digests; no receipt holds a raw id. `stages` are µs by
-    name, `until` is µs, `images` counts those that showed something until now, `matched` those of
-    which the memory ever heard: None where that is not known (any more). `status`: ``unmatched``
+    name, `until` is µs, `images` counts those of which the request erased something, `matched` those
+    of which the memory ever heard: None where that is not known (any more). `status`: ``unmatched``
     when the memory never heard of what the request names (is it spelt so?), ``repeated`` when the
-    request was carried out before.
+    request was carried out before, whose counts are those of then.
 
     `memory` is whose receipt it is, where several share their topics: the namespace.
     `regulation` and when it was `submitted` are as the request says; it is `due` when the promised time is

@@ -8,8 +8,7 @@ from typing import Any
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured
-from memory.redis.connection import RedisFiles
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import RedisFiles, map_redis_errors
 from streams.erasure.bound import Configuration
 from streams.erasure.log import ANSWERING, NAMING
 from streams.kafka.cluster import KafkaCluster

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import redis
 
 from memory.errors import Unavailable
-from memory.redis.errors import map_redis_errors
+from memory.redis.connection import map_redis_errors
 
 
 class Attempts(Protocol):

@@ -16,7 +16,7 @@ from memory.exact_index import ExactIndex
 from memory.model import merge
 from memory.model.answers import Influence, SearchResult
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
-from memory.model.forgetting import Barrier, Posting
+from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
 from memory.model.questions import Exclusion, Probe
@@ -561,6 +561,37 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     assert index.open_request(request, 30) == (10, True)
     assert index.open_requests() == 0
     assert index.expansion(request, ()) == frozenset()
+
+
+def test_a_request_counts_each_image_once_and_keeps_its_first_counts(index: MemoryIndex) -> None:
+    request, other = index.request_key("r"), index.request_key("other")
+    assert index.note_dying(request, ()) == 0
+    assert index.note_dying(request, [ImageKey("a"), ImageKey("b")]) == 2
+    assert index.note_dying(request, [ImageKey("b"), ImageKey("c")]) == 3
+    assert index.note_dying(other, [ImageKey("a")]) == 1
+    assert index.counts_of(request) is None
+    index.close_request(request, 99, RequestCounts(3, 5))
+    index.close_request(request, 99, RequestCounts(0, 0))
+    index.close_request(request, 99)
+    assert index.counts_of(request) == RequestCounts(3, 5)
+    assert index.note_dying(request, ()) == 0
+    index.close_request(other, 99)
+    assert index.counts_of(other) is None, "what the log says has no counts"
+
+
+def test_what_a_barrier_would_erase_is_told_before(index: MemoryIndex) -> None:
+    """A trace, what people said of an image that is not there yet, and whether it is pruned."""
+    remember(index, "shown", time=20)
+    keys = [index.image_key(name) for name in ("shown", "corrected", "pruned", "never")]
+    stamp = make_stamp(20, "said")
+    index.put([Put(keys[1], write=CorrectionWrite(stamp, "dog"))])
+    index.put([Put(keys[2], write=PruningWrite(stamp, pruned=True))])
+    assert index.dying(keys, 19) == [False] * 4
+    assert index.dying(keys, 20) == [True, True, True, False]
+    assert [one.erased for one in index.put([Put(key, barrier=20) for key in keys])] == (
+        [True, True, True, False]
+    )
+    assert index.dying(keys, 20) == [False] * 4
 
 
 def test_the_oldest_request_is_the_open_one_that_was_seen_first(index: MemoryIndex) -> None:

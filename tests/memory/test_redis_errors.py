@@ -9,8 +9,7 @@ import pytest
 import redis
 
 from memory.errors import Misconfigured, Unavailable
-from memory.redis.connection import connect
-from memory.redis.errors import PASSING, map_redis_errors
+from memory.redis.connection import PASSING, connect, map_redis_errors
 
 
 def kinds(of: type[redis.RedisError]) -> Iterator[type[redis.RedisError]]:

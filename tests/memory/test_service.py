@@ -393,7 +393,8 @@ def test_a_forget_tells_whether_the_memory_ever_heard_of_what_it_names(
     memory.correct([correction("later", "dog")])
     never = [("image", "i9"), ("subject", "Ada"), ("source", "cam"), ("label", "cats")]
     assert [memory.forget(forget(*name)).matched for name in never] == [0, 0, 0, 0]
-    assert [memory.forget(forget(*name)).matched for name in never] == [None] * 4
+    again = [memory.forget(forget(*name)) for name in never]
+    assert [(done.repeated, done.matched) for done in again] == [(True, 0)] * 4
     known = {("label", "cat"): 1, ("subject", "ada"): 1, ("source", "camera"): 2}
     known |= {("image", name): 1 for name in ("i0", "i1", "later")}
     assert {name: memory.forget(forget(*name)).matched for name in known} == known
@@ -663,7 +664,8 @@ def test_a_new_memory_comes_to_the_same_state_from_the_facts_and_the_events(
     again.remember([*late, *ingests[::-1]])
     assert again.index.digests() == memory.index.digests()
     for request in requests:
-        assert again.forget(request).repeated
+        done = again.forget(request)
+        assert (done.repeated, done.images, done.matched) == (True, 0, None)
     assert again.index.digests() == memory.index.digests()
 
 
@@ -729,13 +731,31 @@ def test_a_label_is_expanded_once_and_a_repeat_uses_all_that_was_found() -> None
     assert visible(memory) == {}, "i0 bore the label when it was asked, i2 when it was asked again"
 
 
+@pytest.mark.parametrize("kind", ["subject", "image", "label"])
+def test_a_forget_counts_what_it_erased_before_it_was_interrupted(kind: str) -> None:
+    index, facts = exact(), Facts()
+    journaled = Journaled(index, [])
+    memory = VisualMemory(
+        cast("MemoryIndex", journaled), Colours(), fence_log=facts, clock_skew=SKEW
+    )
+    memory.remember([ingest("i0", subjects=("ada",)), ingest("other", label="dog")])
+    request = forget(kind, {"subject": "ada", "image": "i0", "label": "cat"}[kind])
+    journaled.before["close_request"] = _crash
+    with pytest.raises(Crash):
+        memory.forget(request)
+    assert visible(memory) == {"other": "dog"}
+    for repeated in (False, True, True):
+        done = memory.forget(request)
+        assert (done.images, done.matched, done.repeated) == (1, 1, repeated)
+
+
 def test_a_label_that_comes_back_is_kept_by_a_request_that_is_closed(memory: VisualMemory) -> None:
     memory.remember([ingest("i0")])
     request = forget("label", "cat")
     first = memory.forget(request)
     memory.remember([ingest("i1", time=60)])
     again = memory.forget(request)
-    assert (first.images, again.images) == (1, 0)
+    assert (first.images, again.images, again.matched) == (1, 1, 1)
     assert again.repeated
     assert again.until == first.until
     assert visible(memory) == {"i1": "cat"}

@@ -1,0 +1,93 @@
+"""Forget-requests in Redis: when each was first seen, what it expands into, what it erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from memory.model.forgetting import RequestCounts
+from memory.model.keys import ImageKey, RequestKey
+from memory.redis.connection import map_redis_errors
+from memory.redis.hashes import decode_time, encode_time
+from memory.redis.names import KeyNames
+
+
+def open_request(client: Any, names: KeyNames, request: RequestKey, time: int) -> tuple[int, bool]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.fcall("vm1_grow", 1, names.open_requests, request)
+    pipeline.fcall("vm1_open_request", 1, names.request(request)[0], encode_time(time))
+    with map_redis_errors():
+        _, (first_seen, closed) = pipeline.execute()
+        if closed == b"1":
+            client.srem(names.open_requests, request)
+    return int(first_seen), closed == b"1"
+
+
+def expansion(
+    client: Any, names: KeyNames, request: RequestKey, images: Iterable[ImageKey]
+) -> frozenset[ImageKey]:
+    key = names.request(request)[1]
+    with map_redis_errors():
+        _grow(client, key, images)
+        return frozenset(ImageKey(image.decode()) for image in client.smembers(key))
+
+
+def _grow(client: Any, key: str, images: Iterable[ImageKey]) -> None:
+    if given := list(images):
+        client.fcall("vm1_grow", 1, key, *given)
+
+
+def dying(client: Any, names: KeyNames, images: Sequence[ImageKey], until: int) -> list[bool]:
+    pipeline = client.pipeline(transaction=False)
+    for image in images:
+        for key in names.item(image)[:2]:
+            pipeline.hmget(key, "ts", "cs", "ps")
+    with map_redis_errors():
+        replies = iter(pipeline.execute())
+    barrier = encode_time(until).encode()
+    return [
+        any(
+            stamp and stamp[: len(barrier)] <= barrier for stamp in (*next(replies), *next(replies))
+        )
+        for _ in images
+    ]
+
+
+def note_dying(
+    client: Any, names: KeyNames, request: RequestKey, images: Iterable[ImageKey]
+) -> int:
+    key = names.request(request)[2]
+    with map_redis_errors():
+        _grow(client, key, images)
+        return int(client.scard(key))
+
+
+def close_request(
+    client: Any, names: KeyNames, request: RequestKey, until: int, counts: RequestCounts | None
+) -> None:
+    found = (counts.erased, counts.matched) if counts else ()
+    with map_redis_errors():
+        client.fcall("vm1_close_request", 3, *names.request(request), encode_time(until), *found)
+        client.srem(names.open_requests, request)
+
+
+def counts_of(client: Any, names: KeyNames, request: RequestKey) -> RequestCounts | None:
+    with map_redis_errors():
+        erased, matched = client.hmget(names.request(request)[0], "erased", "matched")
+    return RequestCounts(int(erased), int(matched)) if erased and matched else None
+
+
+def open_requests(client: Any, names: KeyNames) -> int:
+    with map_redis_errors():
+        return int(client.scard(names.open_requests))
+
+
+def oldest_request(client: Any, names: KeyNames) -> int | None:
+    with map_redis_errors():
+        pipeline = client.pipeline(transaction=False)
+        for request in client.smembers(names.open_requests):
+            key, *_ = names.request(RequestKey(request.decode()))
+            pipeline.hmget(key, "time", "closed")
+        found = pipeline.execute()
+    # One may have been closed since its name was read.
+    return min((decode_time(time) for time, closed in found if time and not closed), default=None)
