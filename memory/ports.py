@@ -114,6 +114,8 @@ class StateStore(Protocol):
 
     def request_key(self, request_id: str) -> RequestKey: ...
 
+    def due_key(self, request_id: str) -> str: ...
+
     def enlist(
         self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
     ) -> list[int | Rejected]:

@@ -197,7 +197,7 @@ class Forget:
     """A request to forget what its selector, or one of `more`, names.
 
     `time` is when the log received it first, not what it claims: when it was `submitted`, µs, and under
-    which `regulation`, is only told on.
+    which `regulation`, is only told on. It is not to be carried out `not_before` a time, µs.
     """
 
     request_id: str
@@ -207,6 +207,7 @@ class Forget:
     more: tuple[Selector, ...] = ()
     submitted: int | None = None
     regulation: str | None = None
+    not_before: int | None = None
 
     @property
     def selectors(self) -> tuple[Selector, ...]:

@@ -40,6 +40,10 @@ class KeyedDigests:
     def request_key(self, request_id: str) -> RequestKey:
         return RequestKey(self._digest("request", request_id))
 
+    def due_key(self, request_id: str) -> str:
+        """By which a request that is to be carried out later is known to be due: who has the key says it."""
+        return self._digest("due", request_id)
+
     def _digest(self, kind: str, name: str) -> str:
         message = f"{kind}\0{name}".encode()
         return hmac.new(self._hmac_key, message, hashlib.sha256).hexdigest()[:32]

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from memory.errors import Misconfigured, Rejected, Unavailable
-from streams.cli import forgetting, memory_commands, operations, stack_commands
+from streams.cli import erasure, forgetting, memory_commands, operations, stack_commands
 from streams.cli.asking import query
 from streams.cli.options import say, visible
 from streams.cli.rebuild import rebuild
@@ -24,9 +24,10 @@ COMMANDS = [
     memory_commands.ingest,
     memory_commands.correct,
     forgetting.forget,
-    forgetting.receipt,
-    forgetting.audit,
-    forgetting.restore,
+    forgetting.cancel,
+    erasure.receipt,
+    erasure.audit,
+    erasure.restore,
     query,
     suspects,
     influence,

@@ -1,4 +1,4 @@
-"""The commands of forgetting: requests, receipts, and how long it takes at worst."""
+"""The commands that ask to forget, and that take it back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
@@ -15,12 +14,10 @@ from rich.table import Table
 from memory.model.events import Selector, SelectorKind
 from memory.model.keys import ImageKey
 from streams.cli.options import as_json, cell, console, emit, say, servers
-from streams.config.connections import kafka_cluster
 from streams.config.settings import Settings
+from streams.contract.cloudevents import format_time, parse_time
 from streams.contract.messages import Receipt
-from streams.contract.signing import Chain, SigningKey
 from streams.contract.strict_json import load_json
-from streams.erasure.chain import read_chain
 from streams.erasure.ledger import PROVEN
 
 
@@ -36,12 +33,17 @@ from streams.erasure.ledger import PROVEN
     help="Forget as a data subject's request in this file says (OpenDSR, JSON; - reads standard input).",
 )
 @click.option("--permanent", is_flag=True, help="Never admit it again.")
+@click.option(
+    "--not-before",
+    metavar="TIME",
+    help="Carry it out then, not at once: an RFC 3339 time with its offset, such as "
+    "2026-12-24T08:00:00Z. Until then visual-memory cancel stops it.",
+)
 @click.option("--dry-run", is_flag=True, help="Count what would go now, by label; forget nothing.")
 @click.option(
     "--wait",
-    type=click.Choice(["sent", "erased", *PROVEN, "completed"]),
-    default="erased",
-    show_default=True,
+    type=click.Choice(["sent", "scheduled", "erased", *PROVEN, "completed"]),
+    show_default="erased, or scheduled if it is for later",
     help="Return when the request is in the log, out of every answer, or at a later stage: completed "
     "is when no copy that can be reached holds it any more.",
 )
@@ -56,8 +58,9 @@ def forget(
     label: str | None,
     file: TextIO | None,
     permanent: bool,
+    not_before: str | None,
     dry_run: bool,
-    wait: str,
+    wait: str | None,
     timeout: float,
     json_: bool,
 ) -> None:
@@ -70,6 +73,9 @@ def forget(
         raise click.UsageError(
             "name exactly one of --image, --subject, --source, --label, --request"
         )
+    if file is not None and not_before is not None:
+        raise click.UsageError("a request says itself when; see docs/forgetting.md")
+    at = None if not_before is None else parse_time(not_before, "--not-before")
     asked: dict[str, Any] | None = None if file is None else _read_request(file)
     if dry_run:
         if asked is not None:
@@ -78,10 +84,18 @@ def forget(
         return
     with bootstrap.client(settings, "visual-memory-cli") as client:
         if asked is None:
-            request = client.forget(**given, permanent=permanent)
+            request = client.forget(
+                image=image,
+                subject=subject,
+                source=of_source,
+                label=label,
+                permanent=permanent,
+                not_before=at,
+            )
         else:
             request = client.forget_for(asked)
-        done = None if wait == "sent" else client.receipt(request, wait, timeout)
+        # The first receipt says that it is erased, or scheduled.
+        done = None if wait == "sent" else client.receipt(request, wait or "received", timeout)
     if json_:
         emit({"request": request.request_id, "stage": "sent"} if done is None else done.to_json())
     elif done is None:
@@ -92,7 +106,10 @@ def forget(
 
 
 def _print_receipt(done: Receipt) -> None:
-    if done.status == "unmatched":
+    if done.status == "scheduled":
+        say(f"scheduled: carried out not before {format_time(done.not_before or 0)}; until then")
+        say(f"  visual-memory cancel {done.request}")
+    elif done.status == "unmatched":
         say(
             "nothing matched: the memory never heard of it; is it spelt so? Events about it from "
             "before this request are refused all the same",
@@ -104,6 +121,32 @@ def _print_receipt(done: Receipt) -> None:
         say(f"completed: no file within reach holds anything of it; signed, number {done.sequence}")
         for one in done.outside or ():
             say(f"  outside: {one.what} ({one.owner}): {one.must}")
+
+
+@click.command()
+@click.argument("request_id", metavar="REQUEST")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
+@servers
+@as_json
+def cancel(settings: Settings, request_id: str, timeout: float, json_: bool) -> None:
+    """Stop a request to forget that is to be carried out later, by the id that its receipts name.
+
+    Ends with 1 where it was to be carried out by then, or is.
+    """
+    from streams import bootstrap
+
+    with bootstrap.client(settings, "visual-memory-cli") as client:
+        is_stopped = client.cancel(request_id, timeout)
+    outcome = "cancelled" if is_stopped else "too_late"
+    if json_:
+        emit({"request": request_id, "outcome": outcome})
+    else:
+        say(
+            "cancelled: nothing is forgotten"
+            if is_stopped
+            else "too late: it was to be forgotten by then"
+        )
+    sys.exit(0 if is_stopped else 1)
 
 
 def _read_request(file: TextIO) -> dict[str, Any]:
@@ -143,133 +186,3 @@ def _print_would_go(settings: Settings, selector: Selector, *, json_: bool) -> N
     say(f"{counts.total()} images would go now")
     if counts:
         console.print(table)
-
-
-@click.group()
-def receipt() -> None:
-    """Signed receipts: list them, verify them, show the public key."""
-
-
-@receipt.command("key")
-@servers
-def key_command(settings: Settings) -> None:
-    """Print the public key of receipts, and its id."""
-    key = SigningKey(settings.signing_keys()[0])
-    click.echo(f"{key.public} {key.id}")
-
-
-@receipt.command("list")
-@click.option("--request", help="Of this request alone; the chain has gaps then.")
-@servers
-def list_command(settings: Settings, request: str | None) -> None:
-    """Print the signed receipts of the log, a line of JSON each, in the order of their chain."""
-    for value in read_chain(kafka_cluster(settings), settings.namespace):
-        if request is None or f'"request":"{request}"' in value.decode():
-            click.echo(value)
-
-
-@receipt.command("verify")
-@click.argument("file", required=False, type=click.File("rb"))
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    help="A public key that is trusted; repeatable. Else the settings'.",
-)
-@as_json
-@servers
-def verify_command(settings: Settings, file: Any, keys: tuple[str, ...], json_: bool) -> None:
-    """Verify the receipts in FILE (lines of JSON; - reads standard input), or those of the log.
-
-    Each has to be signed by a trusted key, or by one that a trusted one handed over to, and to follow the
-    one before: none altered, none missing between. Ends with 1 where one is not so.
-    """
-    trusted = keys or (SigningKey(settings.signing_keys()[0]).public,)
-    chain, faults, count = Chain(trusted), [], 0
-    for count, value in enumerate(
-        read_chain(kafka_cluster(settings), settings.namespace) if file is None else file, 1
-    ):
-        if fault := chain.check(value.strip()):
-            faults.append({"line": count, "fault": fault})
-    if json_:
-        emit({"receipts": count, "last": chain.sequence, "faults": faults})
-    else:
-        for one in faults:
-            say(f"line {one['line']}: {one['fault']}", "red")
-        say(f"{count} receipts, {len(faults)} faults; the last is number {chain.sequence}")
-    sys.exit(1 if faults or not count else 0)
-
-
-@click.command()
-@click.option("--verify", is_flag=True, help="Only look; change nothing.")
-@servers
-@as_json
-def restore(settings: Settings, verify: bool, json_: bool) -> None:
-    """After Redis came back from a backup: forget again what was forgotten since, and prove it.
-
-    Reads the facts of forgetting from the start of their topic and compares each item that the memory
-    shows with them. Ends with 1 where one is shown that is forgotten. Workers do the same when they
-    start, from where Redis says that it had read to.
-    """
-    from streams import bootstrap
-    from streams.erasure.restore import forget_again
-
-    with closing(bootstrap.redis_client(settings)) as store:
-        index = bootstrap.open_index(settings, store)
-        done = forget_again(kafka_cluster(settings), store, index, apply=not verify)
-    if json_:
-        emit(asdict(done))
-    else:
-        lacked = "lacks" if verify else "lacked"
-        say(f"of {done.facts} facts of forgetting the memory {lacked} {done.missing}")
-        say(f"of {done.items} items {done.revived} are forgotten: revived {done.revived}")
-    sys.exit(1 if done.revived else 0)
-
-
-@click.command()
-@servers
-@as_json
-def audit(settings: Settings, json_: bool) -> None:
-    """Show how long erasing takes at worst, as the servers are configured now.
-
-    Ends with 1 where that is more than is promised (VISUAL_MEMORY_ERASURE_LIMIT), or where something
-    keeps what is forgotten for good; it says which setting, and what to do.
-    """
-    from streams.erasure.wiring import bound_of
-
-    bound = bound_of(settings)
-    faults = list(bound.faults)
-    if bound.seconds > settings.erasure_limit:
-        worst = max(bound.parts, key=lambda part: bound.parts[part])
-        faults.append(
-            f"at worst it takes {bound.seconds:.0f} s, of which most is {REMEDIES[worst]}; promised are "
-            f"{settings.erasure_limit:.0f} s"
-        )
-    if json_:
-        emit(
-            {
-                "seconds": bound.seconds,
-                "limit": settings.erasure_limit,
-                "parts": bound.parts,
-                "faults": faults,
-            }
-        )
-    else:
-        table = Table("copy", "seconds at worst")
-        for part, seconds in bound.parts.items():
-            table.add_row(part, f"{seconds:.1f}")
-        console.print(table)
-        for fault in faults:
-            say(fault, "red")
-        say(
-            f"completed after at most {bound.seconds:.0f} s; {settings.erasure_limit:.0f} s are promised"
-        )
-    sys.exit(1 if faults else 0)
-
-
-REMEDIES = {
-    "log": "the log's (VISUAL_MEMORY_COMPACTION_LAG, then `visual-memory topics --configure`)",
-    "answers": "the answers' (VISUAL_MEMORY_ANSWERS_KEPT, then `visual-memory topics --configure`)",
-    "redis": "that of Redis' files (VISUAL_MEMORY_ERASURE_PAUSE)",
-    "copies": "that of the query workers' copies",
-}

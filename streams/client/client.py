@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,18 +10,16 @@ from typing import Any, Self, Unpack
 
 from memory.errors import Reason, Rejected, Unavailable
 from memory.model.answers import Findings, Position
-from memory.model.events import Selector
 from memory.model.questions import DEFAULT_LISTED, About, Query, Review
 from memory.model.reliability import HARD_FROM
 from memory.model.times import now_us
 from streams.client.asking import Asked, query_of
+from streams.client.forgetting import Forgetting
 from streams.client.images import Image, payload_of
-from streams.client.receipts import await_receipt
 from streams.client.replies import GRACE_SECONDS, Rejections, Replies, await_answer
-from streams.client.sending import ForgetRequest, Pending, Sender
+from streams.client.sending import Pending, Sender
 from streams.contract import cloudevents, encoding
-from streams.contract.forgetting import check_request, sign_request
-from streams.contract.messages import DEFAULT_TIMEOUT, Answer, Receipt
+from streams.contract.messages import DEFAULT_TIMEOUT, Answer
 from streams.contract.records import OutgoingRecord
 from streams.contract.signing import SigningKey
 from streams.contract.topics import MAX_RECORD, Topic
@@ -31,7 +28,7 @@ from streams.kafka.errors import as_memory_error
 from streams.kafka.reading import Tail
 
 
-class MemoryClient:
+class MemoryClient(Forgetting):
     """A client of one memory; safe for many threads. Connects when it first has to.
 
     `source` names the application in every event. `prefix` is the deployment's topic prefix,
@@ -52,15 +49,16 @@ class MemoryClient:
         request_key: bytes | None = None,
         **security: Any,
     ) -> None:
-        self._cluster = KafkaCluster(bootstrap, prefix, security)
-        self._source = source
-        self._clock = clock
-        self._request_key = None if request_key is None else SigningKey(request_key)
-        self._sender = Sender(self._cluster, max_record_bytes)
-        self._lock = threading.Lock()
+        cluster = KafkaCluster(bootstrap, prefix, security)
+        super().__init__(
+            cluster,
+            Sender(cluster, max_record_bytes),
+            source=source,
+            clock=clock,
+            request_key=None if request_key is None else SigningKey(request_key),
+        )
         self._replies = Replies(self._cluster)
         self._tails: list[Tail] = []
-        self._outcomes: Tail | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -130,56 +128,6 @@ class MemoryClient:
         named = {"source": self._source, "event_id": event_id}
         record = encode(**named, time=self._clock() if time is None else time, **said)
         return Pending(event_id, *self._sender.send(record))
-
-    def forget(
-        self,
-        *,
-        image: str | None = None,
-        subject: str | None = None,
-        source: str | None = None,
-        label: str | None = None,
-        permanent: bool = False,
-        event_id: str | None = None,
-    ) -> ForgetRequest:
-        """Ask to forget an image, all of a subject or a source, or what has a label now."""
-        event_id = event_id or uuid.uuid4().hex
-        record = encoding.encode_forget(
-            source=self._source,
-            event_id=event_id,
-            time=self._clock(),
-            selector=Selector.of(image=image, subject=subject, source=source, label=label),
-            permanent=permanent,
-        )
-        return self._request(event_id, record)
-
-    def forget_for(self, request: Mapping[str, Any]) -> ForgetRequest:
-        """Ask to forget as a data subject's request says, in OpenDSR's form (docs/forgetting.md).
-
-        Sent again it is the same request. Raises `Rejected` for what the memory would reject.
-        """
-        event_id = str(request.get("subject_request_id"))
-        record = encoding.encode_subject_request(
-            source=self._source, event_id=event_id, time=self._clock(), request=request
-        )
-        check_request(record)
-        return self._request(event_id, record)
-
-    def _request(self, event_id: str, record: OutgoingRecord) -> ForgetRequest:
-        if self._request_key is not None:
-            record = sign_request(record, self._request_key)
-        # Taken before the request is sent: what is said about it comes behind.
-        start = self._outcome_ends()
-        return ForgetRequest(event_id, *self._sender.send(record), record.key.decode(), start)
-
-    def receipt(
-        self, request: ForgetRequest | str, stage: str = "erased", timeout: float = 60.0
-    ) -> Receipt:
-        """The first receipt that says a request has come to a stage.
-
-        A request made elsewhere is named by its id; the receipts are then read from the start.
-        Raises `Rejected` if the request was, `Unavailable` if no receipt comes in time.
-        """
-        return await_receipt(self._cluster, request, stage, timeout)
 
     def query(
         self,
@@ -284,11 +232,3 @@ class MemoryClient:
         for tail in tails:
             tail.close()
         self._sender.close(timeout)
-
-    def _outcome_ends(self) -> dict[tuple[str, int], int]:
-        """Where the next receipt and the next rejection will stand."""
-        with self._lock:
-            if self._outcomes is None:
-                names = list(map(self._cluster.full_name, (Topic.FORGET_RECEIPT, Topic.REJECTED)))
-                self._outcomes = Tail(self._cluster, names)
-            return self._outcomes.ends()

@@ -45,6 +45,7 @@ class Header(StrEnum):
     REVIEW = "ce_review"
     LEAST = "ce_least"
     SIGNATURE = "ce_signature"
+    DUE = "ce_due"
     AFTER = "ce_after"
     REPLY_PARTITION = "ce_replypartition"
     TIMEOUT = "ce_timeout"
@@ -217,12 +218,12 @@ def write(
         raise Rejected(Reason.INVALID_HEADER, "an attribute has a lone surrogate") from None
 
 
-def parse_time(text: str) -> int:
-    """µs of an RFC 3339 time with its offset; digits below µs are cut. Raises `Rejected`."""
+def parse_time(text: str, what: str = Header.TIME) -> int:
+    """µs of an RFC 3339 time with its offset; digits below µs are cut. Raises `Rejected`, which says `what`."""
     found = _TIME.fullmatch(text)
     if not found:
         raise Rejected(
-            Reason.INVALID_TIME, f"{Header.TIME} must be an RFC 3339 time with its offset from UTC"
+            Reason.INVALID_TIME, f"{what} must be an RFC 3339 time with its offset from UTC"
         )
     *fields, fraction, sign, hours, minutes = found.groups()
     try:
@@ -231,7 +232,7 @@ def parse_time(text: str) -> int:
         year, month, day, hour, minute, second = map(int, fields)
         moment = datetime(year, month, day, hour, minute, second, tzinfo=zone)
     except ValueError:
-        raise Rejected(Reason.INVALID_TIME, f"{Header.TIME} names no moment") from None
+        raise Rejected(Reason.INVALID_TIME, f"{what} names no moment") from None
     micros = int(((fraction or "") + "000000")[:6])
     return checked_time((moment - EPOCH) // timedelta(microseconds=1) + micros)
 

@@ -28,6 +28,7 @@ from streams.contract.cloudevents import (
 )
 from streams.contract.messages import (
     Answer,
+    Cancellation,
     Receipt,
     Rejection,
 )
@@ -42,7 +43,7 @@ from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 
-_T = TypeVar("_T", Answer, Receipt, Rejection)
+_T = TypeVar("_T", Answer, Receipt, Cancellation, Rejection)
 
 
 def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest | Marker:
@@ -114,6 +115,10 @@ def decode_prediction(record: Record) -> Answer | Marker:
 
 def decode_receipt(record: Record) -> Receipt | Marker:
     return _read_answer(record, Topic.FORGET_RECEIPT, Receipt)
+
+
+def decode_cancellation(record: Record) -> Cancellation | Marker:
+    return _read_answer(record, Topic.FORGET_RECEIPT, Cancellation)
 
 
 def decode_rejection(record: Record) -> Rejection | Marker:

@@ -19,6 +19,7 @@ from streams.contract.messages import (
     DEFAULT_TIMEOUT,
     MAX_TIMEOUT,
     Answer,
+    Cancellation,
     KeyChange,
     Receipt,
     Rejection,
@@ -91,11 +92,25 @@ def encode_pruning(
 
 
 def encode_forget(
-    *, source: str, event_id: str, time: int, selector: Selector, permanent: bool = False
+    *,
+    source: str,
+    event_id: str,
+    time: int,
+    selector: Selector,
+    permanent: bool = False,
+    not_before: int | None = None,
 ) -> OutgoingRecord:
-    value = canonical_json(
-        {"selector": {str(selector.kind): selector.value}, "permanent": permanent}
-    )
+    body: dict[str, Any] = {"selector": {str(selector.kind): selector.value}}
+    body["permanent"] = permanent
+    if not_before is not None:
+        body["not_before"] = cloudevents.format_time(not_before)
+    value = canonical_json(body)
+    return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
+
+
+def encode_cancel(*, source: str, event_id: str, time: int, request_id: str) -> OutgoingRecord:
+    """That a request, by the id that its receipts name, is not to be carried out."""
+    value = canonical_json({"cancel": request_id})
     return _record(Topic.FORGET_REQUEST, source, event_id, time, value, JSON, {})
 
 
@@ -168,6 +183,10 @@ def encode_prediction(answer: Answer, reply_partition: int) -> OutgoingRecord:
 
 def encode_receipt(receipt: Receipt) -> OutgoingRecord:
     return _memory_event(Topic.FORGET_RECEIPT, f"{receipt.request}.{receipt.stage}", receipt)
+
+
+def encode_cancellation(said: Cancellation) -> OutgoingRecord:
+    return _memory_event(Topic.FORGET_RECEIPT, f"{said.cancel}.{said.outcome}", said)
 
 
 def encode_key_change(change: KeyChange) -> OutgoingRecord:

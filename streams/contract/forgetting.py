@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ EXTENSION = "visual-memory"
 """Under which an OpenDSR request may say more to this memory."""
 MAX_SELECTORS_OF_REQUEST = 16
 REGULATIONS = ("gdpr", "ccpa")
+_REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 _REQUIRED = (
     *("regulation", "subject_request_id", "subject_request_type", "subject_identities"),
     "submitted_time",
@@ -30,7 +32,26 @@ _OPTIONAL = ("api_version", "status_callback_urls", "extensions")
 _IDENTITY = {"identity_type", "identity_value", "identity_format"}
 
 
-def decode_forget(record: Record, *, clock_skew: int, keys: Sequence[str] = ()) -> Forget | Marker:
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A request to forget is not to be carried out. `time` is when the log received this, µs."""
+
+    cancel_id: str
+    request_id: str
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A request to forget that says when; `due` is what it bears once it is to be carried out."""
+
+    request: Forget
+    due: str | None
+
+
+def decode_forget(
+    record: Record, *, clock_skew: int, keys: Sequence[str] = ()
+) -> Forget | Scheduled | Cancel | Marker:
     """A request to forget; its id is the record's key, since it is unique and names nobody.
 
     With `keys`, public ones, it has to be signed by one of them (see `sign_request`).
@@ -49,15 +70,41 @@ def decode_forget(record: Record, *, clock_skew: int, keys: Sequence[str] = ()) 
     check_not_ahead(event.time, record.timestamp, clock_skew)
     body = read_object(record.value or b"", event.content_type)
     request_id = record_key(event.source, event.id).decode()
+    if "cancel" in body:
+        return Cancel(request_id, _cancelled(body), record.timestamp)
     if "subject_request_type" in body:
-        return _subject_request(body, event.id, request_id, record.timestamp)
-    check_fields(body, required=("selector",), optional=("permanent",))
-    return Forget(
-        request_id=request_id,
-        selector=_selector(body["selector"]),
-        time=record.timestamp,
-        permanent=_permanent(body),
-    )
+        request = _subject_request(body, event.id, request_id, record.timestamp)
+    else:
+        check_fields(body, required=("selector",), optional=("permanent", "not_before"))
+        request = Forget(
+            request_id=request_id,
+            selector=_selector(body["selector"]),
+            time=record.timestamp,
+            permanent=_permanent(body),
+            not_before=_not_before(body),
+        )
+    return request if request.not_before is None else Scheduled(request, event.get(Header.DUE))
+
+
+def _cancelled(body: Mapping[str, Any]) -> str:
+    check_fields(body, required=("cancel",))
+    found = body["cancel"]
+    if not isinstance(found, str) or not _REQUEST_ID.fullmatch(found):
+        raise Rejected(
+            Reason.INVALID_ID, "cancel must be the id of a request as its receipts name it"
+        )
+    return found
+
+
+def _not_before(body: Mapping[str, Any]) -> int | None:
+    return _time(body, "not_before") if "not_before" in body else None
+
+
+def _time(body: Mapping[str, Any], name: str) -> int:
+    found = body[name]
+    if not isinstance(found, str):
+        raise Rejected(Reason.INVALID_TIME, f"{name} must be an RFC 3339 time")
+    return parse_time(found, name)
 
 
 def signed_part(key: bytes | None, value: bytes | None) -> bytes:
@@ -87,9 +134,7 @@ def _subject_request(body: Mapping[str, Any], event_id: str, request_id: str, ti
         names = " or ".join(REGULATIONS)
         raise Rejected(Reason.INVALID_PAYLOAD, f"regulation must be {names}")
     _check_request_id(body["subject_request_id"], event_id)
-    submitted = body["submitted_time"]
-    if not isinstance(submitted, str):
-        raise Rejected(Reason.INVALID_TIME, "submitted_time must be an RFC 3339 time")
+    submitted = _time(body, "submitted_time")
     said = _extension(body.get("extensions", {}))
     found = [_subject(identity) for identity in _list(body["subject_identities"])]
     found += [_selector(selector) for selector in _list(said.get("selectors", []))]
@@ -106,8 +151,9 @@ def _subject_request(body: Mapping[str, Any], event_id: str, request_id: str, ti
         time,
         _permanent(said),
         tuple(more),
-        parse_time(submitted),
+        submitted,
         body["regulation"],
+        _not_before(said),
     )
 
 
@@ -132,7 +178,7 @@ def _extension(extensions: object) -> Mapping[str, Any]:
     said = extensions.get(EXTENSION, {})
     if not isinstance(said, dict):
         raise Rejected(Reason.INVALID_PAYLOAD, f"extensions: {EXTENSION} must be a JSON object")
-    check_fields(said, optional=("selectors", "permanent"))
+    check_fields(said, optional=("selectors", "permanent", "not_before"))
     return said
 
 

@@ -8,12 +8,14 @@ from typing import Any, Literal, Self
 
 from msgspec import field
 from msgspec.json import schema_components
+from msgspec.structs import replace
 
 from memory.model.answers import Findings, Message, Neighbor, Position, Prediction, Why
 from memory.model.events import Forget
 from memory.model.outcomes import Forgotten
 from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
+from memory.model.times import now_us
 from streams.contract.topics import Topic
 
 MAX_AFTER = 256
@@ -128,8 +130,8 @@ class Receipt(Message, frozen=True):
     request was carried out before, whose counts are those of then.
 
     `memory` is whose receipt it is, where several share their topics: the namespace.
-    `regulation` and when it was `submitted` are as the request says; it is `due` when the promised time is
-    over. From `erased` on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
+    `regulation`, when it was `submitted` and that it is not to be carried out `not_before` a time are as the
+    request says; it is `due` when the promised time is over. From `erased`, or `cancelled`, on receipts are signed and chained (see `signing`): `evidence` is what a stage rests
     on, `outside` names what cannot be erased from here.
     """
 
@@ -141,11 +143,14 @@ class Receipt(Message, frozen=True):
     images: int
     repeated: bool = field(default_factory=lambda: False)
     matched: int | None = field(default_factory=_none)
-    status: Literal["matched", "unmatched", "repeated"] = field(default_factory=lambda: "matched")
+    status: Literal["matched", "unmatched", "repeated", "scheduled", "cancelled"] = field(
+        default_factory=lambda: "matched"
+    )
     memory: str | None = None
     more: tuple[SelectorDigest, ...] | None = None
     regulation: str | None = None
     submitted: int | None = None
+    not_before: int | None = None
     due: int | None = None
     evidence: Mapping[str, int | str] | None = None
     outside: tuple[Outside, ...] | None = None
@@ -157,25 +162,68 @@ class Receipt(Message, frozen=True):
     @classmethod
     def of(cls, request: Forget, digests: Sequence[str], done: Forgotten, memory: str) -> Self:
         """`digests` are of the request's selectors, in order."""
-        first, *more = (
-            SelectorDigest(str(selector.kind), digest)
-            for selector, digest in zip(request.selectors, digests, strict=True)
-        )
-        return cls(
-            request=request.request_id,
+        return replace(
+            cls._begun(request, digests, memory),
             stage="erased",
             stages={"received": done.first_seen, "fenced": done.fenced, "erased": done.erased},
-            selector=first,
-            memory=memory,
-            more=tuple(more) or None,
-            regulation=request.regulation,
-            submitted=request.submitted,
             until=done.until,
             images=done.images,
             repeated=done.repeated,
             matched=done.matched,
             status="repeated" if done.repeated else "unmatched" if done.matched == 0 else "matched",
         )
+
+    @classmethod
+    def plan(
+        cls, request: Forget, digests: Sequence[str], memory: str, *, partition: int, offset: int
+    ) -> Self:
+        """It is noted and will be carried out; it stands there in the log until then."""
+        return replace(
+            cls._begun(request, digests, memory),
+            stage="scheduled",
+            stages={"received": request.time, "scheduled": now_us()},
+            status="scheduled",
+            evidence={"partition": partition, "offset": offset},
+        )
+
+    @classmethod
+    def _begun(cls, request: Forget, digests: Sequence[str], memory: str) -> Self:
+        first, *more = (
+            SelectorDigest(str(selector.kind), digest)
+            for selector, digest in zip(request.selectors, digests, strict=True)
+        )
+        return cls(
+            request=request.request_id,
+            stage="received",
+            stages={"received": request.time},
+            selector=first,
+            memory=memory,
+            more=tuple(more) or None,
+            regulation=request.regulation,
+            submitted=request.submitted,
+            not_before=request.not_before,
+            until=0,
+            images=0,
+        )
+
+
+class Cancellation(Message, frozen=True):
+    """Among receipts: somebody asked to cancel a request that is to be carried out later.
+
+    `cancel` names that event as `request` does the other, `asked`, µs, is when the log received it.
+    `outcome` is ``noted``, and ``too_late`` where the request was to be carried out by then, or is; where it
+    was stopped, a `Receipt` says ``cancelled``.
+    """
+
+    request: str
+    cancel: str
+    asked: int
+    outcome: Literal["noted", "too_late"] = field(default_factory=lambda: "noted")
+    memory: str | None = None
+    sequence: int | None = None
+    previous: str | None = None
+    key: str | None = None
+    signature: str | None = None
 
 
 class KeyChange(Message, frozen=True):

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from memory.errors import Misconfigured
 from memory.model.text import canonical_json
-from streams.contract.messages import KeyChange, Receipt
+from streams.contract.messages import Cancellation, KeyChange, Receipt
 from streams.contract.strict_json import load_json
 
 FIRST = "0" * 64
 """What the first of a chain names in place of one before it."""
-_Linked = TypeVar("_Linked", bound=Receipt | KeyChange)
+_Linked = TypeVar("_Linked", bound=Receipt | Cancellation | KeyChange)
 
 
 class SigningKey:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from memory.errors import Misconfigured
 from memory.model.text import canonical_json
 from streams.contract import decoding, encoding
-from streams.contract.messages import KeyChange, Receipt
+from streams.contract.messages import Cancellation, KeyChange, Receipt
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.signing import FIRST, SigningKey, link_digest
 from streams.contract.strict_json import load_json
@@ -19,6 +19,7 @@ from streams.kafka.errors import map_kafka_errors
 from streams.kafka.reading import Tail, decode_known
 
 SECONDS = 30.0
+Told = Receipt | Cancellation
 
 
 def read_chain(cluster: KafkaCluster, memory: str) -> Iterator[bytes]:
@@ -71,11 +72,9 @@ class ReceiptChain:
         self._tail.close()
         self._producer.close(timeout=SECONDS)
 
-    def open(self) -> list[Receipt]:
-        """The receipts so far; then it can be appended to. Raises `Misconfigured`, `Unavailable`."""
-        found: list[Receipt] = []
-        while any(self._tail.positions()[place] < end for place, end in self._ends.items()):
-            found += self.poll(0.5)
+    def open(self) -> list[Told]:
+        """What was told so far; then it can be appended to. Raises `Misconfigured`, `Unavailable`."""
+        found = self._read_to(self._ends)
         if self._last_key in ("", self._key.id):
             return found
         if self._before is None or self._before.id != self._last_key:
@@ -91,23 +90,43 @@ class ReceiptChain:
         self._sequence, self._last = self._sequence + 1, link_digest(canonical_json(change))
         return found
 
-    def poll(self, timeout: float = 0.0) -> list[Receipt]:
-        """Receipts that came since, of forget workers and of this writer."""
+    def read_on(self) -> list[Told]:
+        """What came since, all that the log has by now."""
+        return self._read_to(self._tail.ends())
+
+    def _read_to(self, ends: Mapping[tuple[str, int], int]) -> list[Told]:
+        found: list[Told] = []
+        while any(self._tail.positions()[place] < end for place, end in ends.items()):
+            found += self.poll(0.5)
+        return found
+
+    def poll(self, timeout: float = 0.0) -> list[Told]:
+        """What came since, of forget workers and of this writer."""
         records = self._tail.poll(timeout)
         for record in records:
             self._follow(record)
-        return list(decode_known(records, decoding.decode_receipt))
+        return [
+            *decode_known(records, decoding.decode_receipt),
+            *decode_known(records, decoding.decode_cancellation),
+        ]
 
-    def append(self, receipts: Sequence[Receipt]) -> list[Receipt]:
+    def append(self, told: Sequence[Told]) -> list[Told]:
         """Sign them as the next of the chain; returns them once the log has all of them."""
-        signed: list[Receipt] = []
+        signed: list[Told] = []
         sequence, last = self._sequence, self._last
-        for receipt in receipts:
+        for one in told:
             sequence += 1
-            signed.append(self._key.link(receipt, sequence, last))
+            signed.append(self._key.link(one, sequence, last))
             last = link_digest(canonical_json(signed[-1]))
         if signed:
-            self._send(list(map(encoding.encode_receipt, signed)))
+            self._send(
+                [
+                    encoding.encode_receipt(one)
+                    if isinstance(one, Receipt)
+                    else encoding.encode_cancellation(one)
+                    for one in signed
+                ]
+            )
             self._sequence, self._last = sequence, last
         return signed
 

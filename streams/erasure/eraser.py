@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kafka import TopicPartition
 
-from memory.model.events import LogPartition
+from memory.model.events import LogAddress, LogPartition
 from memory.model.times import microseconds, now_us
 from memory.redis.connection import RedisFiles
 from memory.redis.index import RedisIndex
@@ -17,10 +17,11 @@ from memory.redis.reports import Leftovers
 from streams.contract.messages import Outside, Receipt
 from streams.contract.topics import Topic
 from streams.erasure.bound import MARGIN_SECONDS
-from streams.erasure.chain import ReceiptChain
+from streams.erasure.chain import ReceiptChain, Told
 from streams.erasure.ledger import Erasure, Ledger
 from streams.erasure.log import ANSWERING, NAMING, ErasureLog, Scan
 from streams.erasure.metrics import UNREADABLE_RECORDS, export_requests, observe_stages
+from streams.erasure.schedule import Schedule
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,14 @@ class Eraser:
         self._pause, self._beat, self._claims = pause, beat, claims
         self._limit = microseconds(limit)
         self.ledger = Ledger(name)
+        self._schedule = Schedule(
+            self.ledger,
+            log,
+            chain,
+            topic_ids,
+            topic=log.full_name(Topic.FORGET_REQUEST),
+            due_key=index.due_key,
+        )
         self._needed: dict[str, _Needed] = {}
         self._sweep: _Sweep | None = None
         self._next_beat = self._next_sweep = self._next_rewrite = 0.0
@@ -98,26 +107,35 @@ class Eraser:
         self.ledger.note(self._chain.open(), now_us())
         self._leftovers.find_outboxes()
 
-    def step(self) -> list[Receipt]:
-        """Whatever can be done now; returns the receipts that were written. Raises `Unavailable`."""
+    def step(self) -> list[Told]:
+        """Whatever can be done now; returns what was told of it. Raises `Unavailable`."""
         self._index.follow()
         self.ledger.note(self._chain.poll(), now_us())
         self._bury()
         if time.monotonic() >= self._next_beat:
             self._log.beat()
             self._next_beat = time.monotonic() + self._beat
+        self._schedule.step(self._index.positions)
         self._take_up()
         self._rewrite_files()
         self._sweep_log()
         self._look_at_answers()
         self._look_at_copies()
         told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
-        written = self._chain.append(self.ledger.due(now_us(), self._limit, self._outside()))
-        for receipt in written:
+        stopped = self.ledger.stops(now_us())
+        self._log.bury(map(self._address_of, stopped))
+        due = self.ledger.due(now_us(), self._limit, self._outside())
+        written = self._chain.append([*stopped, *self.ledger.too_late(), *due])
+        for receipt in due:
             observe_stages(told[receipt.request], receipt)
         self.ledger.note(written, now_us())
         export_requests(self.ledger, now_us())
         return written
+
+    def _address_of(self, scheduled: Receipt) -> LogAddress:
+        topic_id = self.topic_ids[self._log.full_name(Topic.FORGET_REQUEST)]
+        partition = int((scheduled.evidence or {})["partition"])
+        return LogAddress(scheduled.stages["received"], topic_id, partition, scheduled.request)
 
     def _bury(self) -> None:
         for events in self._leftovers.dead_events():
@@ -156,9 +174,7 @@ class Eraser:
             lacking = [one for one in lacking if self._is_merged(one, positions)]
             if not lacking:
                 return
-            scan = self._log.scan(
-                self._index, self._leftovers.dead_until, self.ledger.carried_out()
-            )
+            scan = self._log.scan(self._index, self._leftovers.dead_until, self.ledger.over())
             self._sweep = _Sweep(lacking, scan, self._log.file_delay(NAMING) + MARGIN_SECONDS)
             UNREADABLE_RECORDS.set(scan.unreadable)
             if scan.unreadable:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from streams.contract.messages import Outside, Receipt
+from streams.contract.messages import Cancellation, Outside, Receipt
 
-ERASED, COMPLETED = "erased", "completed"
+SCHEDULED, CANCELLED, ERASED, COMPLETED = "scheduled", "cancelled", "erased", "completed"
 PROVEN = ("redis_purged", "log_compacted", "answers_expired", "repaired")
 """What has to be so after `erased`, in any order, before a request is `completed`."""
 
@@ -43,25 +43,48 @@ class Ledger:
         self._memory = memory
         self.open: dict[str, Erasure] = {}
         self.completed: set[str] = set()
+        self.cancelled: set[str] = set()
+        self._plans: dict[str, Receipt] = {}
+        self._asked: dict[str, Cancellation] = {}
+        self._too_late: set[str] = set()
 
-    def note(self, receipts: Iterable[Receipt], now: int) -> None:
-        """Receipts as they stand in the log; `now`, µs, is after they were written."""
-        for receipt in receipts:
-            if receipt.memory not in (self._memory, None):  # older versions did not say whose it is
+    def note(self, told: Iterable[Receipt | Cancellation], now: int) -> None:
+        """What was told, as it stands in the log; `now`, µs, is after it was written."""
+        for one in told:
+            if one.memory not in (self._memory, None):  # older versions did not say whose it is
                 continue
-            if COMPLETED in receipt.stages:
-                self.completed.add(receipt.request)
-                self.open.pop(receipt.request, None)
-            elif receipt.request in self.completed or ERASED not in receipt.stages:
+            if isinstance(one, Cancellation):
+                self._note_cancellation(one)
+            elif COMPLETED in one.stages:
+                self.completed.add(one.request)
+                self.open.pop(one.request, None)
+                self._plans.pop(one.request, None)
+            elif CANCELLED in one.stages:
+                self.cancelled.add(one.request)
+                self._plans.pop(one.request, None)
+            elif one.request in self.completed:
                 continue
-            elif held := self.open.get(receipt.request):
-                if receipt.signature is not None:
-                    held.last = receipt
-                    held.stages = {**receipt.stages, **held.stages}
-                    held.evidence = {**(receipt.evidence or {}), **held.evidence}
-            else:
-                stages, evidence = dict(receipt.stages), dict(receipt.evidence or {})
-                self.open[receipt.request] = Erasure(receipt, now, stages, evidence)
+            elif ERASED in one.stages:
+                self._note_erased(one, now)
+            elif SCHEDULED in one.stages and one.request not in self.cancelled:
+                self._plans[one.request] = _joined(self._plans.get(one.request, one), one)
+
+    def _note_cancellation(self, said: Cancellation) -> None:
+        if said.outcome == "too_late":
+            self._too_late.add(said.cancel)
+            self._asked.pop(said.cancel, None)
+        elif said.cancel not in self._too_late:
+            self._asked.setdefault(said.cancel, said)
+
+    def _note_erased(self, receipt: Receipt, now: int) -> None:
+        if held := self.open.get(receipt.request):
+            if receipt.signature is not None:
+                held.last = receipt
+                held.stages = {**receipt.stages, **held.stages}
+                held.evidence = {**(receipt.evidence or {}), **held.evidence}
+        else:
+            stages, evidence = dict(receipt.stages), dict(receipt.evidence or {})
+            self.open[receipt.request] = Erasure(receipt, now, stages, evidence)
 
     def lacking(self, stage: str) -> list[Erasure]:
         return [erasure for erasure in self.open.values() if erasure.lacks(stage)]
@@ -70,17 +93,58 @@ class Ledger:
         """Ids of all requests that are carried out."""
         return self.completed | self.open.keys()
 
+    def over(self) -> set[str]:
+        """Ids of all requests whose events are of no use any more."""
+        return self.carried_out() | self.cancelled
+
+    def plans(self) -> list[Receipt]:
+        """Of requests that are to be carried out later, or now, unless they are cancelled before."""
+        return [plan for request, plan in self._plans.items() if request not in self.open]
+
+    def stops(self, now: int) -> list[Receipt]:
+        """That requests are cancelled, which somebody asked for before they were due."""
+        asked = {one.request for one in self._asked.values() if self._stops(one)}
+        return [
+            replace(
+                self._plans[request],
+                memory=self._memory,
+                stage=CANCELLED,
+                status="cancelled",
+                stages={**self._plans[request].stages, CANCELLED: now},
+            )
+            for request in sorted(asked)
+        ]
+
+    def _stops(self, asked: Cancellation) -> bool:
+        plan = self._plans.get(asked.request)
+        return (
+            plan is not None
+            and asked.request not in self.open
+            and asked.asked < (plan.not_before or 0)
+        )
+
+    def too_late(self) -> Iterator[Cancellation]:
+        """Of those who asked to cancel what is carried out, or was due."""
+        for one in self._asked.values():
+            is_known = one.request in self.carried_out() or one.request in self._plans
+            if is_known and not self._stops(one):
+                yield replace(one, outcome="too_late")
+
     def due(self, now: int, limit: int, outside: tuple[Outside, ...]) -> list[Receipt]:
         """The next receipt of each request that has come further than its last receipt says.
 
-        A request is due `limit` µs after the log received it.
+        A request is due `limit` µs after the log received it, or after it was to be carried out.
         """
         found = []
-        for erasure in self.open.values():
+        for request, erasure in self.open.items():
+            plan = self._plans.get(request)
+            if plan is not None:
+                erasure.stages |= plan.stages
             if not any(map(erasure.lacks, PROVEN)):
                 erasure.reach(COMPLETED, now, {})
             if erasure.stages.keys() <= erasure.last.stages.keys() and erasure.last.signature:
                 continue
+            began = begun(erasure.last, erasure.stages)
             found.append(
                 replace(
                     erasure.last,
@@ -89,9 +153,20 @@ class Ledger:
                     stages=dict(erasure.stages),
                     evidence=dict(erasure.evidence),
                     outside=outside,
-                    due=erasure.stages["received"] + limit
-                    if "received" in erasure.stages
-                    else None,
+                    due=None if began is None else began + limit,
                 )
             )
         return found
+
+
+def _joined(one: Receipt, other: Receipt) -> Receipt:
+    """A request that was sent more than once: it stands where the last does, and came as the first did."""
+    first = min(one, other, key=lambda each: each.stages["received"])
+    last = max(one, other, key=lambda each: (each.evidence or {})["offset"])
+    return replace(last, stages=first.stages)
+
+
+def begun(receipt: Receipt, stages: Mapping[str, int]) -> int | None:
+    """Since when a request was to be carried out, µs."""
+    received = stages.get("received")
+    return None if received is None else max(received, receipt.not_before or 0)

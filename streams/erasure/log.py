@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -59,6 +60,9 @@ class ErasureLog:
         # It sees the ends of transactions that are open yet: what they bring may be taken back, and stays.
         self._consumer: KafkaConsumer = cluster.consumer(uncommitted=True)
 
+    def full_name(self, topic: Topic) -> str:
+        return self._cluster.full_name(topic)
+
     def close(self) -> None:
         self._consumer.close()
         self._producer.close(timeout=BLOCK_SECONDS)
@@ -100,11 +104,37 @@ class ErasureLog:
         with map_kafka_errors():
             for topic in NAMING:
                 for place in self.partitions([topic]):
-                    beat = encoding.encode_heartbeat(topic, place.partition)
-                    self._producer.send(
-                        place.topic, beat.value, beat.key, list(beat.headers), place.partition
-                    )
+                    self._send_beat(topic, place.partition)
             self._producer.flush(BLOCK_SECONDS)
+
+    def mark(self, topic: Topic) -> dict[TopicPartition, tuple[int, int]]:
+        """Append a heartbeat to every partition; returns each one's offset and the log's time of it, µs."""
+        with map_kafka_errors():
+            sent = {
+                place: self._send_beat(topic, place.partition) for place in self.partitions([topic])
+            }
+            found = {place: future.get(BLOCK_SECONDS) for place, future in sent.items()}
+        return {place: (said.offset, said.timestamp * 1000) for place, said in found.items()}
+
+    def _send_beat(self, topic: Topic, partition: int) -> Any:
+        beat = encoding.encode_heartbeat(topic, partition)
+        name = self._cluster.full_name(topic)
+        return self._producer.send(name, beat.value, beat.key, list(beat.headers), partition)
+
+    def send_again(self, place: TopicPartition, offset: int, *, due: str) -> bool:
+        """Append the event that stands there once more, and that it is due; False where it is gone."""
+        for records in self._read({place: offset}, {place: offset + 1}):
+            for record in records:
+                if record.value is None:
+                    return False
+                headers = [(name, value) for name, value in record.headers if name != Header.DUE]
+                headers.append((str(Header.DUE), due.encode()))
+                with map_kafka_errors():
+                    self._producer.send(
+                        place.topic, record.value, record.key, headers, place.partition
+                    ).get(BLOCK_SECONDS)
+                return True
+        return False
 
     def scan(
         self,

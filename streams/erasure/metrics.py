@@ -7,7 +7,7 @@ from prometheus_client import Gauge, Histogram
 from memory.model.times import SECOND
 from streams.contract.messages import Receipt
 from streams.erasure.bound import Bound
-from streams.erasure.ledger import COMPLETED, PROVEN, Ledger
+from streams.erasure.ledger import COMPLETED, PROVEN, Ledger, begun
 
 HOUR = 3600
 ERASURE_BUCKETS = (1, 5, 15, 60, 300, 900, HOUR, 6 * HOUR, 24 * HOUR, 72 * HOUR, 168 * HOUR)
@@ -20,7 +20,7 @@ ERASURES = Gauge(
 )
 OLDEST_ERASURE = Gauge(
     "visual_memory_oldest_erasure_seconds",
-    "Since when the log has the oldest request that is erased and not completed; 0 without one.",
+    "Since when the oldest request that is erased and not completed was to be carried out; 0 without one.",
     multiprocess_mode="mostrecent",
 )
 ERASURE_SECONDS = Histogram(
@@ -55,14 +55,15 @@ def export_requests(ledger: Ledger, now: int) -> None:
     """How far those are that are under way; `now` in µs."""
     for stage in PROVEN:
         ERASURES.labels(stage).set(len(ledger.lacking(stage)))
-    received = [one.stages["received"] for one in ledger.open.values() if "received" in one.stages]
-    OLDEST_ERASURE.set(max([0.0, *((now - time) / SECOND for time in received)]))
+    began = [begun(one.last, one.stages) for one in ledger.open.values()]
+    OLDEST_ERASURE.set(max([0.0, *((now - time) / SECOND for time in began if time is not None)]))
 
 
 def observe_stages(before: set[str], receipt: Receipt) -> None:
     """How long a request took to the stages that a receipt says first."""
     for stage in {*PROVEN, COMPLETED} & receipt.stages.keys() - before:
-        took = receipt.stages[stage] - receipt.stages.get("received", receipt.stages[stage])
+        began = begun(receipt, receipt.stages)
+        took = 0 if began is None else receipt.stages[stage] - began
         ERASURE_SECONDS.labels(stage).observe(max(0.0, took / SECOND))
 
 

@@ -10,13 +10,15 @@ from typing import Any, Generic, TypeVar
 from memory.errors import Reason, Rejected
 from memory.model.answers import Findings, Prediction
 from memory.model.events import Correction, Forget, Ingest, LogPartition, Prune
+from memory.model.keys import SelectorKey
 from memory.model.outcomes import Merged, Outcome, Refused
 from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
 from memory.model.times import SECOND
 from memory.service import VisualMemory
 from streams.contract import encoding
-from streams.contract.messages import Answer, QueryEvent, Receipt
+from streams.contract.forgetting import Cancel, Scheduled
+from streams.contract.messages import Answer, Cancellation, QueryEvent, Receipt
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.workers.metrics import (
     EVENTS,
@@ -127,7 +129,10 @@ class ForgetAgent:
     """Carries out forget-requests and tells their stages."""
 
     def __init__(
-        self, memory: VisualMemory, decode: Callable[[Record], Forget | Marker], name: str
+        self,
+        memory: VisualMemory,
+        decode: Callable[[Record], Forget | Scheduled | Cancel | Marker],
+        name: str,
     ) -> None:
         """`name` is what receipts call this memory."""
         self._memory = memory
@@ -135,19 +140,42 @@ class ForgetAgent:
         self._name = name
 
     def __call__(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        requests: list[tuple[Record, Forget | Scheduled | Cancel]]
         requests, outgoing = _decoded("forget", records, self._decode)
-        for _, request in requests:
-            started = time.perf_counter()
-            done = self._memory.forget(request)
-            observe_stage("forget", time.perf_counter() - started)
-            digests = list(map(self._memory.index.selector_key, request.selectors))
-            receipt = Receipt.of(request, digests, done, self._name)
-            EVENTS.labels(
-                "forget", "erased" if receipt.status == "matched" else receipt.status
-            ).inc()
-            IMAGES_FORGOTTEN.inc(done.images)
-            outgoing.append(encoding.encode_receipt(receipt))
+        for record, event in requests:
+            if isinstance(event, Cancel):
+                outgoing.append(encoding.encode_cancellation(self._note(event)))
+            elif isinstance(event, Scheduled) and not self._is_due(event):
+                outgoing.append(encoding.encode_receipt(self._schedule(record, event.request)))
+            else:
+                request = event.request if isinstance(event, Scheduled) else event
+                outgoing.append(encoding.encode_receipt(self._carry_out(request)))
         return outgoing
+
+    def _note(self, event: Cancel) -> Cancellation:
+        EVENTS.labels("forget", "cancel").inc()
+        return Cancellation(event.request_id, event.cancel_id, event.time, memory=self._name)
+
+    def _is_due(self, event: Scheduled) -> bool:
+        return event.due == self._memory.index.due_key(event.request.request_id)
+
+    def _schedule(self, record: Record, request: Forget) -> Receipt:
+        EVENTS.labels("forget", "scheduled").inc()
+        digests = self._digests(request)
+        at = {"partition": record.partition, "offset": record.offset}
+        return Receipt.plan(request, digests, self._name, **at)
+
+    def _digests(self, request: Forget) -> list[SelectorKey]:
+        return list(map(self._memory.index.selector_key, request.selectors))
+
+    def _carry_out(self, request: Forget) -> Receipt:
+        started = time.perf_counter()
+        done = self._memory.forget(request)
+        observe_stage("forget", time.perf_counter() - started)
+        receipt = Receipt.of(request, self._digests(request), done, self._name)
+        EVENTS.labels("forget", "erased" if receipt.status == "matched" else receipt.status).inc()
+        IMAGES_FORGOTTEN.inc(0 if done.repeated else done.images)
+        return receipt
 
 
 class QueryAgent:

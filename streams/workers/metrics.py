@@ -177,7 +177,7 @@ _MERGING = ("merged", "superseded", "rejected", *Marker)
 OUTCOMES: Mapping[str, Sequence[str]] = {
     "ingest": _MERGING,
     "correct": _MERGING,
-    "forget": ("erased", "unmatched", "repeated", "rejected", *Marker),
+    "forget": ("erased", "unmatched", "repeated", "scheduled", "cancel", "rejected", *Marker),
     "query": ("answered", "abstained", "empty", "stale", "expired", "rejected", *Marker),
 }
 """What may become of a role's records."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import secrets
 import signal
 import threading
@@ -19,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from memory.errors import Unavailable
-from memory.model.times import SECOND
+from memory.model.times import SECOND, now_us
 from memory.model.vectors import Vector
 from streams.cli import cli
 from streams.client import MemoryClient, Receipt
@@ -239,6 +240,63 @@ def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
     assert values
     chain = Chain([SigningKey(bytes.fromhex(SIGNING_KEY)).public])
     assert [fault for value in values if (fault := chain.check(value))] == []
+
+
+def test_a_request_for_later_is_carried_out_then_and_one_that_is_stopped_never(
+    erasing: Erasing,
+) -> None:
+    client = erasing.client
+    for name in ("early", "later", "kept"):
+        client.ingest(
+            marked()[1], id=name, label="x", subjects=[f"s-{name}"], embedder="test"
+        ).position()
+    erasing.memory.wait_until_merged()
+    soon, a_year = now_us() + 4 * SECOND, now_us() + 365 * 24 * 3600 * SECOND
+    kept = client.forget(subject="s-kept", not_before=a_year, event_id="kept")
+    later = client.forget(subject="s-later", not_before=soon)
+    early = client.forget(subject="s-early", not_before=now_us() - 3600 * SECOND)
+    told = client.receipt(kept, "scheduled")
+    assert (told.status, told.not_before, told.images) == ("scheduled", a_year, 0)
+    assert client.receipt(early, "erased").images == 1, "a time that is past is now"
+    client.ingest(marked()[1], id="later", label="y", subjects=["s-later"], embedder="test")
+    assert client.cancel(kept)
+    with pytest.raises(Unavailable, match="was cancelled"):
+        client.receipt(kept, "erased")
+    erased = client.receipt(later, "erased")
+    assert erased.images == 1
+    assert erased.stages["erased"] >= soon
+    assert client.cancel(later) is client.cancel(early) is False
+    # A producer that did not see its request acknowledged sends it again.
+    again = client.forget(subject="s-kept", not_before=a_year, event_id="kept")
+    assert client.receipt(later, "completed", COMPLETED_SECONDS).stages["received"] < soon
+    index = erasing.memory.index()
+    assert index.holds(["early", "later", "kept"]) == [False, False, True]
+    place = again.position()
+    until(lambda: index.positions()[place.log_partition] > place.offset)
+    assert client.receipt(again.request_id, "cancelled").stages["cancelled"] < soon
+    with pytest.raises(Unavailable, match="no request of this id is known yet"):
+        client.cancel("00" * 32, timeout=1)
+    held = {record.key for record in read_all(erasing.memory, Topic.FORGET_REQUEST) if record.value}
+    assert not held & {one.request_id.encode() for one in (later, early)}
+
+
+def test_a_request_for_later_is_made_and_stopped_by_command(erasing: Erasing) -> None:
+    made = command(erasing, "forget", "--image", "kept", "--not-before", "2199-01-01T00:00:00Z")
+    assert made.exit_code == 0
+    assert "not before 2199-01-01T00:00:00.000000Z" in made.stderr
+    (name,) = re.findall("visual-memory cancel ([0-9a-f]{64})", made.stderr)
+    assert json.loads(command(erasing, "cancel", name, "--json").stdout)["outcome"] == "cancelled"
+    past = command(
+        erasing, "forget", "--image", "z", "--not-before", "2001-01-01T00:00:00Z", "--json"
+    )
+    assert command(erasing, "cancel", json.loads(past.stdout)["request"]).exit_code == 1
+    for words, why in (
+        (("forget", "--image", "z", "--not-before", "soon"), "--not-before must be an RFC 3339"),
+        (("cancel", "that one"), "cancel must be the id of a request"),
+    ):
+        refused = command(erasing, *words)
+        assert refused.exit_code != 0
+        assert why in str(refused.exception)
 
 
 def command(erasing: Erasing, *words: str, **settings: str) -> Result:

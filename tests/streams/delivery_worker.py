@@ -56,7 +56,10 @@ class FileLedger:
         after = {partition: offset for (_, partition), offset in self.positions().items()}
         for (_, partition), offset in positions.items():
             after[partition] = max(offset, after.get(partition, 0))
-        self._positions.write_text(json.dumps(after))
+        # In one step: another thread reads it, and a kill may come at any time.
+        written = self._positions.with_suffix(".new")
+        written.write_text(json.dumps(after))
+        written.replace(self._positions)
 
     def follow(self) -> None:
         """There is no other memory."""

@@ -36,6 +36,7 @@ from memory.model.reliability import Pruning
 from memory.model.times import NEVER, make_stamp
 from memory.service import VisualMemory
 from streams.contract import encoding, questions
+from streams.contract.forgetting import Cancel, Scheduled
 from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
@@ -208,7 +209,7 @@ REQUEST = Forget("f00d", Selector(SelectorKind.SUBJECT, SECRET), 10)
 
 
 def forgetting(
-    decode: Callable[[Record], Forget | Marker], done: Forgotten = DONE
+    decode: Callable[[Record], Forget | Scheduled | Cancel | Marker], done: Forgotten = DONE
 ) -> tuple[ForgetAgent, Forgetting]:
     memory = Forgetting(done)
     return ForgetAgent(cast("VisualMemory", memory), decode, "vm"), memory
@@ -256,6 +257,34 @@ def test_a_receipt_tells_all_that_the_request_named_and_what_it_said() -> None:
     ]
     assert (told["submitted"], told["regulation"]) == (7, "gdpr")
     assert SECRET not in repr(receipt)
+
+
+def test_a_request_for_later_is_carried_out_once_it_bears_that_it_is_due() -> None:
+    later = replace(REQUEST, not_before=50)
+    due = ExactIndex(embedder="test", dim=2).due_key("f00d")
+    for wrong in (None, "f00d", ExactIndex(embedder="test", dim=2).due_key("f00e")):
+        agent, memory = forgetting(partial(lambda bears, _: Scheduled(later, bears), wrong))
+        (receipt,) = agent([record(7)])
+        assert memory.asked == []
+        told = said(receipt)
+        assert (told["stage"], told["status"], told["not_before"]) == ("scheduled", "scheduled", 50)
+        assert told["stages"].keys() == {"received", "scheduled"}
+        assert told["evidence"] == {"partition": record(7).partition, "offset": 7}
+        assert SECRET not in repr(receipt)
+    agent, memory = forgetting(lambda _: Scheduled(later, due))
+    (receipt,) = agent([record(7)])
+    assert memory.asked == [later]
+    assert (said(receipt)["stage"], said(receipt)["not_before"]) == ("erased", 50)
+
+
+def test_that_a_request_is_to_be_stopped_is_told_as_the_log_has_it() -> None:
+    agent, memory = forgetting(lambda _: Cancel("c0", "f00d", 12))
+    (told,) = agent([record(0)])
+    assert memory.asked == []
+    assert (told.topic, said(told)) == (
+        Topic.FORGET_RECEIPT,
+        {"request": "f00d", "cancel": "c0", "asked": 12, "outcome": "noted", "memory": "vm"},
+    )
 
 
 def test_a_request_that_cannot_be_read_is_rejected_and_the_others_carried_out() -> None:

@@ -47,6 +47,7 @@ from memory.model.reliability import Pruning
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
 from streams.contract import cloudevents, decoding, encoding, forgetting, questions
+from streams.contract.forgetting import Cancel, Scheduled
 from streams.contract.messages import QueryEvent
 from streams.contract.records import VECTOR, Headers, Marker, OutgoingRecord, Record, record_key
 from streams.contract.topics import Topic, event_type
@@ -66,7 +67,7 @@ def correction(record: Record) -> Correction | Prune | Marker:
     return decoding.decode_correction(record, "topic-id", clock_skew=SKEW)
 
 
-def forget(record: Record) -> Forget | Marker:
+def forget(record: Record) -> Forget | Scheduled | Cancel | Marker:
     return forgetting.decode_forget(record, clock_skew=SKEW)
 
 

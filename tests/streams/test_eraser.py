@@ -514,3 +514,34 @@ def test_an_eraser_ends_when_its_topics_are_others_by_now() -> None:
         process._audit(eraser)
         process._audit(eraser)  # only now and then
         assert topics.check_topics.call_count == 2
+
+
+# Later
+
+
+def test_what_is_sent_again_is_the_same_event_and_bears_that_it_is_due(
+    cluster: KafkaCluster, log: ErasureLog
+) -> None:
+    request = encoding.encode_forget(
+        source="desk", event_id="e", time=5, selector=Selector(SelectorKind.IMAGE, "i0")
+    )
+    (sent,) = send(cluster, request)
+    place = TopicPartition(sent.topic, sent.partition)
+    for due in ("said", "said again"):
+        assert log.send_again(place, sent.offset, due=due)
+    with closing(Tail(cluster, [sent.topic], {})) as tail:
+        first, *others = tail.poll(10.0)
+    for other, bears in zip(others, (b"said", b"said again"), strict=True):
+        assert (other.key, other.value) == (first.key, first.value)
+        assert other.headers == (*first.headers, ("ce_due", bears))
+    log.bury([LogAddress(5, log_ids(log)[sent.topic], sent.partition, request.key.decode())])
+    marks = log.mark(Topic.FORGET_REQUEST)
+    assert set(marks) == set(log.partitions([Topic.FORGET_REQUEST]))
+    assert marks[place][0] == sent.offset + 4
+    assert all(abs(appended - now_us()) < 60_000_000 for _, appended in marks.values())
+    assert not log.send_again(place, sent.offset + 3, due="said"), "a tombstone is no event"
+    assert log.ends([Topic.FORGET_REQUEST])[place] == sent.offset + 5
+
+
+def log_ids(log: ErasureLog) -> dict[str, str]:
+    return {name: topic_id for topic_id, name in log._names.items()}

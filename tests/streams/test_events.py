@@ -170,6 +170,7 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
         "more": (receipt.selector,),
         "regulation": "gdpr",
         "submitted": 1,
+        "not_before": 1,
         "due": 2,
     }
     proven = msgspec.structs.replace(receipt, evidence={"a": 1}, outside=outside, **said)

@@ -11,8 +11,8 @@ import pytest
 from memory.errors import Reason, Rejected
 from memory.model.events import Forget, Selector, SelectorKind
 from streams.contract import encoding, forgetting
-from streams.contract.forgetting import MAX_SELECTORS_OF_REQUEST
-from streams.contract.records import OutgoingRecord, Record
+from streams.contract.forgetting import MAX_SELECTORS_OF_REQUEST, Cancel, Scheduled
+from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.signing import SigningKey
 
 ID = "a7551968-d5d6-44b2-9831-815ac9017798"
@@ -38,9 +38,13 @@ def sent(event_id: str = ID, **changes: Any) -> OutgoingRecord:
     )
 
 
-def decoded(record: OutgoingRecord) -> Forget:
+def read(record: OutgoingRecord) -> Forget | Scheduled | Cancel | Marker:
     stored = Record("forget-request", 0, 7, record.key, record.value, record.headers, NOW + 5)
-    found = forgetting.decode_forget(stored, clock_skew=0)
+    return forgetting.decode_forget(stored, clock_skew=0)
+
+
+def decoded(record: OutgoingRecord) -> Forget:
+    found = read(record)
     assert isinstance(found, Forget)
     return found
 
@@ -191,3 +195,49 @@ def test_the_plain_form_is_signed_too(kind: SelectorKind) -> None:
         source="desk", event_id="f2", time=NOW, selector=Selector(kind, "x")
     )
     assert not taken(replace(again, headers=(*again.headers, signed.headers[-1])), DESK.public)
+
+
+# Later, and not at all
+
+
+def test_both_forms_say_when_they_are_to_be_carried_out() -> None:
+    plain = encoding.encode_forget(
+        source="desk", event_id="e", time=NOW, selector=subject("ann"), not_before=NOW + 9
+    )
+    extension = {"not_before": "2025-06-15T15:06:40.000009Z"}
+    for record in (plain, sent(extensions={"visual-memory": extension})):
+        found = read(record)
+        assert isinstance(found, Scheduled)
+        assert (found.request.not_before, found.due) == (NOW + 9, None)
+        due = replace(record, headers=(*record.headers, ("ce_due", b"said")))
+        assert read(due) == Scheduled(found.request, "said")
+
+
+def test_a_cancel_names_a_request_as_its_receipts_do() -> None:
+    record = encoding.encode_cancel(source="desk", event_id="e", time=NOW, request_id="0f" * 32)
+    assert read(record) == Cancel(record.key.decode(), "0f" * 32, NOW + 5)
+
+
+@pytest.mark.parametrize("request_id", ["", "f" * 63, "F" * 64, "g" * 64, "a7551968", "f" * 65])
+def test_a_cancel_of_what_is_no_id_is_refused(request_id: str) -> None:
+    record = encoding.encode_cancel(source="desk", event_id="e", time=NOW, request_id=request_id)
+    with pytest.raises(Rejected, match="cancel must be the id of a request") as why:
+        forgetting.check_request(record)
+    assert why.value.reason is Reason.INVALID_ID
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"cancel": 5}, "cancel must be the id"),
+        ({"cancel": "0f" * 32, "selector": {"image": "i"}}, "fields are cancel"),
+        ({"selector": {"image": "i"}, "not_before": 5}, "not_before must be an RFC 3339 time"),
+        ({"selector": {"image": "i"}, "not_before": "tomorrow"}, "RFC 3339"),
+        ({"selector": {"image": "i"}, "not_before": "2999-01-01T00:00:00Z"}, "November 2286"),
+        ({"selector": {"image": "i"}, "not_before": None}, "not_before must be an RFC 3339 time"),
+    ],
+)
+def test_a_time_or_a_cancel_that_is_none_is_refused(value: Any, said: str) -> None:
+    made = encoding.encode_forget(source="desk", event_id="e", time=NOW, selector=subject("ann"))
+    with pytest.raises(Rejected, match=said):
+        forgetting.check_request(replace(made, value=json.dumps(value).encode()))
