@@ -22,7 +22,7 @@ from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER, Stamp, stamp_time
-from memory.model.vectors import Vector, cosine_distances, stored_vector
+from memory.model.vectors import Vector, cosine_distances, distances_to_nearest, stored_vector
 
 
 class ExactIndex(KeyedDigests, Uncounted):
@@ -126,6 +126,19 @@ class ExactIndex(KeyedDigests, Uncounted):
             image for image, item in self.state.items.items() if item.trace and item.label == label
         ]
         if found:
+            yield found
+
+    def images_near(
+        self, images: Sequence[ImageKey], distance: float
+    ) -> Iterator[Sequence[ImageKey]]:
+        held = {image: item.trace for image, item in self.state.items.items() if item.trace}
+        given = [image for image in images if image in held]
+        if not given:
+            return
+        yield given
+        rows = np.array([trace.vector for trace in held.values()])
+        nearest = distances_to_nearest([held[image].vector for image in given], rows)
+        if found := [image for image, d in zip(held, nearest, strict=True) if d <= distance]:
             yield found
 
     def _visible(self) -> list[tuple[ImageKey, Item]]:

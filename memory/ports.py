@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import Rejected
 from memory.model.answers import Effect, Influence, SearchResult, Suspect
-from memory.model.events import ClaimPayload, LogPartition, Selector
+from memory.model.events import ClaimPayload, LogPartition, Selector, Surroundings
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.logs import NO_WITNESSES, Cut, Witness
@@ -110,7 +110,7 @@ class StateStore(Protocol):
 
     def image_key(self, image_id: str) -> ImageKey: ...
 
-    def selector_key(self, selector: Selector) -> SelectorKey: ...
+    def selector_key(self, selector: Selector | Surroundings) -> SelectorKey: ...
 
     def request_key(self, request_id: str) -> RequestKey: ...
 
@@ -153,6 +153,15 @@ class StateStore(Protocol):
 
     def images_with_label(self, label: str) -> Iterator[Sequence[ImageKey]]:
         """The images whose label that counts is `label`, in pages; also those that are pruned."""
+        ...
+
+    def images_near(
+        self, images: Sequence[ImageKey], distance: float
+    ) -> Iterator[Sequence[ImageKey]]:
+        """Images within a cosine distance of one of these, exactly, in pages; also those that are pruned.
+
+        These themselves come first, where they have a vector. Reads all vectors where one has.
+        """
         ...
 
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress
 
 from memory.decision.recall import Recall
@@ -19,7 +19,15 @@ from memory.facts import NoFenceLog, take
 from memory.images import ImageLimits
 from memory.model.answers import Findings, Position, Prediction
 from memory.model.arrival import Arrival, outcome_of
-from memory.model.events import Correction, Forget, Ingest, Prune, Selector, SelectorKind
+from memory.model.events import (
+    Correction,
+    Forget,
+    Ingest,
+    Prune,
+    Selector,
+    SelectorKind,
+    Surroundings,
+)
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
 from memory.model.keys import ImageKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
@@ -145,7 +153,7 @@ class VisualMemory:
 
         A fence, and what a label was expanded into, are in the log before anything is erased; an
         image that is named is erased at once and told before the request is closed. Repeating an
-        unfinished request finishes it; a label is expanded once and never again.
+        unfinished request finishes it; a label, and what is around images, is expanded once and never again.
         """
         index, key = self.index, self.index.request_key(request.request_id)
         first_seen, closed = index.open_request(key, request.time)
@@ -155,18 +163,22 @@ class VisualMemory:
             images, matched = (counts.erased, counts.matched) if counts else (0, None)
             return Forgotten(first_seen, until, now, now, images, matched, repeated=True)
         by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
+        around: list[Surroundings] = []
         for selector in request.selectors:
-            by[selector.kind].append(selector)
-        for selector in by[SelectorKind.LABEL]:
-            for page in index.images_with_label(selector.value):
-                index.expansion(key, page)
-        expanded = sorted(index.expansion(key, ())) if by[SelectorKind.LABEL] else []
+            if isinstance(selector, Surroundings):
+                around.append(selector)
+            else:
+                by[selector.kind].append(selector)
+        for page in self._expansion(by[SelectorKind.LABEL], around):
+            index.expansion(key, page)
+        is_expanded = by[SelectorKind.LABEL] or around
+        expanded = sorted(index.expansion(key, ())) if is_expanded else []
         fences = list(
             map(index.selector_key, (*by[SelectorKind.SUBJECT], *by[SelectorKind.SOURCE]))
         )
         for fence in fences:
             index.fence(fence, until)
-        # A rebuilt memory would expand a label into others.
+        # A rebuilt memory would expand them into others.
         told: list[FenceFact] = [Barrier(image, until) for image in expanded]
         told += [Fence(fence, until) for fence in fences]
         if told:
@@ -195,6 +207,15 @@ class VisualMemory:
         return Forgotten(
             first_seen, until, fenced or erased, erased, images, matched, repeated=False
         )
+
+    def _expansion(
+        self, labels: Sequence[Selector], around: Sequence[Surroundings]
+    ) -> Iterator[Sequence[ImageKey]]:
+        index = self.index
+        for selector in labels:
+            yield from index.images_with_label(selector.value)
+        for one in around:
+            yield from index.images_near(list(map(index.image_key, one.images)), one.distance)
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:
         """Raise the barrier of each image, then tell the log.

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from memory.errors import Reason, Rejected
-from memory.model.text import canonical_name
+from memory.model.text import canonical_json, canonical_name
 from memory.model.times import Stamp, stamp_time
 from memory.model.vectors import Vector
 
 MAX_ID = 512
 MAX_LABEL = 256
 MAX_SUBJECTS = 64
+MAX_GIVEN_IMAGES = 16
+"""Around which one request forgets."""
 MAX_SELECTORS = 1000
 """Subjects and sources that one image's events may bear: each event about it has to look at all."""
 
@@ -88,6 +90,37 @@ class Selector:
             raise Rejected(Reason.INVALID_SELECTOR, f"name exactly one of {', '.join(named)}")
         ((kind, value),) = given
         return cls(SelectorKind(kind), value)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All within a cosine distance of some images, these too, as it is when they are forgotten."""
+
+    images: tuple[str, ...]
+    distance: float
+    kind: ClassVar[str] = "within"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.images) <= MAX_GIVEN_IMAGES:
+            raise Rejected(
+                Reason.INVALID_SELECTOR,
+                f"{len(self.images)} images to forget around; 1 to {MAX_GIVEN_IMAGES} are allowed",
+            )
+        if not 0 <= self.distance < 1:
+            raise Rejected(
+                Reason.INVALID_SELECTOR,
+                "the distance must be from 0 to less than 1, where nothing is alike any more",
+            )
+        spelt = {
+            canonical_name(image, what="an image", reason=Reason.INVALID_SELECTOR, limit=MAX_ID)
+            for image in self.images
+        }
+        object.__setattr__(self, "images", tuple(sorted(spelt)))
+
+    @property
+    def value(self) -> str:
+        """By which two of them are told apart."""
+        return canonical_json([float(self.distance), *self.images]).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +234,14 @@ class Forget:
     """
 
     request_id: str
-    selector: Selector
+    selector: Selector | Surroundings
     time: int
     permanent: bool = False
-    more: tuple[Selector, ...] = ()
+    more: tuple[Selector | Surroundings, ...] = ()
     submitted: int | None = None
     regulation: str | None = None
     not_before: int | None = None
 
     @property
-    def selectors(self) -> tuple[Selector, ...]:
+    def selectors(self) -> tuple[Selector | Surroundings, ...]:
         return (self.selector, *self.more)

@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Iterable
 from typing import NewType
 
-from memory.model.events import Selector, SelectorKind
+from memory.model.events import Selector, SelectorKind, Surroundings
 
 ImageKey = NewType("ImageKey", str)
 """Of an image id: 32 hex digits."""
@@ -33,7 +33,7 @@ class KeyedDigests:
     def image_key(self, image_id: str) -> ImageKey:
         return ImageKey(self._digest("image", image_id))
 
-    def selector_key(self, selector: Selector) -> SelectorKey:
+    def selector_key(self, selector: Selector | Surroundings) -> SelectorKey:
         digest = self._digest(selector.kind, selector.value)
         return SelectorKey(f"{selector.kind}:{digest}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,16 @@ def stored_rows(
         stored: npt.NDArray[np.floating[Any]] = rows.astype(dtype)
     check_direction(stored)
     return stored
+
+
+def distances_to_nearest(
+    given: Sequence[Vector], stored: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float64]:
+    """Of each row of (n, dim) the cosine distance to the nearest of some vectors, (dim,); shape (n,)."""
+    nearest: npt.NDArray[np.float64] = np.min(
+        [cosine_distances(one, stored) for one in given], axis=0
+    )
+    return nearest
 
 
 def cosine_distances(

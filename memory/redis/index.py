@@ -178,6 +178,12 @@ class RedisIndex(KeyedDigests, Uncounted):
         shown = self._search.images_with_label(label)
         return in_pages([*shown, *pruned_with_label(self._client, self.names, label)])
 
+    def images_near(
+        self, images: Sequence[ImageKey], distance: float
+    ) -> Iterator[Sequence[ImageKey]]:
+        yield from scan.images_near(self._client, self.names, self._schema, images, distance)
+        self._search.check_current()
+
     def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
         return requests.open_request(self._client, self.names, request, time)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import redis
 
 from memory.model import merge
@@ -13,6 +14,7 @@ from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Po
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Digests, Item
 from memory.model.times import NEVER
+from memory.model.vectors import Vector, distances_to_nearest
 from memory.redis.connection import map_redis_errors
 from memory.redis.hashes import DIGESTED, decode_item, decode_time
 from memory.redis.names import KeyNames, named_partition
@@ -92,6 +94,44 @@ def holds(client: redis.Redis, names: KeyNames, images: Sequence[ImageKey]) -> l
                 pipeline.exists(names.item(image)[0])
             found += map(bool, pipeline.execute())
     return found
+
+
+def images_near(
+    client: Any, names: KeyNames, schema: Schema, images: Sequence[ImageKey], distance: float
+) -> Iterator[list[ImageKey]]:
+    """See `memory.ports.StateStore.images_near`."""
+    keys = [key for image in images for key in names.item(image)[:2]]
+    given = _vectors_at(client, schema, keys)
+    if not given:
+        return
+    yield [image_of(key.encode()) for key in given]
+    for kind in ("item", "wait"):
+        for page in pages(client, names.prefix, kind):
+            held = _vectors_at(client, schema, page)
+            if not held:
+                continue
+            nearest = distances_to_nearest(list(given.values()), np.stack(list(held.values())))
+            if found := [
+                image_of(key) for key, d in zip(held, nearest, strict=True) if d <= distance
+            ]:
+                yield found
+
+
+_Key = TypeVar("_Key", str, bytes)
+
+
+def _vectors_at(client: Any, schema: Schema, keys: Sequence[_Key]) -> dict[_Key, Vector]:
+    """The vectors of those keys that hold one."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hget(key, "vector")
+    with map_redis_errors():
+        blobs = pipeline.execute()
+    return {
+        key: schema.decode_vector(blob)
+        for key, blob in zip(keys, blobs, strict=True)
+        if blob is not None
+    }
 
 
 def positions(

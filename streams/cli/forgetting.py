@@ -11,9 +11,10 @@ from typing import Any, TextIO
 import click
 from rich.table import Table
 
-from memory.model.events import Selector, SelectorKind
+from memory.model.events import Selector, SelectorKind, Surroundings
 from memory.model.keys import ImageKey
 from streams.cli.options import as_json, cell, console, emit, say, servers
+from streams.client.forgetting import selector_of
 from streams.config.settings import Settings
 from streams.contract.cloudevents import format_time, parse_time
 from streams.contract.messages import Receipt
@@ -26,6 +27,13 @@ from streams.erasure.ledger import PROVEN
 @click.option("--subject", help="Forget every image that shows this person or thing.")
 @click.option("--source", "of_source", help="Forget everything this source ever sent.")
 @click.option("--label", help="Forget the images that have this label now.")
+@click.option("--near", multiple=True, metavar="IMAGE", help="Forget what is alike, with --within.")
+@click.option(
+    "--within",
+    type=float,
+    metavar="DISTANCE",
+    help="How far from an image of --near at most: a cosine distance from 0 to below 1.",
+)
 @click.option(
     "--request",
     "file",
@@ -56,6 +64,8 @@ def forget(
     subject: str | None,
     of_source: str | None,
     label: str | None,
+    near: tuple[str, ...],
+    within: float | None,
     file: TextIO | None,
     permanent: bool,
     not_before: str | None,
@@ -64,23 +74,25 @@ def forget(
     timeout: float,
     json_: bool,
 ) -> None:
-    """Forget an image, a subject, a source or a label, or as a data subject's request says."""
+    """Forget an image, a subject, a source, a label, what is alike, or as a data subject's request says."""
     from streams import bootstrap
 
     named = {"image": image, "subject": subject, "source": of_source, "label": label}
     given = {kind: value for kind, value in named.items() if value is not None}
-    if len(given) + (file is not None) != 1:
+    if len(given) + bool(near) + (file is not None) != 1:
         raise click.UsageError(
-            "name exactly one of --image, --subject, --source, --label, --request"
+            "name exactly one of --image, --subject, --source, --label, --near, --request"
         )
+    if bool(near) != (within is not None):
+        raise click.UsageError("--near and --within go together")
     if file is not None and not_before is not None:
         raise click.UsageError("a request says itself when; see docs/forgetting.md")
     at = None if not_before is None else parse_time(not_before, "--not-before")
     asked: dict[str, Any] | None = None if file is None else _read_request(file)
     if dry_run:
         if asked is not None:
-            raise click.UsageError("--dry-run takes --image, --subject, --source or --label")
-        _print_would_go(settings, Selector.of(**given), json_=json_)
+            raise click.UsageError("--dry-run takes no --request")
+        _print_would_go(settings, selector_of(near, within, **given), json_=json_)
         return
     with bootstrap.client(settings, "visual-memory-cli") as client:
         if asked is None:
@@ -89,6 +101,8 @@ def forget(
                 subject=subject,
                 source=of_source,
                 label=label,
+                near=near,
+                within=within,
                 permanent=permanent,
                 not_before=at,
             )
@@ -159,24 +173,30 @@ def _read_request(file: TextIO) -> dict[str, Any]:
     return found
 
 
-def _print_would_go(settings: Settings, selector: Selector, *, json_: bool) -> None:
+def _print_would_go(settings: Settings, selector: Selector | Surroundings, *, json_: bool) -> None:
     """What the memory holds of it now; what comes until it is forgotten is not counted."""
     from streams import bootstrap
 
     counts: Counter[str] = Counter()
-    listed = 0
     with closing(bootstrap.redis_client(settings)) as store:
         index = bootstrap.open_index(settings, store)
         pages: Iterable[Sequence[ImageKey]]
-        if selector.kind is SelectorKind.IMAGE:
+        if isinstance(selector, Surroundings):
+            pages = index.images_near(
+                list(map(index.image_key, selector.images)), selector.distance
+            )
+        elif selector.kind is SelectorKind.IMAGE:
             pages = [[index.image_key(selector.value)]]
         elif selector.kind is SelectorKind.LABEL:
             pages = index.images_with_label(selector.value)
         else:
             pages = index.images_with_selector(index.selector_key(selector))
+        seen: set[ImageKey] = set()
         for page in pages:
-            listed += len(page)
-            counts.update(label for label in index.labels_of(page) if label is not None)
+            new = [image for image in dict.fromkeys(page) if image not in seen]
+            seen.update(new)
+            counts.update(label for label in index.labels_of(new) if label is not None)
+        listed = len(seen)
     if json_:
         emit({"images": counts.total(), "listed": listed, "labels": dict(sorted(counts.items()))})
         return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memory.model.events import Selector
+from memory.errors import Reason, Rejected
+from memory.model.events import Selector, Surroundings
 from streams.client.receipts import await_cancel, await_receipt
 from streams.client.sending import ForgetRequest, Sender
 from streams.contract import encoding
@@ -44,12 +45,15 @@ class Forgetting:
         subject: str | None = None,
         source: str | None = None,
         label: str | None = None,
+        near: Sequence[str] = (),
+        within: float | None = None,
         permanent: bool = False,
         not_before: int | None = None,
         event_id: str | None = None,
     ) -> ForgetRequest:
         """Ask to forget an image, all of a subject or a source, or what has a label then.
 
+        Or what is within a cosine distance of the images `near` then, these too, of any label.
         `not_before`, µs, is when to carry it out; until then it can be stopped: see `cancel`.
         """
         event_id = event_id or uuid.uuid4().hex
@@ -57,7 +61,9 @@ class Forgetting:
             source=self._source,
             event_id=event_id,
             time=self._clock(),
-            selector=Selector.of(image=image, subject=subject, source=source, label=label),
+            selector=selector_of(
+                near, within, image=image, subject=subject, source=source, label=label
+            ),
             permanent=permanent,
             not_before=not_before,
         )
@@ -114,3 +120,17 @@ class Forgetting:
                 names = list(map(self._cluster.full_name, (Topic.FORGET_RECEIPT, Topic.REJECTED)))
                 self._outcomes = Tail(self._cluster, names)
             return self._outcomes.ends()
+
+
+def selector_of(
+    near: Sequence[str], within: float | None, **named: str | None
+) -> Selector | Surroundings:
+    """The one thing that is to be forgotten. Raises `Rejected`."""
+    if within is None and not near:
+        return Selector.of(**named)
+    if within is None or not near or any(value is not None for value in named.values()):
+        raise Rejected(
+            Reason.INVALID_SELECTOR,
+            "what is near images is named by these and a distance, and by nothing else",
+        )
+    return Surroundings(tuple(near), within)

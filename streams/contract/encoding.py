@@ -9,7 +9,7 @@ import numpy as np
 
 from memory.errors import Reason, Rejected
 from memory.model.answers import Message, Position
-from memory.model.events import Correction, Ingest, Payload, Prune, Selector
+from memory.model.events import Correction, Ingest, Payload, Prune, Selector, Surroundings
 from memory.model.questions import ItemRef, Query, Review
 from memory.model.text import canonical_json
 from memory.model.times import make_stamp, now_us
@@ -96,11 +96,16 @@ def encode_forget(
     source: str,
     event_id: str,
     time: int,
-    selector: Selector,
+    selector: Selector | Surroundings,
     permanent: bool = False,
     not_before: int | None = None,
 ) -> OutgoingRecord:
-    body: dict[str, Any] = {"selector": {str(selector.kind): selector.value}}
+    named = (
+        {"images": list(selector.images), "distance": selector.distance}
+        if isinstance(selector, Surroundings)
+        else selector.value
+    )
+    body: dict[str, Any] = {"selector": {str(selector.kind): named}}
     body["permanent"] = permanent
     if not_before is not None:
         body["not_before"] = cloudevents.format_time(not_before)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from memory.errors import Reason, Rejected
-from memory.model.events import Forget, Selector, SelectorKind
+from memory.model.events import Forget, Selector, SelectorKind, Surroundings
 from memory.model.text import checked_text
 from memory.model.times import FOREVER
 from streams.contract import cloudevents
@@ -136,7 +136,8 @@ def _subject_request(body: Mapping[str, Any], event_id: str, request_id: str, ti
     _check_request_id(body["subject_request_id"], event_id)
     submitted = _time(body, "submitted_time")
     said = _extension(body.get("extensions", {}))
-    found = [_subject(identity) for identity in _list(body["subject_identities"])]
+    found: list[Selector | Surroundings] = []
+    found += [_subject(identity) for identity in _list(body["subject_identities"])]
     found += [_selector(selector) for selector in _list(said.get("selectors", []))]
     selectors = tuple(dict.fromkeys(found))
     if not 1 <= len(selectors) <= MAX_SELECTORS_OF_REQUEST:
@@ -200,16 +201,30 @@ def _subject(identity: object) -> Selector:
     return Selector(SelectorKind.SUBJECT, value)
 
 
-def _selector(found: object) -> Selector:
-    kinds = ", ".join(SelectorKind)
+def _selector(found: object) -> Selector | Surroundings:
+    kinds = ", ".join((*SelectorKind, Surroundings.kind))
     if not isinstance(found, dict) or len(found) != 1:
         raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name exactly one of {kinds}")
     ((kind, value),) = found.items()
+    if kind == Surroundings.kind:
+        return _surroundings(value)
     if kind not in set(SelectorKind):
         raise Rejected(Reason.INVALID_SELECTOR, f"the selector must name one of {kinds}")
     if not isinstance(value, str):
         raise Rejected(Reason.INVALID_SELECTOR, "what the selector names must be a text")
     return Selector(SelectorKind(kind), value)
+
+
+def _surroundings(found: object) -> Surroundings:
+    what = f"{Surroundings.kind} must be an object of images, an array of ids, and a distance"
+    if not isinstance(found, dict) or set(found) != {"images", "distance"}:
+        raise Rejected(Reason.INVALID_SELECTOR, what)
+    images, distance = found["images"], found["distance"]
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise Rejected(Reason.INVALID_SELECTOR, what)
+    if not isinstance(distance, int | float) or isinstance(distance, bool):
+        raise Rejected(Reason.INVALID_SELECTOR, what)
+    return Surroundings(tuple(images), float(distance))
 
 
 def _permanent(body: Mapping[str, Any]) -> bool:

@@ -280,6 +280,21 @@ def test_a_request_for_later_is_carried_out_then_and_one_that_is_stopped_never(
     assert not held & {one.request_id.encode() for one in (later, early)}
 
 
+def test_what_is_alike_is_counted_and_forgotten_by_command(erasing: Erasing) -> None:
+    base = marked()[1]
+    for n, share in enumerate((0.0, 0.1, 5.0)):
+        vector = (base + share * marked()[1]).astype("<f4")
+        erasing.client.ingest(vector, id=f"alike-{n}", label=f"l{n}", embedder="test").position()
+    erasing.memory.wait_until_merged()
+    around = ("forget", "--near", "alike-0", "--within", "0.1")
+    counted = json.loads(command(erasing, *around, "--dry-run", "--json").stdout)
+    assert counted == {"images": 2, "listed": 2, "labels": {"l0": 1, "l1": 1}}
+    done = json.loads(command(erasing, *around, "--json").stdout)
+    assert (done["images"], done["selector"]["kind"]) == (2, "within")
+    assert erasing.memory.index().holds([f"alike-{n}" for n in range(3)]) == [False, False, True]
+    assert command(erasing, "forget", "--near", "alike-2").exit_code == 2
+
+
 def test_a_request_for_later_is_made_and_stopped_by_command(erasing: Erasing) -> None:
     made = command(erasing, "forget", "--image", "kept", "--not-before", "2199-01-01T00:00:00Z")
     assert made.exit_code == 0

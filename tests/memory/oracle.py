@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from memory.model.events import Correction, Forget, Ingest, Prune, Selector, SelectorKind
+from memory.model.events import (
+    Correction,
+    Forget,
+    Ingest,
+    Prune,
+    Selector,
+    SelectorKind,
+    Surroundings,
+)
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.merge import State
 from memory.model.state import Item, Trace
@@ -91,6 +99,8 @@ def _barriers(state: State, forgets: Iterable[Admitted], keys: Keys) -> dict[Ima
         if not isinstance(admitted.event, Forget):
             raise TypeError("only a forget reaches images")
         selector, until = admitted.event.selector, admitted.until
+        if isinstance(selector, Surroundings):
+            raise TypeError("no history forgets around images")
         if selector.kind is SelectorKind.IMAGE:
             reached.append(([keys.image(selector.value)], until))
         elif selector.kind is SelectorKind.LABEL:

@@ -22,7 +22,7 @@ from memory.model.logs import Cut, Witness
 from memory.model.questions import Exclusion, Probe
 from memory.model.state import CorrectionWrite, PruningWrite, Put, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
-from memory.model.vectors import Vector
+from memory.model.vectors import Vector, cosine_distances
 from memory.ports import MemoryIndex
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
@@ -561,6 +561,24 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     assert index.open_request(request, 30) == (10, True)
     assert index.open_requests() == 0
     assert index.expansion(request, ()) == frozenset()
+
+
+def test_what_is_near_an_image_is_found_exactly_and_the_pruned_too(index: MemoryIndex) -> None:
+    rng = np.random.default_rng(5)
+    middle = rng.normal(size=DIM)
+    vectors = [middle + spread * rng.normal(size=DIM) for spread in np.linspace(0.01, 3, 40)]
+    for n, vector in enumerate(vectors):
+        remember(index, f"i{n}", vector=(vector / np.linalg.norm(vector)).astype(np.float32))
+    keys = [index.image_key(f"i{n}") for n in range(40)]
+    index.put([Put(keys[7], write=PruningWrite(make_stamp(9, "p"), pruned=True))])
+    held = [index.item(key) for key in keys]
+    stored = np.array([item.trace.vector for item in held if item and item.trace])
+    for given, distance in (([0], 0.3), ([0, 39], 0.25), ([7], 0.0), ([3], 0.999)):
+        nearest = np.min([cosine_distances(stored[n], stored) for n in given], axis=0)
+        near = {keys[n] for n in range(40) if nearest[n] <= distance} | {keys[n] for n in given}
+        found = index.images_near([keys[n] for n in given], distance)
+        assert {image for page in found for image in page} == near
+    assert list(index.images_near([index.image_key("never")], 0.9)) == []
 
 
 def test_a_request_counts_each_image_once_and_keeps_its_first_counts(index: MemoryIndex) -> None:

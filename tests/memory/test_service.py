@@ -27,8 +27,10 @@ from memory.model.events import (
     LogAddress,
     LogPartition,
     Payload,
+    Prune,
     Selector,
     SelectorKind,
+    Surroundings,
     VectorPayload,
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
@@ -729,6 +731,40 @@ def test_a_label_is_expanded_once_and_a_repeat_uses_all_that_was_found() -> None
     done = memory.forget(request)
     assert not done.repeated
     assert visible(memory) == {}, "i0 bore the label when it was asked, i2 when it was asked again"
+
+
+def test_what_is_alike_is_forgotten_whatever_its_label_and_only_what_was_there(
+    memory: VisualMemory, facts: Facts
+) -> None:
+    near = {"i0": (1, 0, 0), "i1": (1, 0.1, 0), "pruned": (1, 0, 0.1), "far": (0, 1, 0)}
+    memory.remember([ingest(name, label=name, payload=vector(*at)) for name, at in near.items()])
+    memory.correct([Prune(make_stamp(70, "p"), "pruned", pruned=True)])
+    request = Forget("around", Surroundings(("i0", "never"), 0.05), FORGOTTEN_AT)
+    done = memory.forget(request)
+    assert (done.images, done.matched, done.repeated) == (3, 3, False)
+    assert visible(memory) == {"far": "far"}
+    late = [ingest("i1", payload=vector(1, 0.1, 0)), ingest("new", payload=vector(1, 0, 0))]
+    refused, merged = memory.remember(late)
+    assert (refused, merged) == (Refused(UNTIL), Merged(won=True))
+    assert memory.forget(request).repeated
+    again = VisualMemory(exact(), Colours(), clock_skew=SKEW)
+    again.apply(facts.all)
+    again.remember([ingest("new", payload=vector(1, 0, 0)), *late])
+    assert visible(again).keys() == {"new"}
+    unknown = Forget("unknown", Surroundings(("never",), 0.5), FORGOTTEN_AT)
+    assert memory.forget(unknown).matched == 0
+
+
+@pytest.mark.parametrize("distance", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
+def test_a_distance_that_is_none_or_takes_all_is_refused(distance: float) -> None:
+    with pytest.raises(Rejected, match="from 0 to less than 1"):
+        Surroundings(("i0",), distance)
+
+
+@pytest.mark.parametrize("images", [(), tuple(f"i{n}" for n in range(17))])
+def test_too_few_and_too_many_images_to_forget_around_are_refused(images: tuple[str, ...]) -> None:
+    with pytest.raises(Rejected, match="1 to 16 are allowed"):
+        Surroundings(images, 0.1)
 
 
 @pytest.mark.parametrize("kind", ["subject", "image", "label"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memory.errors import Reason, Rejected
-from memory.model.events import Forget, Selector, SelectorKind
+from memory.model.events import Forget, Selector, SelectorKind, Surroundings
 from streams.contract import encoding, forgetting
 from streams.contract.forgetting import MAX_SELECTORS_OF_REQUEST, Cancel, Scheduled
 from streams.contract.records import Marker, OutgoingRecord, Record
@@ -195,6 +195,37 @@ def test_the_plain_form_is_signed_too(kind: SelectorKind) -> None:
         source="desk", event_id="f2", time=NOW, selector=Selector(kind, "x")
     )
     assert not taken(replace(again, headers=(*again.headers, signed.headers[-1])), DESK.public)
+
+
+@pytest.mark.parametrize("form", ["plain", "request"])
+def test_what_is_alike_is_named_by_images_and_a_distance(form: str) -> None:
+    around = Surroundings(("i1", "i0"), 0.25)
+    if form == "plain":
+        record = encoding.encode_forget(source="desk", event_id="e", time=NOW, selector=around)
+    else:
+        said = {"within": {"images": ["i0", "i1"], "distance": 0.25}}
+        extension = {"selectors": [said, said]}
+        record = sent(subject_identities=[], extensions={"visual-memory": extension})
+    assert decoded(record).selectors == (Surroundings(("i0", "i1"), 0.25),)
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        *(5, "i0", [], {}, {"images": ["i0"]}, {"distance": 0.1}),
+        *({"images": "i0", "distance": 0.1}, {"images": [5], "distance": 0.1}),
+        *({"images": [], "distance": 0.1}, {"images": ["i0"], "distance": "0.1"}),
+        *({"images": ["i0"], "distance": True}, {"images": ["i0"], "distance": 1}),
+        {"images": ["i0"], "distance": 0.1, "more": 1},
+    ],
+)
+def test_surroundings_that_mean_nothing_are_refused(within: Any) -> None:
+    made = encoding.encode_forget(source="desk", event_id="e", time=NOW, selector=subject("ann"))
+    with pytest.raises(Rejected) as why:
+        forgetting.check_request(
+            replace(made, value=json.dumps({"selector": {"within": within}}).encode())
+        )
+    assert why.value.reason is Reason.INVALID_SELECTOR
 
 
 # Later, and not at all
