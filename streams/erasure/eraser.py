@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from memory.redis.index import RedisIndex
 from memory.redis.reports import Leftovers
 from streams.contract.messages import Outside, Receipt
 from streams.contract.topics import Topic
-from streams.erasure.bound import MARGIN_SECONDS
+from streams.erasure.bound import MARGIN_SECONDS, Bound
 from streams.erasure.chain import ReceiptChain, Told
 from streams.erasure.ledger import Erasure, Ledger
 from streams.erasure.log import ANSWERING, NAMING, ErasureLog, Scan
@@ -89,6 +90,8 @@ class Eraser:
         self._pause, self._beat, self._claims = pause, beat, claims
         self._limit = microseconds(limit)
         self.ledger = Ledger(name)
+        self.bound: Bound | None = None
+        """How long it may take at worst as the servers are configured; told by who may read that."""
         self._schedule = Schedule(
             self.ledger,
             log,
@@ -124,7 +127,9 @@ class Eraser:
         told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
         stopped = self.ledger.stops(now_us())
         self._log.bury(map(self._address_of, stopped))
-        due = self.ledger.due(now_us(), self._limit, self._outside())
+        bound = self.bound.seconds if self.bound else 0.0
+        at_worst = microseconds(bound) if math.isfinite(bound) else 0
+        due = self.ledger.due(now_us(), self._limit, self._outside(), at_worst)
         written = self._chain.append([*stopped, *self.ledger.too_late(), *due])
         for receipt in due:
             observe_stages(told[receipt.request], receipt)

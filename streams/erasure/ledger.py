@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from streams.contract.messages import Cancellation, Outside, Receipt
 
 SCHEDULED, CANCELLED, ERASED, COMPLETED = "scheduled", "cancelled", "erased", "completed"
+MS = 1000
 PROVEN = ("redis_purged", "log_compacted", "answers_expired", "repaired")
 """What has to be so after `erased`, in any order, before a request is `completed`."""
 
@@ -18,13 +19,15 @@ PROVEN = ("redis_purged", "log_compacted", "answers_expired", "repaired")
 class Erasure:
     """A request that is erased and not completed. `taken_up`, µs, is after it was erased.
 
-    `last` is the last receipt that was told of it, `stages` and `evidence` what is so by now.
+    `last` is the last receipt that was told of it, `stages` and `evidence` what is so by now, `bound` how
+    long it may take at worst, µs; 0 where nobody could tell.
     """
 
     last: Receipt
     taken_up: int
     stages: dict[str, int]
     evidence: dict[str, int | str] = field(default_factory=dict)
+    bound: int = 0
 
     def lacks(self, stage: str) -> bool:
         return stage not in self.stages
@@ -34,6 +37,14 @@ class Erasure:
         if self.lacks(stage):
             self.stages[stage] = now
             self.evidence |= evidence
+
+    def complete(self, now: int) -> None:
+        """It is, and took that long, of what was possible."""
+        began = begun(self.last, self.stages)
+        took = {} if began is None else {"took_ms": max(0, now - began) // MS}
+        self.reach(
+            COMPLETED, now, took | ({"worst_case_ms": self.bound // MS} if self.bound else {})
+        )
 
 
 class Ledger:
@@ -130,18 +141,22 @@ class Ledger:
             if is_known and not self._stops(one):
                 yield replace(one, outcome="too_late")
 
-    def due(self, now: int, limit: int, outside: tuple[Outside, ...]) -> list[Receipt]:
+    def due(
+        self, now: int, limit: int, outside: tuple[Outside, ...], bound: int = 0
+    ) -> list[Receipt]:
         """The next receipt of each request that has come further than its last receipt says.
 
-        A request is due `limit` µs after the log received it, or after it was to be carried out.
+        A request is due `limit` µs after the log received it, or after it was to be carried out; as the
+        servers are configured now, that may take `bound` µs.
         """
         found = []
         for request, erasure in self.open.items():
             plan = self._plans.get(request)
             if plan is not None:
                 erasure.stages |= plan.stages
+            erasure.bound = max(erasure.bound, bound)
             if not any(map(erasure.lacks, PROVEN)):
-                erasure.reach(COMPLETED, now, {})
+                erasure.complete(now)
             if erasure.stages.keys() <= erasure.last.stages.keys() and erasure.last.signature:
                 continue
             began = begun(erasure.last, erasure.stages)

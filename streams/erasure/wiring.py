@@ -103,6 +103,7 @@ class EraserProcess:
         self._settings = settings
         self._reasons = ["it has not begun yet"]
         self._next_audit = 0.0
+        self._bound: Bound | None = None
 
     async def ready(self) -> list[str]:
         return self._reasons
@@ -121,6 +122,7 @@ class EraserProcess:
 
         A user may not have the right to read what that takes. Raises `Misconfigured`, `Unavailable`.
         """
+        eraser.bound = self._bound  # it may be another eraser than before
         if time.monotonic() < self._next_audit:
             return
         self._next_audit = time.monotonic() + AUDIT_SECONDS
@@ -132,6 +134,7 @@ class EraserProcess:
             if isinstance(why, Misconfigured):
                 self._next_audit += DENIED_SECONDS
                 _log.info("how long erasing takes at worst is not exported: %s", why)
+        self._bound = eraser.bound = bound
         export_bound(bound, self._settings.erasure_limit)
 
     def _erase(self, check_held: Callable[[], None]) -> None:

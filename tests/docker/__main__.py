@@ -31,6 +31,7 @@ OWN_SERVERS = {
         "cut_logs",
         "demo",
         "erasure",
+        "erasure_bound",
         "local_stack",
         "operations",
         "readme",

@@ -369,6 +369,9 @@ def test_erasing_takes_no_longer_than_the_audit_says(erasing: Erasing) -> None:
     receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
     took = (receipt.stages["completed"] - receipt.stages["received"]) / SECOND
     assert 0 < took <= told["seconds"] < COMPLETED_SECONDS
+    assert receipt.evidence is not None
+    assert receipt.evidence["took_ms"] == pytest.approx(1000 * took, abs=50)
+    assert receipt.evidence["worst_case_ms"] == pytest.approx(1000 * told["seconds"], rel=0.2)
     broken = command(erasing, "audit", erasure_limit="1")
     assert broken.exit_code == 1
     assert "VISUAL_MEMORY_" in broken.stderr

@@ -83,8 +83,22 @@ def test_each_stage_is_told_once_and_completed_follows_from_all() -> None:
         **{stage: at for at, stage in enumerate(PROVEN, 10)},
         "completed": 13,
     }
-    assert receipt.evidence == {stage: at for at, stage in enumerate(PROVEN, 10)}
+    assert receipt.evidence == {stage: at for at, stage in enumerate(PROVEN, 10)} | {"took_ms": 0}
     assert ledger.open == {}
+
+
+def test_the_last_receipt_says_how_long_it_took_and_how_long_it_might_have() -> None:
+    """Of what the servers were configured to take meanwhile, the longest."""
+    ledger = Ledger("vm")
+    later = replace(erased(), stages={"received": 1000, "erased": 60_000}, not_before=50_000)
+    ledger.note([later], 70_000)
+    for bound in (20_000_000, 30_000_000, 10_000_000):
+        ledger.due(80_000, 100, OUTSIDE, bound)
+    (one,) = ledger.open.values()
+    for stage in PROVEN:
+        one.reach(stage, 90_000, {})
+    (receipt,) = ledger.due(5_050_000, 100, OUTSIDE)
+    assert receipt.evidence == {"took_ms": 5000, "worst_case_ms": 30_000}
 
 
 def test_who_takes_over_goes_on_with_the_stages_that_were_told() -> None:
