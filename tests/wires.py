@@ -95,7 +95,8 @@ def _acls(line: str) -> Iterator[ACL]:
         if word.startswith("--"):
             options.setdefault(word[2:], []).append(following)
     (principal,) = options["allow-principal"]
-    for kind in ("topic", "group", "transactional-id"):
+    options["cluster"] = ["kafka-cluster"] * len(options.get("cluster", ()))
+    for kind in ("topic", "group", "transactional-id", "cluster"):
         for name in options.get(kind, ()):
             for operation in options["operation"]:
                 yield ACL(

@@ -25,6 +25,7 @@ class Principal(StrEnum):
     QUERY = "query"
     ERASER = "eraser"
     MONITOR = "monitor"
+    AUDITOR = "auditor"
     OPERATOR = "operator"
     REBUILDER = "rebuilder"
     PRODUCER = "producer"
@@ -67,16 +68,20 @@ WRITES: Mapping[Principal, Sequence[Topic]] = {
 EVERY_TOPIC: Mapping[Principal, Sequence[str]] = {
     # A worker compares all topics with their promises before it starts.
     **dict.fromkeys(
-        (*WORKERS, Principal.ERASER, Principal.REBUILDER), ("Describe", "DescribeConfigs")
+        (*WORKERS, Principal.ERASER, Principal.REBUILDER, Principal.AUDITOR),
+        ("Describe", "DescribeConfigs"),
     ),
     Principal.MONITOR: ("Describe",),
     Principal.OPERATOR: ("AlterConfigs", "Create", "Describe"),
 }
 
 
+CLUSTER = "cluster"
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaRight:
-    """Operations (Kafka's names) on some topics, on a consumer group or on a transactional id."""
+    """Operations (Kafka's names) on topics, a consumer group, a transactional id or the cluster."""
 
     kind: str
     names: tuple[str, ...]
@@ -109,6 +114,9 @@ def kafka_rights(principal: Principal, prefix: str, namespace: str) -> list[Kafk
     if principal is Principal.ERASER:
         chain = (receipts_writer(prefix, namespace),)
         rights.append(KafkaRight("transactional-id", chain, ("Describe", "Write")))
+    if principal in (Principal.ERASER, Principal.AUDITOR):
+        # How long erasing takes at worst is told by the brokers' settings and by how large the log is.
+        rights.append(KafkaRight(CLUSTER, (), ("Describe", "DescribeConfigs")))
     return rights
 
 
@@ -240,6 +248,7 @@ REDIS: Mapping[Principal, RedisRights] = {
         ),
         (INDEX,),
     ),
+    Principal.AUDITOR: RedisRights((*LOGIN, "config|get", "exists", "info"), ("eraser",)),
     Principal.OPERATOR: RedisRights(
         (
             *OPEN_COMMANDS,

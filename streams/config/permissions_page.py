@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from streams.config.permissions import (
+    CLUSTER,
     REDIS,
     KafkaRight,
     Principal,
@@ -29,6 +30,7 @@ def kafka_commands(
                     *("--allow-principal", f"User:{name}"),
                     *(part for o in right.operations for part in ("--operation", o)),
                     *(part for n in right.names for part in (f"--{right.kind}", n)),
+                    *(["--cluster"] if right.kind == CLUSTER else []),
                 ]
             )
 
@@ -58,6 +60,8 @@ def table() -> str:
 
 
 def _topics(right: KafkaRight) -> str:
+    if right.kind == CLUSTER:
+        return "the cluster"
     if len(right.names) == len(Topic):
         return "every topic"
     kind = "" if right.kind == "topic" else f"{right.kind.replace('-', ' ')} "

@@ -15,7 +15,7 @@ from streams.kafka.cluster import KafkaCluster
 
 DENIED = (
     "this user may not read the brokers' configuration and files; give it the operations Describe and "
-    "DescribeConfigs on the cluster (kafka-acls.sh --cluster), or audit as another"
+    "DescribeConfigs on the cluster, as visual-memory permissions prints for the auditor"
 )
 BROKER_SETTINGS = ("log.cleaner.backoff.ms", "log.retention.check.interval.ms")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -223,6 +224,10 @@ def test_a_memory_learns_is_corrected_and_forgets_with_the_least_rights(
             assert watching.oldest_open_forget([]) > 600
     finally:
         watching.close()
+    bound = json.loads(
+        said("audit", "--json", environment=deployment.environment(Principal.AUDITOR))
+    )
+    assert bound["faults"] == []
     assert refusals(deployment) == []
 
 

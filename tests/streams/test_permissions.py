@@ -64,9 +64,10 @@ def test_only_the_privacy_desk_may_ask_to_forget() -> None:
     ]
 
 
-def test_only_workers_the_monitor_the_operator_and_a_rebuild_log_in_to_redis() -> None:
+def test_only_workers_and_who_operates_and_audits_log_in_to_redis() -> None:
     operating = {
-        *(Principal.ERASER, Principal.MONITOR, Principal.OPERATOR, Principal.REBUILDER),
+        *(Principal.ERASER, Principal.MONITOR, Principal.AUDITOR, Principal.OPERATOR),
+        Principal.REBUILDER,
     }
     assert set(REDIS) == {*WORKERS, *operating}
 
@@ -117,10 +118,13 @@ def test_the_commands_of_one_server_can_be_printed_alone(only: str) -> None:
     assert all(line.startswith(start) for line in printed("--only", only).splitlines())
 
 
-def test_no_right_is_a_pattern_of_topics_and_none_is_of_the_cluster() -> None:
+def test_no_right_is_a_pattern_of_topics_and_of_the_cluster_one_may_only_read() -> None:
     for principal in Principal:
         for right in kafka_rights(principal, "", "vm"):
-            assert right.kind in ("topic", "group", "transactional-id")
+            assert right.kind in ("topic", "group", "transactional-id", "cluster")
+            if right.kind == "cluster":
+                assert set(right.operations) == {"Describe", "DescribeConfigs"}
+                assert principal in (Principal.ERASER, Principal.AUDITOR)
             assert not [name for name in right.names if "*" in name]
             assert "All" not in right.operations
 
