@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -9,23 +10,30 @@ import re
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from memory.embedders import VectorsOnly
+from memory.embedders.lite0 import Lite0Embedder
 from memory.errors import Unavailable
+from memory.model.events import ImagePayload, VectorPayload
 from memory.model.times import SECOND, now_us
 from memory.model.vectors import Vector
 from streams.cli import cli
 from streams.client import MemoryClient, Receipt
 from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE, ENVIRONMENT_PREFIX
+from streams.contract import encoding
+from streams.contract.records import OutgoingRecord
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic
 from streams.local.kafka_server import KafkaServer
@@ -33,6 +41,7 @@ from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
 from tests.integration.events import read_all
 from tests.integration.running import KEY, SIGNING_KEY, Running, running
+from tests.integration.searching import found_in, read_files
 from tests.streams.test_topics import alter
 from tests.waiting import until
 
@@ -106,9 +115,14 @@ class Erasing:
         """Files of the servers and of the workers that hold one of these bytes."""
         return [
             str(file.relative_to(self.folder))
-            for file in sorted(self.folder.rglob("*"))
-            if file.is_file() and any(needle in file.read_bytes() for needle in needles)
+            for file, data in read_files(self.folder)
+            if any(needle in data for needle in needles)
         ]
+
+    def held(self, needles: Mapping[bytes, str]) -> dict[bytes, str]:
+        """Those of many that a file holds."""
+        datas = (data for _, data in read_files(self.folder))
+        return {needle: needles[needle] for needle in found_in(datas, needles)}
 
     def readable(self, *needles: bytes) -> list[str]:
         """Topics in which a record holds one of these bytes, once decompressed."""
@@ -194,6 +208,117 @@ def test_after_completed_nothing_of_the_forgotten_is_in_any_file(erasing: Erasin
     assert times == sorted(times)
     assert receipt.stages["completed"] == max(receipt.stages.values())
     assert receipt.stages.keys() == {*stages, "repaired", "completed"}
+
+
+CODECS = (None, "gzip", "snappy", "lz4", "zstd")
+VECTORS = 1000
+
+
+@dataclass
+class Album:
+    """What one person sent: vectors, and photographs with a text that nobody else has."""
+
+    person: str
+    dim: int
+    text: str = field(default_factory=lambda: secrets.token_hex(32))
+    vectors: dict[str, Vector] = field(default_factory=dict)
+
+    def send(self, memory: Running, embedder: str, *, photographs: int) -> None:
+        """Compressed in every way, a part each."""
+        cluster = kafka_cluster(memory.settings)
+        rng = np.random.default_rng()
+        for number, codec in enumerate(CODECS):
+            records = []
+            for n in range(number, VECTORS, len(CODECS)):
+                vector = self.vectors[f"{self.person}-{n}"] = rng.normal(size=self.dim).astype(
+                    "<f4"
+                )
+                records.append(self._event(f"{self.person}-{n}", VectorPayload(vector, embedder)))
+            for n in range(number, photographs, len(CODECS)):
+                photograph = ImagePayload(self._png(rng))
+                records.append(self._event(f"{self.person}-photograph-{n}", photograph))
+            with closing(cluster.producer(compression_type=codec, linger_ms=20)) as producer:
+                for one in records:
+                    producer.send(
+                        cluster.full_name(one.topic), one.value, one.key, list(one.headers)
+                    )
+                producer.flush(60)
+
+    def _event(self, image: str, payload: VectorPayload | ImagePayload) -> OutgoingRecord:
+        return encoding.encode_ingest(
+            source="camera",
+            event_id=image,
+            time=now_us(),
+            image_id=image,
+            label=f"label {self.text}",
+            payload=payload,
+            subjects=[self.person],
+            attributes={"note": self.text},
+        )
+
+    def _png(self, rng: np.random.Generator) -> bytes:
+        said = PngInfo()
+        said.add_text("Comment", self.text)
+        file = io.BytesIO()
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=said)
+        return file.getvalue()
+
+    def bytes_of(self, memory: Running) -> dict[bytes, str]:
+        """Each vector's, as it was sent and as the memory has it, in every element type."""
+        stored = memory.index().vectors_of(list(self.vectors))
+        return {
+            part.astype(kind).tobytes(): name
+            for (name, vector), held in zip(self.vectors.items(), stored, strict=True)
+            for part in (vector, vector / np.linalg.norm(vector), held)
+            if part is not None
+            for kind in ("<f4", "<f2")
+        }
+
+
+@pytest.mark.parametrize(("dtype", "photographs"), [("FLOAT16", 0), ("FLOAT32", 25)])
+def test_of_a_thousand_vectors_none_is_recovered_and_all_of_the_control(
+    erasing: Erasing, tmp_path: Path, dtype: str, photographs: int
+) -> None:
+    """As one who has the files would read them back; photographs are really embedded."""
+    made = erasing.memory.settings
+    embedder = Lite0Embedder() if photographs else VectorsOnly("test", 48)
+    with running(
+        erasing.folder / dtype,
+        kafka=made.kafka,
+        redis_url=made.redis.get_secret_value(),
+        name=f"{dtype}-",
+        workers=dict.fromkeys(("ingest", "correct", "forget", "query", "erase"), 1),
+        embedder="lite0" if photographs else "vectors:test:48",
+        dtype=dtype,
+        **QUICK,
+    ) as memory:
+        ann, bob = (Album(name, embedder.dim) for name in ("ann", "bob"))
+        for album in (ann, bob):
+            album.send(memory, embedder.digest, photographs=photographs)
+        memory.wait_until_merged()
+        count = VECTORS + photographs
+        assert memory.index().stats().items == 2 * count
+        client = memory.client("asker")
+        for album in (ann, bob):
+            vector = album.vectors[f"{album.person}-7"]
+            assert (
+                client.query(vector, embedder=embedder.digest, k=1).label == f"label {album.text}"
+            )
+        anns, bobs = ann.bytes_of(memory), bob.bytes_of(memory)
+        assert set(erasing.held(anns | bobs).values()) == {*ann.vectors, *bob.vectors}
+        assert len(erasing.held({one.text.encode(): one.person for one in (ann, bob)})) == 2
+
+        receipt = client.receipt(client.forget(subject="ann"), "completed", COMPLETED_SECONDS)
+
+        assert receipt.images == count
+        held = erasing.held({**anns, ann.text.encode(): "ann", **bobs})
+        assert set(held.values()) == set(bob.vectors)
+        for topic in Topic:
+            for record in read_all(memory, topic):
+                parts = [record.key, record.value, *(value for _, value in record.headers)]
+                assert not any(ann.text.encode() in part for part in parts if part), topic
+        memory.close()
 
 
 def test_a_fresh_memory_made_from_the_erased_log_is_the_same(

@@ -21,6 +21,7 @@ from streams.erasure.log import ANSWERING, NAMING, ErasureLog
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
+from tests.integration.searching import read_files
 from tests.streams.test_topics import alter
 
 pytestmark = pytest.mark.servers
@@ -59,17 +60,10 @@ class Trial:
     def look(self, folder: Path) -> bool:
         """Whether no file holds it any more."""
         for topic in (*NAMING, *ANSWERING):
-            files = folder.rglob(f"{self.cluster.full_name(topic)}-*/*")
-            if topic not in self.gone and not any(_holds(file, self.marker) for file in files):
+            held = read_files(folder, f"**/{self.cluster.full_name(topic)}-*/*")
+            if topic not in self.gone and not any(self.marker in data for _, data in held):
                 self.gone[topic] = time.monotonic() - self.began
         return len(self.gone) == len(NAMING) + len(ANSWERING)
-
-
-def _holds(file: Path, marker: bytes) -> bool:
-    try:
-        return marker in file.read_bytes()
-    except FileNotFoundError:  # Kafka has deleted or renamed it
-        return file.with_suffix(file.suffix + ".deleted").exists()
 
 
 @pytest.fixture

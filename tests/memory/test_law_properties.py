@@ -197,16 +197,16 @@ def test_what_was_forgotten_of_a_subject_might_never_have_been_seen(
 
 WRONG_IN_PYTHON = [
     ("the barrier is not kept", "replace(item, barrier=barrier,", "replace(item, "),
-    ("a trace at the barrier lives", "merged.trace_stamp)) <= barrier", "merged.trace_stamp)) < 0"),
+    ("a trace at the barrier lives", "merged.trace_stamp, barrier", "merged.trace_stamp, -1"),
     (
         "a trace of the barrier's own time lives",
-        "merged.trace_stamp)) <= barrier",
-        "merged.trace_stamp)) < barrier",
+        "merged.trace_stamp, barrier",
+        "merged.trace_stamp, barrier - 1",
     ),
     (
         "a correction of the barrier's own time lives",
-        "merged.corrected_stamp)) <= barrier",
-        "merged.corrected_stamp)) < barrier",
+        "merged.corrected_stamp, barrier",
+        "merged.corrected_stamp, barrier - 1",
     ),
     ("the last trace to arrive wins", " if item.trace_stamp < stamp:", ":"),
     ("the last correction to arrive wins", " if item.corrected_stamp < stamp:", ":"),

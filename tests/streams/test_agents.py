@@ -33,7 +33,7 @@ from memory.model.logs import Cut
 from memory.model.outcomes import Forgotten, Merged, Outcome, Refused
 from memory.model.questions import About, ItemRef, Query, Review
 from memory.model.reliability import Pruning
-from memory.model.times import NEVER, make_stamp
+from memory.model.times import NEVER, make_stamp, now_us
 from memory.service import VisualMemory
 from streams.contract import encoding, questions
 from streams.contract.forgetting import Cancel, Scheduled
@@ -506,7 +506,7 @@ def test_a_question_as_it_stands_in_the_log_is_answered(remembering: Remembering
     sent = encoding.encode_query(
         source="me", event_id="q1", time=NOW, query=Query(ONES), reply_partition=1
     )
-    good = Record("p-query", 0, 0, sent.key, sent.value, sent.headers, NOW + 10**9)
+    good = Record("p-query", 0, 0, sent.key, sent.value, sent.headers, now_us())
     garbled = [(n, b"soon" if n == "ce_timeout" else v) for n, v in sent.headers]
     bad = Record("p-query", 0, 1, sent.key, sent.value, tuple(garbled), NOW)
 
