@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import service
+from benchmarks import erasing, service
 from benchmarks.service import DIM, quantiles, vectors
 from memory.model.events import Selector
 from memory.model.keys import ImageKey
@@ -264,6 +264,8 @@ def main() -> None:
             ("queries", lambda: queries(servers, 20_000 // scale, 1_000 // scale)),
             ("reliability", lambda: counting(servers, 20_000 // scale, 4)),
             ("deletions", lambda: deletions(servers, 500 // scale)),
+            ("forgetting", lambda: erasing.forgets(servers, 1_000 // scale)),
+            ("erasing", lambda: erasing.rates(servers, 20_000 // scale, 4)),
         ):
             if options.only not in name:
                 continue

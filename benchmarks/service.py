@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ class Servers:
 
 
 @contextlib.contextmanager
-def servers(folder: Path) -> Iterator[Servers]:
+def servers(folder: Path, kafka_settings: Mapping[str, str] | None = None) -> Iterator[Servers]:
     with (
-        KafkaServer(folder / "kafka", CACHE) as kafka,
+        KafkaServer(folder / "kafka", CACHE, extra_config=kafka_settings) as kafka,
         RedisServer(folder / "redis", CACHE) as store,
     ):
         yield Servers(folder, kafka.bootstrap, store.url, _pids(kafka), _pids(store))
@@ -80,10 +80,13 @@ class Service:
     settings: Settings
     client: MemoryClient
 
-    def teach(self, images: Sequence[Vector | Path]) -> None:
-        """Send images and return when all are merged."""
+    def teach(self, images: Sequence[Vector | Path], subject: str | None = None) -> None:
+        """Send images, all of a subject, and return when all are merged."""
+        subjects = [] if subject is None else [subject]
         pending = [
-            self.client.ingest(image, id=f"s{n}", label=f"l{n % 100}", embedder=EMBEDDER)
+            self.client.ingest(
+                image, id=f"s{n}", label=f"l{n % 100}", embedder=EMBEDDER, subjects=subjects
+            )
             for n, image in enumerate(images)
         ]
         last: dict[LogPartition, Position] = {}

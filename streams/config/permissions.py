@@ -44,7 +44,7 @@ READS: Mapping[Principal, Sequence[Topic]] = {
         Topic.FORGET_RECEIPT,
     ),
     Principal.REBUILDER: (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FENCES),
-    Principal.PRODUCER: (Topic.REJECTED,),
+    Principal.PRODUCER: (Topic.FORGOTTEN_CLAIM, Topic.REJECTED),
     Principal.REVIEWER: (Topic.REJECTED,),
     Principal.ASKER: (Topic.PREDICTION,),
     Principal.PRIVACY_DESK: (Topic.FORGET_RECEIPT, Topic.REJECTED),
@@ -58,7 +58,7 @@ WRITES: Mapping[Principal, Sequence[Topic]] = {
     # Tombstones, and heartbeats.
     Principal.ERASER: (
         *(Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST),
-        Topic.FORGET_RECEIPT,
+        *(Topic.FORGET_RECEIPT, Topic.FORGOTTEN_CLAIM),
     ),
     Principal.PRODUCER: (Topic.IMAGE_INGEST,),
     Principal.REVIEWER: (Topic.LABEL_CORRECTION,),

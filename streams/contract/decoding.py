@@ -29,6 +29,7 @@ from streams.contract.cloudevents import (
 from streams.contract.messages import (
     Answer,
     Cancellation,
+    ForgottenClaim,
     Receipt,
     Rejection,
 )
@@ -43,7 +44,7 @@ from streams.contract.records import Marker, Record, record_key
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 
-_T = TypeVar("_T", Answer, Receipt, Cancellation, Rejection)
+_T = TypeVar("_T", Answer, Receipt, Cancellation, ForgottenClaim, Rejection)
 
 
 def decode_ingest(record: Record, topic_id: str, *, clock_skew: int) -> Ingest | Marker:
@@ -119,6 +120,10 @@ def decode_receipt(record: Record) -> Receipt | Marker:
 
 def decode_cancellation(record: Record) -> Cancellation | Marker:
     return _read_answer(record, Topic.FORGET_RECEIPT, Cancellation)
+
+
+def decode_forgotten_claim(record: Record) -> ForgottenClaim | Marker:
+    return _read_answer(record, Topic.FORGOTTEN_CLAIM, ForgottenClaim)
 
 
 def decode_rejection(record: Record) -> Rejection | Marker:

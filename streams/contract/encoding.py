@@ -20,6 +20,7 @@ from streams.contract.messages import (
     MAX_TIMEOUT,
     Answer,
     Cancellation,
+    ForgottenClaim,
     KeyChange,
     Receipt,
     Rejection,
@@ -192,6 +193,11 @@ def encode_receipt(receipt: Receipt) -> OutgoingRecord:
 
 def encode_cancellation(said: Cancellation) -> OutgoingRecord:
     return _memory_event(Topic.FORGET_RECEIPT, f"{said.cancel}.{said.outcome}", said)
+
+
+def encode_forgotten_claim(event_id: str, said: ForgottenClaim) -> OutgoingRecord:
+    """`event_id` is the key of the event that brought it, so that it is one however often it is told."""
+    return _memory_event(Topic.FORGOTTEN_CLAIM, event_id, said)
 
 
 def encode_key_change(change: KeyChange) -> OutgoingRecord:

@@ -160,10 +160,20 @@ class Receipt(Message, frozen=True):
     signature: str | None = None
 
     @classmethod
-    def of(cls, request: Forget, digests: Sequence[str], done: Forgotten, memory: str) -> Self:
-        """`digests` are of the request's selectors, in order."""
+    def of(
+        cls,
+        request: Forget,
+        digests: Sequence[str],
+        done: Forgotten,
+        memory: str,
+        *,
+        partition: int,
+        offset: int,
+    ) -> Self:
+        """`digests` are of the request's selectors, in order; it stands there in the log."""
         return replace(
             cls._begun(request, digests, memory),
+            evidence={"partition": partition, "offset": offset},
             stage="erased",
             stages={"received": done.first_seen, "fenced": done.fenced, "erased": done.erased},
             until=done.until,
@@ -251,9 +261,26 @@ class Rejection(Message, frozen=True):
     admitted_after: int | None = None
 
 
+class ForgottenClaim(Message, frozen=True):
+    """That what a claim points to is forgotten: its owner has to delete it there.
+
+    `uri` and `sha256` are the claim's, `source` is who sent it; `memory` forgot it.
+    """
+
+    uri: str
+    sha256: str
+    source: str
+    memory: str
+
+
 def json_schemas() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of what the memory says, by topic."""
-    said = {Topic.PREDICTION: Answer, Topic.FORGET_RECEIPT: Receipt, Topic.REJECTED: Rejection}
+    said = {
+        Topic.PREDICTION: Answer,
+        Topic.FORGET_RECEIPT: Receipt,
+        Topic.FORGOTTEN_CLAIM: ForgottenClaim,
+        Topic.REJECTED: Rejection,
+    }
     shapes, parts = schema_components(said.values(), ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

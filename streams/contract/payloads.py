@@ -30,7 +30,7 @@ def read_payload(value: bytes, content_type: str | None, embedder: str | None) -
     if kind == OCTETS or kind.startswith("image/"):
         return ImagePayload(value)
     if kind == CLAIM:
-        return _read_claim(value)
+        return read_claim(value)
     if kind != VECTOR:
         raise Rejected(
             Reason.UNKNOWN_CONTENT_TYPE,
@@ -77,7 +77,8 @@ def payload_digest(payload: Payload, value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-def _read_claim(value: bytes) -> ClaimPayload:
+def read_claim(value: bytes) -> ClaimPayload:
+    """The claim in a value. Raises `Rejected`."""
     match _object(value):
         case {"uri": str(uri), "sha256": str(digest), **others} if not others:
             return checked_claim(ClaimPayload(uri, digest))

@@ -17,6 +17,8 @@ HEADROOM = 1 << 16
 HOUR, DAY = 3600.0, 86400.0
 ANSWERS_KEPT = HOUR
 REJECTIONS_KEPT = 7 * DAY
+CLAIMS_KEPT = 3 * DAY
+"""As long as a request may take by default: their addresses name what is forgotten."""
 SEGMENTS_KEPT = 4
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
@@ -30,6 +32,7 @@ class Topic(StrEnum):
     QUERY = "query"
     PREDICTION = "prediction"
     FORGET_RECEIPT = "forget-receipt"
+    FORGOTTEN_CLAIM = "forgotten-claim"
     REJECTED = "rejected"
     FENCES = "fences"
 
@@ -117,6 +120,7 @@ def declare(
         Topic.QUERY: (partitions, expiring(answers_kept) | large),
         Topic.PREDICTION: (partitions, expiring(answers_kept)),
         Topic.FORGET_RECEIPT: (1, kept),
+        Topic.FORGOTTEN_CLAIM: (1, expiring(CLAIMS_KEPT)),
         Topic.REJECTED: (1, expiring(REJECTIONS_KEPT)),
         Topic.FENCES: (1, compacted),
     }

@@ -21,7 +21,13 @@ BROKER_SETTINGS = ("log.cleaner.backoff.ms", "log.retention.check.interval.ms")
 
 
 def read_configuration(
-    cluster: KafkaCluster, client: Any, namespace: str, *, pause: float, beat: float
+    cluster: KafkaCluster,
+    client: Any,
+    namespace: str,
+    *,
+    pause: float,
+    beat: float,
+    claims: bool = False,
 ) -> Configuration:
     """Raises `Unavailable`, and `Misconfigured` where this user may not read it."""
     compacted, expiring = (tuple(map(cluster.full_name, topics)) for topics in (NAMING, ANSWERING))
@@ -45,6 +51,7 @@ def read_configuration(
         pause,
         beat,
         erases,
+        claims,
     )
 
 

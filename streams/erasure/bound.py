@@ -41,6 +41,7 @@ class Configuration:
     pause: float
     beat: float
     erases: bool
+    claims: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,12 @@ def _compacted(given: Configuration, name: str) -> float:
 
 
 def _looking(given: Configuration) -> float:
-    """Tombstones first; a scan, which may wait for the one before; then looks at what was dead."""
-    return 3 * STEP_SECONDS + given.pause + 2 * _passing(given)
+    """Tombstones first; a scan, which may wait for the one before; then looks at what was dead.
+
+    With claims a scan comes before the tombstones too.
+    """
+    scans = 2 if given.claims else 1
+    return 3 * STEP_SECONDS + scans * given.pause + (1 + scans) * _passing(given)
 
 
 def _passing(given: Configuration) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kafka import TopicPartition
 
 from memory.model.events import LogAddress, LogPartition
+from memory.model.keys import ImageKey
 from memory.model.times import microseconds, now_us
 from memory.redis.connection import RedisFiles
 from memory.redis.index import RedisIndex
@@ -40,7 +41,11 @@ PROCESS = Outside(
 CONSUMERS = Outside(
     "what consumers of predictions kept", "consumers", "follow the topic of receipts"
 )
-CLAIMED = Outside("images that events only point to", "owners of the claims", "delete them there")
+CLAIMED = Outside(
+    "images that events only point to, whose addresses forgotten-claim tells for three days",
+    "owners of the claims",
+    "delete them there",
+)
 
 
 @dataclass(slots=True)
@@ -102,7 +107,7 @@ class Eraser:
         )
         self._needed: dict[str, _Needed] = {}
         self._sweep: _Sweep | None = None
-        self._next_beat = self._next_sweep = self._next_rewrite = 0.0
+        self._next_beat = self._next_sweep = self._next_rewrite = self._next_claims = 0.0
         self._rewriting = False
 
     def open(self) -> None:
@@ -126,7 +131,7 @@ class Eraser:
         self._look_at_copies()
         told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
         stopped = self.ledger.stops(now_us())
-        self._log.bury(map(self._address_of, stopped))
+        self._log.bury(map(self._address_of, [*stopped, *self.ledger.take_again()]))
         bound = self.bound.seconds if self.bound else 0.0
         at_worst = microseconds(bound) if math.isfinite(bound) else 0
         due = self.ledger.due(now_us(), self._limit, self._outside(), at_worst)
@@ -137,15 +142,32 @@ class Eraser:
         export_requests(self.ledger, now_us())
         return written
 
-    def _address_of(self, scheduled: Receipt) -> LogAddress:
+    def _address_of(self, receipt: Receipt) -> LogAddress:
+        """Where the request stands."""
         topic_id = self.topic_ids[self._log.full_name(Topic.FORGET_REQUEST)]
-        partition = int((scheduled.evidence or {})["partition"])
-        return LogAddress(scheduled.stages["received"], topic_id, partition, scheduled.request)
+        partition = int((receipt.evidence or {})["partition"])
+        return LogAddress(receipt.stages["received"], topic_id, partition, receipt.request)
 
     def _bury(self) -> None:
+        if self._claims:
+            self._bury_once_owners_are_told()
+            return
         for events in self._leftovers.dead_events():
-            self._log.bury(address for addresses in events.values() for address in addresses)
-            self._leftovers.note_tombstones(events)
+            self._bury_page(events)
+
+    def _bury_once_owners_are_told(self) -> None:
+        """What a claim points to stands in its event alone, so the log is read before its tombstone."""
+        if time.monotonic() < self._next_claims:
+            return
+        if pages := [page for page in self._leftovers.dead_events() if any(page.values())]:
+            self._log.scan(self._index, self._leftovers.dead_until, self.ledger.over())
+            for events in pages:
+                self._bury_page(events)
+            self._next_claims = time.monotonic() + self._pause
+
+    def _bury_page(self, events: Mapping[ImageKey, Sequence[LogAddress]]) -> None:
+        self._log.bury(address for addresses in events.values() for address in addresses)
+        self._leftovers.note_tombstones(events)
 
     def _take_up(self) -> None:
         """Note where the log ends for requests that came since."""

@@ -58,6 +58,7 @@ class Ledger:
         self._plans: dict[str, Receipt] = {}
         self._asked: dict[str, Cancellation] = {}
         self._too_late: set[str] = set()
+        self._again: list[Receipt] = []
 
     def note(self, told: Iterable[Receipt | Cancellation], now: int) -> None:
         """What was told, as it stands in the log; `now`, µs, is after it was written."""
@@ -73,11 +74,12 @@ class Ledger:
             elif CANCELLED in one.stages:
                 self.cancelled.add(one.request)
                 self._plans.pop(one.request, None)
-            elif one.request in self.completed:
-                continue
+            elif one.request in self.completed | self.cancelled:
+                if one.signature is None and one.evidence:  # older versions did not say where it is
+                    self._again.append(one)
             elif ERASED in one.stages:
                 self._note_erased(one, now)
-            elif SCHEDULED in one.stages and one.request not in self.cancelled:
+            elif SCHEDULED in one.stages:
                 self._plans[one.request] = _joined(self._plans.get(one.request, one), one)
 
     def _note_cancellation(self, said: Cancellation) -> None:
@@ -107,6 +109,11 @@ class Ledger:
     def over(self) -> set[str]:
         """Ids of all requests whose events are of no use any more."""
         return self.carried_out() | self.cancelled
+
+    def take_again(self) -> list[Receipt]:
+        """Of requests that came again when they were over; each is returned once."""
+        again, self._again = self._again, []
+        return again
 
     def plans(self) -> list[Receipt]:
         """Of requests that are to be carried out later, or now, unless they are cancelled before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,9 @@ from memory.model.events import LogAddress, Selector, SelectorKind
 from memory.model.keys import ImageKey, KeyedDigests, SelectorKey
 from streams.contract import encoding
 from streams.contract.cloudevents import Header, parse_time
-from streams.contract.records import HEARTBEAT, SWOLLEN, Record
+from streams.contract.messages import ForgottenClaim
+from streams.contract.payloads import media_type, read_claim
+from streams.contract.records import CLAIM, HEARTBEAT, SWOLLEN, Record
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 from streams.kafka.cluster import BLOCK_SECONDS, KafkaCluster
@@ -43,6 +45,7 @@ class Scan:
     unreadable: int = 0
     # By partition and key, the last offsets of each.
     dying: dict[Key, int] = field(default_factory=dict)
+    claims: dict[Key, ForgottenClaim] = field(default_factory=dict)
     buried: dict[Key, int] = field(default_factory=dict)
 
     def without_tombstone(self) -> list[Key]:
@@ -53,8 +56,9 @@ class Scan:
 class ErasureLog:
     """`topic_ids` by full name. All methods raise `Unavailable`, `Misconfigured`. For one thread."""
 
-    def __init__(self, cluster: KafkaCluster, topic_ids: Mapping[str, str]) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: KafkaCluster, topic_ids: Mapping[str, str], memory: str) -> None:
+        """`memory` is who forgets."""
+        self._cluster, self._memory = cluster, memory
         self._names = {topic_id: name for name, topic_id in topic_ids.items()}
         self._producer: KafkaProducer = cluster.producer(linger_ms=5)
         # It sees the ends of transactions that are open yet: what they bring may be taken back, and stays.
@@ -144,6 +148,8 @@ class ErasureLog:
     ) -> Scan:
         """Read all of it, aborted transactions too, and bury what is dead and not buried yet.
 
+        Owners of what claims among that point to are told before.
+
         `dead_until` tells up to when events about an image, with what they bear, are dead; `erased` are the
         ids of forget-requests that are carried out.
         """
@@ -168,8 +174,34 @@ class ErasureLog:
             for record, until in zip(events, ends, strict=True):
                 if time_of(record) <= until:
                     _note_dead(scan, record)
-        self._bury(scan.without_tombstone())
+                    self._note_claim(scan, record)
+        new = scan.without_tombstone()
+        self._tell_owners({key: scan.claims[key] for key in new if key in scan.claims})
+        self._bury(new)
         return scan
+
+    def _note_claim(self, scan: Scan, record: Record) -> None:
+        """Also of an event that was rejected, whose claim can be read."""
+        texts = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+        if media_type(texts.get(Header.CONTENT_TYPE, "")) != CLAIM:
+            return
+        with suppress(Rejected):
+            claim = read_claim(record.value or b"")
+            said = ForgottenClaim(
+                claim.uri, claim.digest, texts.get(Header.SOURCE, ""), self._memory
+            )
+            place = TopicPartition(record.topic, record.partition)
+            scan.claims[place, record.key or b""] = said
+
+    def _tell_owners(self, claims: Mapping[Key, ForgottenClaim]) -> None:
+        with map_kafka_errors():
+            sent = []
+            for (_, key), claim in claims.items():
+                said = encoding.encode_forgotten_claim(key.decode(errors="replace"), claim)
+                topic = self._cluster.full_name(said.topic)
+                sent.append(self._producer.send(topic, said.value, said.key, list(said.headers)))
+            for each in sent:
+                each.get(BLOCK_SECONDS)
 
     def _borne_by(self, record: Record, digests: KeyedDigests) -> Borne:
         image, selectors = borne_by(record, digests)

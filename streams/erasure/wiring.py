@@ -45,7 +45,7 @@ def open_eraser(settings: Settings) -> Iterator[Eraser]:
     ids = memory_topics.known_topic_ids(settings)
     store = bootstrap.redis_client(settings)
     index = bootstrap.open_index(settings, store)
-    log = ErasureLog(cluster, ids)
+    log = ErasureLog(cluster, ids, settings.namespace)
     chain = ReceiptChain(
         cluster,
         receipts_writer(settings.topic_prefix, settings.namespace),
@@ -86,6 +86,7 @@ def bound_of(settings: Settings) -> Bound:
                 settings.namespace,
                 pause=settings.erasure_pause,
                 beat=_beat_of(settings),
+                claims=bool(settings.claim_prefixes),
             )
         )
     finally:

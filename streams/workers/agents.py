@@ -149,7 +149,7 @@ class ForgetAgent:
                 outgoing.append(encoding.encode_receipt(self._schedule(record, event.request)))
             else:
                 request = event.request if isinstance(event, Scheduled) else event
-                outgoing.append(encoding.encode_receipt(self._carry_out(request)))
+                outgoing.append(encoding.encode_receipt(self._carry_out(record, request)))
         return outgoing
 
     def _note(self, event: Cancel) -> Cancellation:
@@ -162,20 +162,24 @@ class ForgetAgent:
     def _schedule(self, record: Record, request: Forget) -> Receipt:
         EVENTS.labels("forget", "scheduled").inc()
         digests = self._digests(request)
-        at = {"partition": record.partition, "offset": record.offset}
-        return Receipt.plan(request, digests, self._name, **at)
+        return Receipt.plan(request, digests, self._name, **_place_of(record))
 
     def _digests(self, request: Forget) -> list[SelectorKey]:
         return list(map(self._memory.index.selector_key, request.selectors))
 
-    def _carry_out(self, request: Forget) -> Receipt:
+    def _carry_out(self, record: Record, request: Forget) -> Receipt:
         started = time.perf_counter()
         done = self._memory.forget(request)
         observe_stage("forget", time.perf_counter() - started)
-        receipt = Receipt.of(request, self._digests(request), done, self._name)
+        digests = self._digests(request)
+        receipt = Receipt.of(request, digests, done, self._name, **_place_of(record))
         EVENTS.labels("forget", "erased" if receipt.status == "matched" else receipt.status).inc()
         IMAGES_FORGOTTEN.inc(0 if done.repeated else done.images)
         return receipt
+
+
+def _place_of(record: Record) -> dict[str, int]:
+    return {"partition": record.partition, "offset": record.offset}
 
 
 class QueryAgent:

@@ -482,7 +482,7 @@ def test_a_difference_in_the_topics_ends_with_1_and_is_named(desk: Desk) -> None
             said = desk.run(*words)
             assert said.code == 1
             assert f"{name}: retention.ms is 1000" in said.err
-            assert "8 topics, 1 problems" in said.err
+            assert "9 topics, 1 problems" in said.err
         assert len(desk.run("topics", "--check", "--json").json["problems"]) == 1
     finally:
         alter(desk.memory.settings.kafka, name, retention_ms="-1")

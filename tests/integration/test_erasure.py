@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from memory.embedders import VectorsOnly
 from memory.embedders.lite0 import Lite0Embedder
 from memory.errors import Unavailable
-from memory.model.events import ImagePayload, VectorPayload
+from memory.model.events import ClaimPayload, ImagePayload, VectorPayload
 from memory.model.times import SECOND, now_us
 from memory.model.vectors import Vector
 from streams.cli import cli
@@ -77,7 +77,7 @@ class Erasing:
 
     @contextmanager
     def life_goes_on(self) -> Iterator[None]:
-        """Others are learned and asked for; Redis restarts, and a worker is killed, which rebalances."""
+        """Others are learned and asked for; Redis restarts, and workers are killed, which rebalances."""
         ended, failures = threading.Event(), list[Exception]()
 
         def live() -> None:
@@ -103,7 +103,8 @@ class Erasing:
         self.redis.start()
         state = read_state(self.memory.folder)
         assert state is not None
-        os.kill(state["children"]["ingest"]["pid"], signal.SIGKILL)
+        for role in ("ingest", "erase", "forget"):
+            os.kill(state["children"][role]["pid"], signal.SIGKILL)
         try:
             yield
         finally:
@@ -155,6 +156,7 @@ def erasing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Erasing]:
                 name="erasing-",
                 workers=dict.fromkeys(("ingest", "correct", "forget", "query", "erase"), 1),
                 embedder=f"vectors:test:{DIM}",
+                claim_prefixes="https://images.invalid/",
                 **QUICK,
             ) as memory:
                 yield Erasing(memory, memory.client("camera"), folder, redis)
@@ -351,6 +353,67 @@ def test_a_fresh_memory_made_from_the_erased_log_is_the_same(
         until(lambda: one.digests() == other.digests(), what=lambda: (one.stats(), other.stats()))
         assert one.stats().items > 0
         fresh.close()
+
+
+def test_what_is_replayed_after_it_was_forgotten_changes_nothing_and_goes_again(
+    erasing: Erasing,
+) -> None:
+    """All that the log had before, twice, the request too; and a repeat of the request alone."""
+    text, vector, eves = marked()
+    client, memory = erasing.client, erasing.memory
+    for n in range(20):
+        said: dict[str, Any] = {"label": f"l {text}", "subjects": ["eve"], "embedder": "test"}
+        client.ingest(vector, id=f"eve-{n}", **said).position()
+    client.correct("eve-3", f"c {text}").position()
+    client.prune("eve-4").position()
+    topics = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
+    request = client.forget(subject="eve", event_id="eve")
+    client.receipt(request, "erased")
+    log = [record for topic in topics for record in read_all(memory, topic) if record.value]
+    client.receipt(request, "completed", COMPLETED_SECONDS)
+    assert erasing.holding(*eves) == []
+    memory.wait_until_merged()
+    index = memory.index()
+    before, shown = index.digests(), index.stats().items
+    with closing(kafka_cluster(memory.settings).producer()) as producer:
+        for _ in range(2):
+            for record in log:
+                headers = [(name, value or b"") for name, value in record.headers]
+                producer.send(record.topic, record.value, record.key, headers, record.partition)
+        producer.flush(60)
+    assert erasing.readable(*eves)
+    memory.wait_until_merged()
+    assert (index.digests(), index.stats().items) == (before, shown)
+    after = client.forget(image="nobody at all")
+    client.receipt(after, "completed", COMPLETED_SECONDS)
+    assert erasing.holding(*eves) == []
+    client.forget(subject="eve", event_id="eve")
+    key = request.request_id.encode()
+
+    def is_gone() -> bool:
+        held = [one.value for one in read_all(memory, Topic.FORGET_REQUEST) if one.key == key]
+        return not any(held)
+
+    until(is_gone, COMPLETED_SECONDS)
+
+
+def test_owners_are_told_which_claims_are_forgotten(erasing: Erasing) -> None:
+    client = erasing.client
+    for n, subject in enumerate(("carl", "dora", "carl")):
+        claim = ClaimPayload(f"https://images.invalid/{n}.png", "0f" * 32)
+        client.ingest(claim, id=f"claim-{n}", label="x", subjects=[subject]).position()
+    client.ingest(marked()[1], id="claim-0", label="x", subjects=["carl"], embedder="test")
+    erasing.memory.wait_until_merged()
+    receipt = client.receipt(client.forget(subject="carl"), "completed", COMPLETED_SECONDS)
+    assert any("forgotten-claim" in one.what for one in receipt.outside or ())
+    told = [json.loads(one.value or b"") for one in read_all(erasing.memory, Topic.FORGOTTEN_CLAIM)]
+    assert sorted(one["uri"] for one in told) == [
+        "https://images.invalid/0.png",
+        "https://images.invalid/2.png",
+    ]
+    held = [one.value or b"" for one in read_all(erasing.memory, Topic.IMAGE_INGEST)]
+    for n, is_held in enumerate((False, True, False)):
+        assert any(f"invalid/{n}.png".encode() in value for value in held) is is_held
 
 
 def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:

@@ -121,7 +121,7 @@ def test_no_record_stays_longer_than_the_formula_says(
             cluster = KafkaCluster(broker.bootstrap, f"bound-{n}-")
             _configure(cluster, numbers)
             ids = admin.topic_ids(cluster, [cluster.full_name(topic) for topic in Topic])
-            log = stack.enter_context(closing(ErasureLog(cluster, ids)))
+            log = stack.enter_context(closing(ErasureLog(cluster, ids, "vm")))
             beat = numbers.uniform(0.3, 3.0)
             read = read_configuration(cluster, redis_client, "none", pause=0.0, beat=beat)
             trials.append(Trial(cluster, log, secrets.token_bytes(64), beat, worst_case(read)))

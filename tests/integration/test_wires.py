@@ -137,7 +137,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             store.execute(f"ACL SETUSER {user} >{passwords[user]}")
         made = Deployment(folder, papers, kafka, store, passwords)
         operator = in_environment(made.values(Principal.OPERATOR))
-        assert said("provision", environment=operator) == f"ready: 8 topics, {NAME}\n"
+        assert said("provision", environment=operator) == f"ready: 9 topics, {NAME}\n"
         yield made
 
 

@@ -241,6 +241,7 @@ def test_a_receipt_tells_the_stages_and_no_raw_id(
         "images": 4,
         "repeated": repeated,
         "memory": "vm",
+        "evidence": {"partition": record(0).partition, "offset": 0},
     }
     assert SECRET not in repr(receipt)
 

@@ -58,6 +58,7 @@ def test_the_bound_is_what_the_measured_formula_says() -> None:
 @pytest.mark.parametrize(
     ("given", "part", "longer"),
     [
+        (replace(GIVEN, claims=True), "log", 7 + 15),
         (topic("in", segment_ms="50000"), "log", -50),
         (topic("in", min_compaction_lag_ms="150000"), "log", 50),
         (topic("in", max_compaction_lag_ms="-1"), "log", 604800 - 100),

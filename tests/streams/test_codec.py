@@ -82,6 +82,7 @@ DECODERS: Mapping[Topic, Decode] = {
     Topic.QUERY: query,
     Topic.PREDICTION: decoding.decode_prediction,
     Topic.FORGET_RECEIPT: decoding.decode_receipt,
+    Topic.FORGOTTEN_CLAIM: decoding.decode_forgotten_claim,
     Topic.REJECTED: decoding.decode_rejection,
 }
 
@@ -644,6 +645,7 @@ def test_any_json_gives_an_event_or_a_rejection(value: object) -> None:
         Topic.FORGET_REQUEST,
         Topic.PREDICTION,
         Topic.FORGET_RECEIPT,
+        Topic.FORGOTTEN_CLAIM,
         Topic.REJECTED,
     ):
         try:

@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Unavailable
-from memory.model.events import ImagePayload, LogAddress, Selector, SelectorKind, VectorPayload
+from memory.model.events import (
+    ClaimPayload,
+    ImagePayload,
+    LogAddress,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+)
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.state import Put, Trace, TraceWrite
 from memory.model.times import make_stamp, now_us
@@ -26,7 +33,7 @@ from memory.redis.index import RedisIndex
 from memory.redis.lease import EraserLease
 from memory.redis.reports import Leftovers
 from streams.config.settings import CACHE, load
-from streams.contract import encoding
+from streams.contract import decoding, encoding
 from streams.contract.messages import Receipt, SelectorDigest
 from streams.contract.records import OutgoingRecord
 from streams.contract.signing import Chain, SigningKey
@@ -36,7 +43,7 @@ from streams.erasure.chain import ReceiptChain, read_chain
 from streams.erasure.log import ErasureLog, Scan
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
-from streams.kafka.reading import Tail
+from streams.kafka.reading import Tail, decode_known
 from streams.local.redis_server import RedisServer
 from tests.waiting import until
 
@@ -54,7 +61,7 @@ def cluster(kafka_bootstrap: str, unique: Callable[[str], str]) -> KafkaCluster:
 @pytest.fixture
 def log(cluster: KafkaCluster) -> Iterator[ErasureLog]:
     names = [cluster.full_name(topic) for topic in Topic]
-    with closing(ErasureLog(cluster, admin.topic_ids(cluster, names))) as made:
+    with closing(ErasureLog(cluster, admin.topic_ids(cluster, names), "vm")) as made:
         yield made
 
 
@@ -170,6 +177,41 @@ def test_a_scan_finds_all_that_names_the_forgotten_and_nothing_else(
     assert found(again) == placed(dead)
     assert again.without_tombstone() == []  # the first one wrote their tombstones
     assert again.records == 13 + 6
+
+
+def claim(event: str, uri: str, *, subject: str = "ann") -> OutgoingRecord:
+    return encoding.encode_ingest(
+        source="camera",
+        event_id=event,
+        time=5,
+        image_id=event,
+        label="cat",
+        payload=ClaimPayload(uri, "0f" * 32),
+        subjects=[subject],
+    )
+
+
+def test_owners_of_forgotten_claims_are_told_before_the_events_get_their_tombstones(
+    cluster: KafkaCluster, log: ErasureLog, index: RedisIndex
+) -> None:
+    send(
+        cluster,
+        claim("c1", "https://a.example/1"),
+        altered(claim("c2", "https://a.example/2"), ce_label=b"\xff"),  # rejected
+        replace_value(claim("c3", "https://a.example/3"), b"no claim"),
+        claim("c4", "https://a.example/4", subject="bob"),
+        image("e1"),
+    )
+    for _ in range(2):  # those that have a tombstone are not told again
+        log.scan(index, Fenced(index), ())
+    with closing(Tail(cluster, [cluster.full_name(Topic.FORGOTTEN_CLAIM)], {})) as tail:
+        told = list(decode_known(tail.poll(10.0), decoding.decode_forgotten_claim))
+    assert sorted(one.uri for one in told) == ["https://a.example/1", "https://a.example/2"]
+    assert {(one.sha256, one.source, one.memory) for one in told} == {("0f" * 32, "camera", "vm")}
+
+
+def replace_value(record: OutgoingRecord, value: bytes) -> OutgoingRecord:
+    return OutgoingRecord(record.topic, record.key, value, record.headers)
 
 
 def test_what_a_transaction_took_back_is_found_too(

@@ -17,6 +17,7 @@ from memory.model.reliability import Pruning
 from streams.contract import decoding, encoding
 from streams.contract.messages import (
     Answer,
+    ForgottenClaim,
     Outside,
     Receipt,
     Rejection,
@@ -63,6 +64,7 @@ def test_the_names_of_topics_are_the_contract() -> None:
         "query",
         "prediction",
         "forget-receipt",
+        "forgotten-claim",
         "rejected",
         "fences",
     }
@@ -162,7 +164,12 @@ def test_the_size_of_a_record_counts_key_value_and_headers() -> None:
 def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     schemas = json_schemas()
     titles = {each["title"]: each["$ref"].rpartition("/")[2] for each in schemas["anyOf"]}
-    assert titles == {"prediction": "Answer", "forget-receipt": "Receipt", "rejected": "Rejection"}
+    assert titles == {
+        "prediction": "Answer",
+        "forget-receipt": "Receipt",
+        "forgotten-claim": "ForgottenClaim",
+        "rejected": "Rejection",
+    }
     receipt = Receipt("r", "erased", {"fenced": 1}, SelectorDigest("subject", "d"), 99, 3)
     outside = (Outside("a", "b", "c"),)
     said: dict[str, Any] = {
@@ -182,6 +189,7 @@ def test_the_schemas_name_each_field_that_is_written_and_no_other() -> None:
     written = [
         msgspec.structs.replace(Answer.of("q", more), review=review),
         linked,
+        ForgottenClaim("https://a.example/1", "0f" * 32, "camera", "vm"),
         Rejection("why", "text", "t", 0, 1, 2),
     ]
     for message in written:

@@ -131,6 +131,18 @@ def test_another_memorys_receipts_are_passed_over_and_older_ones_are_ours() -> N
     assert [one.memory for one in ledger.due(6, 100, OUTSIDE)] == ["vm"]
 
 
+def test_a_request_that_comes_again_when_it_is_over_is_told_once_to_be_buried() -> None:
+    ledger = Ledger("vm")
+    done = replace(erased(), stages={"erased": 3, "completed": 8})
+    ledger.note([erased(), done, signed(done), signed(erased()), erased()], 9)
+    assert ledger.take_again() == []
+    again = replace(erased(), status="repeated", evidence={"partition": 1, "offset": 9})
+    ledger.note([again, replace(again, memory="other")], 10)
+    assert ledger.take_again() == [again]
+    assert ledger.take_again() == []
+    assert ledger.open == {}
+
+
 # Later
 
 

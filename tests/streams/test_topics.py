@@ -62,7 +62,7 @@ def test_what_must_be_erasable_is_compacted_within_the_lag() -> None:
 
 
 def test_what_answers_say_expires_with_its_segments() -> None:
-    for topic in (Topic.QUERY, Topic.PREDICTION, Topic.REJECTED):
+    for topic in (Topic.QUERY, Topic.PREDICTION, Topic.REJECTED, Topic.FORGOTTEN_CLAIM):
         settings = spec(topics.declare(), topic).settings
         assert settings["cleanup.policy"] == Setting("delete")
         assert int(settings["segment.ms"].value) <= int(settings["retention.ms"].value)
