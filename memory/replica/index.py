@@ -88,7 +88,7 @@ class ReplicatedIndex(RedisIndex):
         self._current = self._busy_until = 0.0
         self._left_over = 0
         self._name = secrets.token_hex(16)
-        self._counted = self._next_report = 0.0
+        self._next_report = 0.0
         self._counts_wrong = False
         self._wake = threading.Event()
         self._closed = False
@@ -236,8 +236,7 @@ class ReplicatedIndex(RedisIndex):
         try:
             with self._counting:
                 while time.monotonic() < until:
-                    if reliability.work(4 if busy else 16):
-                        self._counted = current
+                    if reliability.work(4 if busy else 16, current):
                         break
         except Exception as error:  # noqa: BLE001 - questions are answered without counts
             _log.error("wrong counts are given up: unexpected %s", type(error).__name__)
@@ -248,7 +247,9 @@ class ReplicatedIndex(RedisIndex):
         """Say now and then as of when all that is kept here is what Redis shows."""
         if self._replica is None or (now := time.monotonic()) < self._next_report:
             return
-        as_of = self._current if self.wrong_counts() is None else min(self._current, self._counted)
+        as_of, reliability = self._current, self._reliability
+        if reliability is not None and reliability.counts is not None:
+            as_of = min(as_of, reliability.as_of)
         report_copy(self._client, self.names, self._name, now_us() - microseconds(now - as_of))
         self._next_report = now + REPORT_SECONDS
 

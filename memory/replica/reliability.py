@@ -31,7 +31,9 @@ class Reliability:
 
     A list is asked for anew when its row's vector changed, when one in it went or moved, and when a new
     one may belong into it; so that, when nothing is left to do, lists and counts are what asking for all of
-    them would give. `suspects`, the clearest first, are of then too. For one thread; it takes `lock` for as long as it looks at the rows.
+    them would give. It goes in rounds, each of the rows that changed until it began: while others change without
+    end, counts follow all the same, and nothing that is gone stays in them. `suspects`, the clearest first, are of
+    the last round too. For one thread; it takes `lock` for as long as it looks at the rows.
     """
 
     def __init__(self, rows: Rows, lock: threading.Lock) -> None:
@@ -44,12 +46,17 @@ class Reliability:
         self._codes = np.zeros(0, np.int32)
         self._stale = np.zeros(0, np.bool_)
         self._there = np.zeros(0, np.bool_)
+        # Those that were asked for, or found, when it was not known yet what became of them.
+        self._unsure = np.zeros(0, np.bool_)
         self._shown: dict[int, Shown] = {}
         self._labels: dict[str, int] = {}
         self._counts: WrongCounts | None = None
         self.suspects: Sequence[Suspect] = ()
         self._changed = True
-        self._whole_at = 0.0
+        self._round: list[int] | None = None
+        self._round_began = 0.0
+        self.as_of = 0.0
+        """When the last round began, by the monotonic clock: rows as they were then are counted."""
 
     @property
     def nbytes(self) -> int:
@@ -57,33 +64,40 @@ class Reliability:
 
     @property
     def counts(self) -> WrongCounts | None:
-        """As of the last time that nothing was left to do; None before the first."""
+        """As of when the last round began; None before the first has ended."""
         if self._counts is None:
             return None
-        age = time.monotonic() - self._whole_at
+        age = time.monotonic() - self.as_of
         return WrongCounts(self._counts.soft, self._counts.hard, self._counts.pruned, age)
 
-    def work(self, at_most: int) -> bool:
-        """Do a part of what is to do, of about so many searches. True when nothing is left."""
-        if self._rows.changed:
-            self._take(at_most)
+    def work(self, at_most: int, current: float) -> bool:
+        """Do a part of what is to do, of about so many searches. True when nothing is left.
+
+        `current` is as of when the rows are, by the monotonic clock.
+        """
+        if self._round is None:
+            with self._lock:
+                self._round = list(self._rows.changed)
+                self._rows.changed.clear()
+            self._round_began = current
+        if self._round:
+            self._take(self._round, at_most)
             return False
         stale = np.flatnonzero(self._stale)[:at_most]
         if len(stale):
             self._ask(stale)
             return False
-        self._whole_at = time.monotonic()
+        self.as_of = self._round_began
         if self._changed:
             self._count()
-        return True
+        self._round = None
+        return not self._rows.changed
 
-    def _take(self, at_most: int) -> None:
+    def _take(self, changed: list[int], at_most: int) -> None:
         """See what became of some rows."""
         rows, self._changed = self._rows, True
         with self._lock:
-            some = [rows.changed.pop() for _ in range(min(at_most, len(rows.changed)))]
-            if not some:
-                return
+            some = [changed.pop() for _ in range(min(at_most, len(changed)))]
             numbers = np.array(some, np.intp)
             everywhere = rows.numbers[: len(rows)].astype(np.intp)
             self._make_room(rows.highest_number + 1)
@@ -93,15 +107,15 @@ class Reliability:
             told = [rows.shown[place] for place in found]
             hashes = [hash((rows.shown[place].image, int(rows.hashes[place]))) for place in found]
             codes = [self._code(one.label) for one in told]
-            new = ~self._there[numbers]
-            moved = np.zeros(len(numbers), np.bool_)
-            moved[shown] = self._hashes[numbers[shown]] != np.array(hashes, np.int64)
+            new, moved = ~self._there[numbers], self._unsure[numbers]
+            moved[shown] |= self._hashes[numbers[shown]] != np.array(hashes, np.int64)
             fresh = shown & (new | moved)
             near = np.zeros(0, np.intp)
             if fresh.any():
                 reach = self._reach[everywhere]
                 near = everywhere[rows.may_be_nearer(places[fresh], reach)]
-        self._drop(numbers[(~shown | moved) & ~new])
+        self._drop(numbers[(~shown | moved) & (~new | self._unsure[numbers])])
+        self._unsure[numbers] = False
         self._stale[near] = True
         self._stale[numbers[fresh]] = True
         self._stale[numbers[~shown]] = False
@@ -128,7 +142,11 @@ class Reliability:
         """Ask for the lists of some rows anew."""
         rows = self._rows
         with self._lock:
+            self._make_room(rows.highest_number + 1)
             places = rows.places_of(numbers)
+            # Who went since the round began is looked at in the next.
+            self._stale[numbers] = False
+            self._unsure[numbers[places == NOWHERE]] = True
             numbers, places = numbers[places != NOWHERE], places[places != NOWHERE].tolist()
             probes = [
                 Probe(
@@ -142,14 +160,19 @@ class Reliability:
                 (rows.numbers[[place for _, _, place in found]], found[-1][0] if found else 0.0)
                 for found in rows.found(probes)
             ]
+            self._note_unsure(np.concatenate([numbers, *(others for others, _ in lists)]))
         for number, (others, farthest) in zip(numbers.tolist(), lists, strict=True):
             self._lists[number] = NO_NUMBER
             self._lists[number, : len(others)] = others
             full = len(others) == HARD_NEIGHBORS
             least = np.float32(1 - farthest if full else -np.inf)
             self._reach[number] = np.nextafter(least, np.float32(-np.inf))
-        # Who went meanwhile is among what changed.
-        self._stale[numbers] = False
+
+    def _note_unsure(self, numbers: npt.NDArray[Any]) -> None:
+        """Of these, those that changed since the round began are looked at once more in the next."""
+        if changed := self._rows.changed:
+            unsure = [number for number in np.unique(numbers).tolist() if number in changed]
+            self._unsure[unsure] = True
 
     def _count(self) -> None:
         self._drop_unused_labels()
@@ -175,9 +198,13 @@ class Reliability:
         for start in range(0, len(found), AT_ONCE):
             first = self._lists[start : start + AT_ONCE, :k]
             own = self._codes[start : start + AT_ONCE, None]
-            wrong = (first != NO_NUMBER) & (self._codes[first] != own)
+            wrong = self._known(first) & (self._codes[first] != own)
             found += np.bincount(first[wrong], minlength=len(found))
         return found
+
+    def _known(self, lists: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Where there is a row; one that came since the round began may be in a list already."""
+        return np.asarray((lists != NO_NUMBER) & self._there[lists])
 
     def _by_id(self, counts: npt.NDArray[np.int64]) -> dict[str, int]:
         numbers = np.flatnonzero(counts)
@@ -213,7 +240,7 @@ class Reliability:
         self, lists: npt.NDArray[np.int32], out: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.int32]:
         """Labels of the first ten of each list that are not `out`."""
-        there = (lists != NO_NUMBER) & ~out[lists]
+        there = self._known(lists) & ~out[lists]
         # Those that are there come first, in their order.
         order = np.argsort(~there, axis=1, kind="stable")[:, :SOFT_NEIGHBORS]
         first = np.take_along_axis(lists, order, axis=1)
@@ -231,7 +258,7 @@ class Reliability:
         for start in range(0, len(self._there), AT_ONCE):
             lists = self._lists[start : start + AT_ONCE, :SOFT_NEIGHBORS]
             own = self._codes[start : start + AT_ONCE]
-            codes = np.where(lists != NO_NUMBER, self._codes[lists], NO_NUMBER)
+            codes = np.where(self._known(lists), self._codes[lists], NO_NUMBER)
             said, share, own_share = _vote(codes, own)
             candidates = np.flatnonzero((share > own_share) & self._there[start : start + AT_ONCE])
             for i in candidates.tolist():
@@ -250,7 +277,7 @@ class Reliability:
         size = max(size, room + room // 2)
         for name, empty in (
             *(("_lists", NO_NUMBER), ("_reach", -np.inf), ("_hashes", 0), ("_codes", 0)),
-            *(("_stale", False), ("_there", False)),
+            *(("_stale", False), ("_there", False), ("_unsure", False)),
         ):
             old: npt.NDArray[Any] = getattr(self, name)
             new = np.full((size, *old.shape[1:]), empty, old.dtype)

@@ -159,11 +159,12 @@ class Eraser:
         """What a claim points to stands in its event alone, so the log is read before its tombstone."""
         if time.monotonic() < self._next_claims:
             return
-        if pages := [page for page in self._leftovers.dead_events() if any(page.values())]:
+        pages = list(self._leftovers.dead_events())
+        if any(any(events.values()) for events in pages):
             self._log.scan(self._index, self._leftovers.dead_until, self.ledger.over())
-            for events in pages:
-                self._bury_page(events)
             self._next_claims = time.monotonic() + self._pause
+        for events in pages:
+            self._bury_page(events)
 
     def _bury_page(self, events: Mapping[ImageKey, Sequence[LogAddress]]) -> None:
         self._log.bury(address for addresses in events.values() for address in addresses)

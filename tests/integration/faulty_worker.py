@@ -1,7 +1,7 @@
 """A worker whose index raises what nobody expects, at a given step, a given number of times.
 
-Run as a program with the role as its argument; FAULT is ``method:call:times``, FAULT_ROLE whose, and FAULT_FILE
-counts the faults over restarts.
+Run as a program with the role as its argument; FAULT is ``method:call:times``, and FAULT_FILE counts the faults
+over restarts.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class Faulty:
 
 def main(role: str) -> None:
     settings = load()
-    fault, count = os.environ["FAULT"], Path(os.environ["FAULT_FILE"])
-    if role != os.environ["FAULT_ROLE"]:
-        fault = "none:0:0"
+    fault, count = os.environ.get("FAULT", "none:0:0"), Path(os.environ["FAULT_FILE"])
     app = bootstrap.worker(settings, role, lambda index: Faulty(index, fault, count))
     faust_app.run_app(app, settings.log_level)
 

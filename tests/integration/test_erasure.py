@@ -514,6 +514,7 @@ def command(erasing: Erasing, *words: str, **settings: str) -> Result:
         "compaction_lag": "2",
         "answers_kept": "6",
         "erasure_pause": "0.2",
+        "claim_prefixes": ",".join(made.claim_prefixes),
         **settings,
     }
     environment = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in values.items()}

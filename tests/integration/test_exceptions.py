@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,20 +22,16 @@ IMAGES = 400
 
 
 @pytest.mark.parametrize(
-    ("role", "fault"),
+    "faults",
     [
-        ("ingest", "enlist:3:1"),
-        ("ingest", "put:4:2"),
-        ("ingest", "advance:3:1"),
-        ("correct", "put:1:1"),
-        ("forget", "images_with_selector:1:1"),
-        ("forget", "put:2:1"),
-        ("forget", "close_request:1:1"),
+        {"ingest": "enlist:3:1", "correct": "put:1:1", "forget": "images_with_selector:1:1"},
+        {"ingest": "put:4:2", "forget": "put:2:1"},
+        {"ingest": "advance:3:1", "forget": "close_request:1:1"},
     ],
+    ids=lambda faults: " ".join(faults.values()),
 )
 def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
-    role: str,
-    fault: str,
+    faults: Mapping[str, str],
     kafka_bootstrap: str,
     redis_url: str,
     tmp_path: Path,
@@ -48,10 +44,10 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
         name=unique("faults"),
         workers={"ingest": 1, "correct": 1, "forget": 1},
         entry=(str(Path(__file__).parent / "faulty_worker.py"),),
-        environment={
-            "FAULT": fault,
-            "FAULT_FILE": str(tmp_path / "faults"),
-            "FAULT_ROLE": role,
+        environment={"FAULT_FILE": str(tmp_path / "none")},
+        role_environments={
+            role: {"FAULT": fault, "FAULT_FILE": str(tmp_path / f"faults of {role}")}
+            for role, fault in faults.items()
         },
         embedder=EMBEDDER,
         clock_skew=0.2,
@@ -65,8 +61,9 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
             client.forget(subject=f"s{n}").position()
         client.forget(label="b3").position()
         memory.wait_until_merged()
-        assert (tmp_path / "faults").read_text() == fault.rpartition(":")[2]
-        assert memory.restarts(role) >= 1
+        for role, fault in faults.items():
+            assert (tmp_path / f"faults of {role}").read_text() == fault.rpartition(":")[2]
+            assert memory.restarts(role) >= 1
         assert memory.index().digests() == rebuilt_digests(memory)
         assert {str(r["reason"]) for r in rejected(memory)} <= {"forgotten"}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def recounted(held: Held, k: int) -> dict[str, int]:
 
 def settle(reliability: Reliability, at_most: int = 64) -> WrongCounts:
     for _ in range(100_000):
-        if reliability.work(at_most):
+        if reliability.work(at_most, time.monotonic()):
             break
     assert reliability.counts is not None
     return reliability.counts
@@ -90,7 +92,7 @@ def test_after_any_history_the_counts_are_the_batch_recounts(
     for _ in range(chance.randrange(300)):
         change(chance, rows, held, names)
         for _ in range(chance.randrange(3)):
-            reliability.work(at_most)
+            reliability.work(at_most, time.monotonic())
     check(reliability, held)
 
 
@@ -101,7 +103,7 @@ def test_ten_thousand_events() -> None:
     for n in range(10_000):
         change(chance, rows, held, 400)
         if chance.random() < 0.1:
-            reliability.work(16)
+            reliability.work(16, time.monotonic())
         if n % 2500 == 2499:
             check(reliability, held)
 
@@ -121,6 +123,35 @@ def test_the_forgotten_leave_no_trace() -> None:
     assert "a label of its own" not in reliability._labels
 
 
+def test_while_rows_change_without_end_counts_follow_and_hold_nothing_of_the_forgotten() -> None:
+    """Else a request to forget would wait for a quiet moment."""
+    chance = random.Random(7)
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(300):
+        put(rows, held, f"i{n}", f"l{n % 3}", drawn(chance))
+    put(rows, held, "guest", "a label of its own", drawn(chance))
+    settle(reliability)
+    assert any("guest" in counts for counts in _counts_of(reliability))
+    remove(rows, held, "guest")
+    removed = time.monotonic()
+    for _ in range(3000):
+        change(chance, rows, held, 300)
+        assert not reliability.work(8, time.monotonic())
+        if reliability.as_of > removed:
+            break
+    assert reliability.as_of > removed
+    assert not any("guest" in counts for counts in _counts_of(reliability))
+    assert "a label of its own" not in {one.label for one in reliability.suspects}
+    check(reliability, held)
+
+
+def _counts_of(reliability: Reliability) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    counts = reliability.counts
+    assert counts is not None
+    return counts.soft, counts.hard
+
+
 def test_a_row_that_takes_the_number_and_the_vector_of_one_that_went_is_another() -> None:
     rows, held = Rows(DIM, F16, 1 << 30), Held()
     reliability, chance = Reliability(rows, threading.Lock()), random.Random(5)
@@ -138,11 +169,11 @@ def test_the_counts_stay_those_of_before_until_all_is_done() -> None:
     reliability, chance = Reliability(rows, threading.Lock()), random.Random(6)
     for n in range(50):
         put(rows, held, f"i{n}", f"l{n % 2}", drawn(chance))
-    while not reliability.work(8):
+    while not reliability.work(8, time.monotonic()):
         assert reliability.counts is None
     before = settle(reliability)
     put(rows, held, "i50", "l0", drawn(chance))
-    assert not reliability.work(8)
+    assert not reliability.work(8, time.monotonic())
     meanwhile = reliability.counts
     assert meanwhile is not None
     assert meanwhile.soft == before.soft

@@ -526,7 +526,7 @@ def test_the_eraser_has_the_keys_and_the_pauses_of_the_settings() -> None:
         pass
     cluster, name, memory, key, before = chain.call_args.args
     assert (name, memory, key.id, before.id) == ("p-n-receipts", "n", KEY.id, OTHER.id)
-    log.assert_called_once_with(cluster, topics.known_topic_ids.return_value)
+    log.assert_called_once_with(cluster, topics.known_topic_ids.return_value, "n")
     assert eraser.call_args.kwargs == {
         "name": "n",
         "pause": 12,
