@@ -162,15 +162,14 @@ class ExactIndex(KeyedDigests, Uncounted):
         held.update(images)
         return len(held)
 
-    def close_request(
-        self, request: RequestKey, until: int, counts: RequestCounts | None = None
-    ) -> None:
+    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
+        self._counts[request] = counts
+
+    def close_request(self, request: RequestKey, until: int) -> None:
         first_seen, _ = self._requests.get(request, (until, False))
         self._requests[request] = (first_seen, True)
         self._expansions.pop(request, None)
         self._erased.pop(request, None)
-        if counts:
-            self._counts.setdefault(request, counts)
 
     def counts_of(self, request: RequestKey) -> RequestCounts | None:
         return self._counts.get(request)

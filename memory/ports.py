@@ -180,14 +180,16 @@ class StateStore(Protocol):
         """Add to the images of which a request erases something; returns how many there are so far."""
         ...
 
-    def close_request(
-        self, request: RequestKey, until: int, counts: RequestCounts | None = None
-    ) -> None:
-        """A closed request never expands again. Keeps its counts, drops what they counted."""
+    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
+        """What a request found; kept when it is closed."""
         ...
 
     def counts_of(self, request: RequestKey) -> RequestCounts | None:
-        """Those that a request was closed with; None where only the log knows that it is closed."""
+        """Those that were noted; None where this memory was made from the log since."""
+        ...
+
+    def close_request(self, request: RequestKey, until: int) -> None:
+        """A closed request never expands again. Drops its expansion and what it noted as dying."""
         ...
 
 

@@ -200,10 +200,11 @@ class VisualMemory:
                 for image, result in zip(page, results, strict=True)
                 if image not in named or image in dying or result.sources > 0
             )
-        erased = now_us()
+        erased, matched = now_us(), len(ever_heard_of)
+        # Before the log has that it is closed: who reads that there closes it without counting.
+        index.note_counts(key, RequestCounts(images, matched))
         self._fence_log.append([ClosedRequest(key, until)])
-        matched = len(ever_heard_of)
-        index.close_request(key, until, RequestCounts(images, matched))
+        index.close_request(key, until)
         return Forgotten(
             first_seen, until, fenced or erased, erased, images, matched, repeated=False
         )

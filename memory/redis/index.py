@@ -196,10 +196,11 @@ class RedisIndex(KeyedDigests, Uncounted):
     def note_dying(self, request: RequestKey, images: Iterable[ImageKey]) -> int:
         return requests.note_dying(self._client, self.names, request, images)
 
-    def close_request(
-        self, request: RequestKey, until: int, counts: RequestCounts | None = None
-    ) -> None:
-        requests.close_request(self._client, self.names, request, until, counts)
+    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
+        requests.note_counts(self._client, self.names, request, counts)
+
+    def close_request(self, request: RequestKey, until: int) -> None:
+        requests.close_request(self._client, self.names, request, until)
 
     def counts_of(self, request: RequestKey) -> RequestCounts | None:
         return requests.counts_of(self._client, self.names, request)

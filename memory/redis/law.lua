@@ -391,15 +391,16 @@ local function open_request(keys, args)
   return {held, redis.call('HGET', keys[1], 'closed') or '0'}
 end
 
--- KEYS: request, expansion, erased. ARGS: time of a request that was never opened here, and, where
--- it was carried out, how many images it erased something of, and of how many was ever heard.
+-- KEYS: request. ARGS: how many images it erased something of, and of how many was ever heard.
+local function note_counts(keys, args)
+  redis.call('HSET', keys[1], 'erased', args[1], 'matched', args[2])
+  return 'OK'
+end
+
+-- KEYS: request, expansion, erased. ARGS: time of a request that was never opened here.
 local function close_request(keys, args)
   redis.call('HSETNX', keys[1], 'time', args[1])
   redis.call('HSET', keys[1], 'closed', '1')
-  if args[2] then
-    redis.call('HSETNX', keys[1], 'erased', args[2])
-    redis.call('HSETNX', keys[1], 'matched', args[3])
-  end
   redis.call('DEL', keys[2], keys[3])
   return 'OK'
 end
@@ -637,6 +638,7 @@ register('vm1_influence', guarded(influence), {})
 register('vm1_sent', guarded(sent), IN_A_FULL_REDIS)
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
+register('vm1_note_counts', guarded(note_counts), IN_A_FULL_REDIS)
 register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)
 register('vm1_grow', guarded(grow), IN_A_FULL_REDIS)
 register('vm1_claim', claim, IN_A_FULL_REDIS)

@@ -62,12 +62,15 @@ def note_dying(
         return int(client.scard(key))
 
 
-def close_request(
-    client: Any, names: KeyNames, request: RequestKey, until: int, counts: RequestCounts | None
-) -> None:
-    found = (counts.erased, counts.matched) if counts else ()
+def note_counts(client: Any, names: KeyNames, request: RequestKey, counts: RequestCounts) -> None:
+    key = names.request(request)[0]
     with map_redis_errors():
-        client.fcall("vm1_close_request", 3, *names.request(request), encode_time(until), *found)
+        client.fcall("vm1_note_counts", 1, key, counts.erased, counts.matched)
+
+
+def close_request(client: Any, names: KeyNames, request: RequestKey, until: int) -> None:
+    with map_redis_errors():
+        client.fcall("vm1_close_request", 3, *names.request(request), encode_time(until))
         client.srem(names.open_requests, request)
 
 

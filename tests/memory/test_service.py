@@ -767,8 +767,10 @@ def test_too_few_and_too_many_images_to_forget_around_are_refused(images: tuple[
         Surroundings(images, 0.1)
 
 
+@pytest.mark.parametrize("closed", ["by itself", "by the log"])
 @pytest.mark.parametrize("kind", ["subject", "image", "label"])
-def test_a_forget_counts_what_it_erased_before_it_was_interrupted(kind: str) -> None:
+def test_a_forget_counts_what_it_erased_before_it_was_interrupted(kind: str, closed: str) -> None:
+    """Also when who starts anew reads in the log that it is closed."""
     index, facts = exact(), Facts()
     journaled = Journaled(index, [])
     memory = VisualMemory(
@@ -780,7 +782,9 @@ def test_a_forget_counts_what_it_erased_before_it_was_interrupted(kind: str) -> 
     with pytest.raises(Crash):
         memory.forget(request)
     assert visible(memory) == {"other": "dog"}
-    for repeated in (False, True, True):
+    if closed == "by the log":
+        memory.apply(facts.all)
+    for repeated in (closed == "by the log", True, True):
         done = memory.forget(request)
         assert (done.images, done.matched, done.repeated) == (1, 1, repeated)
 

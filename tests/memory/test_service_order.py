@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from memory.model.events import Correction, Ingest, Prune, SelectorKind
 from memory.model.forgetting import FenceFact
-from memory.model.keys import SelectorKey
+from memory.model.keys import RequestKey, SelectorKey
 from memory.ports import MemoryIndex
 from memory.service import VisualMemory
 from tests.memory import oracle
@@ -139,10 +139,10 @@ class _LateFences:
     def fence(self, selector: SelectorKey, until: int) -> None:
         self._late = (selector, until)
 
-    def close_request(self, *closing: Any) -> None:
+    def close_request(self, request: RequestKey, until: int) -> None:
         if self._late:
             self._index.fence(*self._late)
-        self._index.close_request(*closing)
+        self._index.close_request(request, until)
 
 
 def by_id(admitted: oracle.Admitted) -> bool:
