@@ -29,7 +29,7 @@ from memory.model.events import (
     Surroundings,
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
-from memory.model.keys import ImageKey
+from memory.model.keys import ImageKey, RequestKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
@@ -176,6 +176,10 @@ class VisualMemory:
         fences = list(
             map(index.selector_key, (*by[SelectorKind.SUBJECT], *by[SelectorKind.SOURCE]))
         )
+        named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
+        # What is fenced, or told, others may erase, who count for nobody.
+        for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
+            self._note_dying(key, page, until)
         for fence in fences:
             index.fence(fence, until)
         # A rebuilt memory would expand them into others.
@@ -185,22 +189,17 @@ class VisualMemory:
             self._fence_log.append(told)
         # An image's fence is its own barrier.
         fenced = now_us() if fences else None
-        named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
-        images, ever_heard_of = 0, set[ImageKey]()
+        ever_heard_of = set[ImageKey]()
         for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
-            if not page:
-                continue
-            dying = list(compress(page, index.dying(page, until)))
-            # Before they are erased: who ends then still counts them when it does this again.
-            images = index.note_dying(key, dying)
-            results = self._erase(page, until)
+            dying = self._note_dying(key, page, until)
+            results = self._erase(page, until) if page else []
             # An image that is named need not be known; one that is listed is.
             ever_heard_of.update(
                 image
                 for image, result in zip(page, results, strict=True)
                 if image not in named or image in dying or result.sources > 0
             )
-        erased, matched = now_us(), len(ever_heard_of)
+        erased, images, matched = now_us(), index.note_dying(key, ()), len(ever_heard_of)
         # Before the log has that it is closed: who reads that there closes it without counting.
         index.note_counts(key, RequestCounts(images, matched))
         self._fence_log.append([ClosedRequest(key, until)])
@@ -217,6 +216,17 @@ class VisualMemory:
             yield from index.images_with_label(selector.value)
         for one in around:
             yield from index.images_near(list(map(index.image_key, one.images)), one.distance)
+
+    def _note_dying(
+        self, request: RequestKey, images: Sequence[ImageKey], until: int
+    ) -> set[ImageKey]:
+        """Those of the images that will be erased, noted before: who ends then counts them all the same."""
+        dying = (
+            set(compress(images, self.index.dying(images, until))) if images else set[ImageKey]()
+        )
+        if dying:
+            self.index.note_dying(request, dying)
+        return dying
 
     def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:
         """Raise the barrier of each image, then tell the log.

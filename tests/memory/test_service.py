@@ -689,7 +689,7 @@ def test_a_fence_alone_reaches_what_an_older_memory_lists(facts: Facts) -> None:
     memory = VisualMemory(cast("MemoryIndex", journaled), None, fence_log=facts, clock_skew=SKEW)
     older = VisualMemory(exact(), Colours(), clock_skew=SKEW)
     older.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
-    journaled.before["images_with_selector"] = _crash
+    journaled.before["put"] = _crash
     with pytest.raises(Crash):
         memory.forget(forget("subject", "ada"))
     assert [type(fact) for fact in facts.all] == [Fence]
@@ -765,6 +765,25 @@ def test_a_distance_that_is_none_or_takes_all_is_refused(distance: float) -> Non
 def test_too_few_and_too_many_images_to_forget_around_are_refused(images: tuple[str, ...]) -> None:
     with pytest.raises(Rejected, match="1 to 16 are allowed"):
         Surroundings(images, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["subject", "label"])
+def test_a_forget_counts_what_others_erased_once_they_read_of_it(kind: str) -> None:
+    """Who starts anew applies what the log says, before the request is carried out again."""
+    index, facts = exact(), Facts()
+    journaled = Journaled(index, [])
+    memory = VisualMemory(
+        cast("MemoryIndex", journaled), Colours(), fence_log=facts, clock_skew=SKEW
+    )
+    memory.remember([ingest("i0", subjects=("ada",)), ingest("other", label="dog")])
+    request = forget(kind, {"subject": "ada", "label": "cat"}[kind])
+    journaled.before["put"] = _crash
+    with pytest.raises(Crash):
+        memory.forget(request)
+    VisualMemory(index, None).apply(facts.all)
+    assert visible(memory) == {"other": "dog"}
+    done = memory.forget(request)
+    assert (done.images, done.matched, done.repeated) == (1, 1, False)
 
 
 @pytest.mark.parametrize("closed", ["by itself", "by the log"])
