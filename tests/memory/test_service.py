@@ -688,7 +688,8 @@ def test_a_fence_alone_reaches_what_an_older_memory_lists(facts: Facts) -> None:
     journaled = Journaled(index, [])
     memory = VisualMemory(cast("MemoryIndex", journaled), None, fence_log=facts, clock_skew=SKEW)
     older = VisualMemory(exact(), Colours(), clock_skew=SKEW)
-    older.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
+    for held_by in (VisualMemory(index, Colours()), older):
+        held_by.remember([ingest("i0", subjects=("ada",)), ingest("i1")])
     journaled.before["put"] = _crash
     with pytest.raises(Crash):
         memory.forget(forget("subject", "ada"))
