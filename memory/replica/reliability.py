@@ -87,10 +87,9 @@ class Reliability:
         if len(stale):
             self._ask(stale)
             return False
-        self.as_of = self._round_began
         if self._changed:
             self._count()
-        self._round = None
+        self.as_of, self._round = self._round_began, None
         return not self._rows.changed
 
     def _take(self, changed: list[int], at_most: int) -> None:
@@ -182,8 +181,8 @@ class Reliability:
         ]
         # Who sees that there are counts finds the suspects of then.
         self.suspects = self._suspects(soft)
-        self._counts = WrongCounts(self._by_id(soft), self._by_id(hard), frozenset(pruned), 0.0)
-        self._changed = False
+        counts = WrongCounts(self._by_id(soft), self._by_id(hard), frozenset(pruned), 0.0)
+        self.as_of, self._counts, self._changed = self._round_began, counts, False
 
     def _drop_unused_labels(self) -> None:
         used = np.unique(self._codes[self._there])
