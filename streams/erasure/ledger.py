@@ -74,7 +74,7 @@ class Ledger:
             elif CANCELLED in one.stages:
                 self.cancelled.add(one.request)
                 self._plans.pop(one.request, None)
-            elif one.request in self.completed | self.cancelled:
+            elif one.request in self.completed or one.request in self.cancelled:
                 if one.signature is None and one.evidence:  # older versions did not say where it is
                     self._again.append(one)
             elif ERASED in one.stages:
@@ -144,8 +144,8 @@ class Ledger:
     def too_late(self) -> Iterator[Cancellation]:
         """Of those who asked to cancel what is carried out, or was due."""
         for one in self._asked.values():
-            is_known = one.request in self.carried_out() or one.request in self._plans
-            if is_known and not self._stops(one):
+            known = (self.completed, self.open, self._plans)
+            if any(one.request in held for held in known) and not self._stops(one):
                 yield replace(one, outcome="too_late")
 
     def due(
