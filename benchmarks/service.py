@@ -7,6 +7,7 @@ import secrets
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from memory.model.answers import Position
 from memory.model.events import LogPartition
@@ -79,6 +81,19 @@ class Service:
 
     settings: Settings
     client: MemoryClient
+    ports: Mapping[str, int]
+    """Of each role's /metrics."""
+
+    def metric(self, role: str, name: str, **labels: str) -> float:
+        """What a role's worker says of itself."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[role]}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
     def teach(self, images: Sequence[Vector | Path], subject: str | None = None) -> None:
         """Send images, all of a subject, and return when all are merged."""
@@ -142,9 +157,10 @@ def running(
     settings = load(**values)
     memory_topics.create_topics(settings)
     folder = at.folder / name
+    ports = {role: free_port() for role in roles}
 
     def spec(role: str) -> ChildSpec:
-        port = free_port()
+        port = ports[role]
         return ChildSpec(
             role,
             (sys.executable, "-m", "streams.cli", "worker", role),
@@ -164,7 +180,7 @@ def running(
             if not thread.is_alive():
                 raise RuntimeError(f"the workers did not start; see {folder}")
         with bootstrap.client(settings, "bench") as client:
-            yield Service(settings, client)
+            yield Service(settings, client, ports)
     finally:
         supervisor.stop(60)
         thread.join()

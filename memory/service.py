@@ -29,7 +29,7 @@ from memory.model.events import (
     Surroundings,
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
-from memory.model.keys import ImageKey, RequestKey
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query, Review
 from memory.model.reliability import Pruning
@@ -155,13 +155,12 @@ class VisualMemory:
         image that is named is erased at once and told before the request is closed. Repeating an
         unfinished request finishes it; a label, and what is around images, is expanded once and never again.
         """
+        started = time.perf_counter()
         index, key = self.index, self.index.request_key(request.request_id)
         first_seen, closed = index.open_request(key, request.time)
         until = FOREVER if request.permanent else first_seen + self._clock_skew
         if closed:
-            now, counts = now_us(), index.counts_of(key)
-            images, matched = (counts.erased, counts.matched) if counts else (0, None)
-            return Forgotten(first_seen, until, now, now, images, matched, repeated=True)
+            return self._repeated(key, first_seen, until)
         by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
         around: list[Surroundings] = []
         for selector in request.selectors:
@@ -177,20 +176,19 @@ class VisualMemory:
             map(index.selector_key, (*by[SelectorKind.SUBJECT], *by[SelectorKind.SOURCE]))
         )
         named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
-        # What is fenced, or told, others may erase, who count for nobody.
-        for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
-            self._note_dying(key, page, until)
-        for fence in fences:
-            index.fence(fence, until)
-        # A rebuilt memory would expand them into others.
-        told: list[FenceFact] = [Barrier(image, until) for image in expanded]
-        told += [Fence(fence, until) for fence in fences]
-        if told:
-            self._fence_log.append(told)
+
+        def pages() -> Iterator[Sequence[ImageKey]]:
+            yield from chain([sorted(named), expanded], *map(index.images_with_selector, fences))
+
+        if fences or expanded:
+            # What is fenced, or told, others may erase, who count for nobody.
+            for page in pages():
+                self._note_dying(key, page, until)
+            self._fence(fences, expanded, until)
         # An image's fence is its own barrier.
         fenced = now_us() if fences else None
         ever_heard_of = set[ImageKey]()
-        for page in chain([sorted(named), expanded], *map(index.images_with_selector, fences)):
+        for page in pages():
             dying = self._note_dying(key, page, until)
             results = self._erase(page, until) if page else []
             # An image that is named need not be known; one that is listed is.
@@ -199,7 +197,9 @@ class VisualMemory:
                 for image, result in zip(page, results, strict=True)
                 if image not in named or image in dying or result.sources > 0
             )
-        erased, images, matched = now_us(), index.note_dying(key, ()), len(ever_heard_of)
+        erased = now_us()
+        self._observe("erase", time.perf_counter() - started)
+        images, matched = index.note_dying(key, ()), len(ever_heard_of)
         # Before the log has that it is closed: who reads that there closes it without counting.
         index.note_counts(key, RequestCounts(images, matched))
         self._fence_log.append([ClosedRequest(key, until)])
@@ -207,6 +207,11 @@ class VisualMemory:
         return Forgotten(
             first_seen, until, fenced or erased, erased, images, matched, repeated=False
         )
+
+    def _repeated(self, request: RequestKey, first_seen: int, until: int) -> Forgotten:
+        now, counts = now_us(), self.index.counts_of(request)
+        images, matched = (counts.erased, counts.matched) if counts else (0, None)
+        return Forgotten(first_seen, until, now, now, images, matched, repeated=True)
 
     def _expansion(
         self, labels: Sequence[Selector], around: Sequence[Surroundings]
@@ -216,6 +221,19 @@ class VisualMemory:
             yield from index.images_with_label(selector.value)
         for one in around:
             yield from index.images_near(list(map(index.image_key, one.images)), one.distance)
+
+    def _fence(
+        self, fences: Sequence[SelectorKey], expanded: Sequence[ImageKey], until: int
+    ) -> None:
+        for fence in fences:
+            self.index.fence(fence, until)
+        self._fence_log.append(
+            # A rebuilt memory would expand a label into others.
+            [
+                *(Barrier(image, until) for image in expanded),
+                *(Fence(fence, until) for fence in fences),
+            ]
+        )
 
     def _note_dying(
         self, request: RequestKey, images: Sequence[ImageKey], until: int

@@ -57,9 +57,11 @@ def note_dying(
     client: Any, names: KeyNames, request: RequestKey, images: Iterable[ImageKey]
 ) -> int:
     key = names.request(request)[2]
+    pipeline = client.pipeline(transaction=False)
+    _grow(pipeline, key, images)
+    pipeline.scard(key)
     with map_redis_errors():
-        _grow(client, key, images)
-        return int(client.scard(key))
+        return int(pipeline.execute()[-1])
 
 
 def note_counts(client: Any, names: KeyNames, request: RequestKey, counts: RequestCounts) -> None:

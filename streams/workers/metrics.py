@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FRESHNESS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 EVENTS = Counter(
@@ -40,7 +40,8 @@ RETRIES = Counter(
 )
 STAGE = Histogram(
     "visual_memory_stage_seconds",
-    "Duration of a stage for a batch: ingest, correct, forget, fetch, embed, merge, search, vote.",
+    "Duration of a stage for a batch: ingest, correct, fetch, embed, merge, search, vote; "
+    "for a request: forget, and erase, which is its part until no answer rests on what it names.",
     ["stage"],
     buckets=LATENCY,
 )
@@ -185,7 +186,7 @@ OUTCOMES: Mapping[str, Sequence[str]] = {
 STAGES: Mapping[str, Sequence[str]] = {
     "ingest": ("ingest", "fetch", "embed", "merge"),
     "correct": ("correct", "merge"),
-    "forget": ("forget",),
+    "forget": ("forget", "erase"),
     "query": ("fetch", "embed", "search", "vote"),
 }
 """What a role's batches go through."""

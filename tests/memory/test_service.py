@@ -987,6 +987,9 @@ def test_stages_are_observed_where_they_happen() -> None:
     stages.clear()
     memory.recall([Query(ImagePayload(png(RED)))])
     assert stages == ["embed", "search", "vote"]
+    stages.clear()
+    memory.forget(forget("image", "i0"))
+    assert "erase" in stages
 
 
 def test_a_memory_in_one_process_needs_no_server_and_no_log() -> None:
