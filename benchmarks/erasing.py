@@ -72,13 +72,20 @@ def rates(servers: service.Servers, count: int, rounds: int) -> dict[str, Any]:
                 written[erasing].append(ingest)
                 asked[erasing].append(answers)
     return {
-        "ingest_with_of_without": round(median(written[True]) / median(written[False]), 3),
-        "answers_with_of_without": round(median(asked[True]) / median(asked[False]), 3),
+        "ingest_with_of_without": _ratio(written),
+        "answers_with_of_without": _ratio(asked),
         "ingest_with_per_s": [round(rate, 1) for rate in written[True]],
         "ingest_without_per_s": [round(rate, 1) for rate in written[False]],
         "answers_with_per_s": [round(rate, 1) for rate in asked[True]],
         "answers_without_per_s": [round(rate, 1) for rate in asked[False]],
     }
+
+
+def _ratio(rates: dict[bool, list[float]]) -> float:
+    """Of two that were measured one after the other; the machine's speed drifts from minute to minute."""
+    return round(
+        median(one / other for one, other in zip(rates[True], rates[False], strict=True)), 3
+    )
 
 
 def _round(memory: service.Service, images: Sequence[Vector]) -> tuple[float, float]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-STEP_SECONDS = 0.5
-"""Between two steps of the eraser."""
+MIN_STEP_SECONDS, MAX_STEP_SECONDS = 0.5, 2.0
+STEPS_A_BEAT = 10
 MARGIN_SECONDS = 1.0
 """Kafka deletes files a moment after their delay."""
 FIRST_CLEANING_SECONDS = 5.0
@@ -43,6 +43,10 @@ class Configuration:
     erases: bool
     claims: bool = False
 
+    @property
+    def step(self) -> float:
+        return step_seconds(self.beat)
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -60,16 +64,23 @@ class Bound:
         return max(self.parts.values())
 
 
+def step_seconds(beat: float) -> float:
+    """Between two steps of the eraser: where the log takes hours to let go, looking often costs others
+    the more for nothing.
+    """
+    return min(MAX_STEP_SECONDS, max(MIN_STEP_SECONDS, beat / STEPS_A_BEAT))
+
+
 def worst_case(given: Configuration) -> Bound:
     """The bound of a configuration."""
     return Bound(
         {
             "log": max(_compacted(given, name) for name in given.compacted) + _looking(given),
-            "answers": max(_expired(given, name) for name in given.expiring) + 2 * STEP_SECONDS,
+            "answers": max(_expired(given, name) for name in given.expiring) + 2 * given.step,
             "redis": given.pause
             + 2 * (FIRST_CLEANING_SECONDS + given.redis_bytes / CLEANED_A_SECOND)
-            + 2 * STEP_SECONDS,
-            "copies": REPORTS_SECONDS + 2 * STEP_SECONDS,
+            + 2 * given.step,
+            "copies": REPORTS_SECONDS + 2 * given.step,
         },
         tuple(_faults(given)),
     )
@@ -97,7 +108,7 @@ def _looking(given: Configuration) -> float:
     With claims a scan comes before the tombstones too.
     """
     scans = 2 if given.claims else 1
-    return 3 * STEP_SECONDS + scans * given.pause + (1 + scans) * _passing(given)
+    return 3 * given.step + scans * given.pause + (1 + scans) * _passing(given)
 
 
 def _passing(given: Configuration) -> float:

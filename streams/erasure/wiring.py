@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from streams.config.permissions import receipts_writer
 from streams.config.settings import Settings
 from streams.contract.signing import SigningKey
 from streams.erasure.audit import read_configuration
-from streams.erasure.bound import STEP_SECONDS, Bound, worst_case
+from streams.erasure.bound import Bound, step_seconds, worst_case
 from streams.erasure.chain import ReceiptChain
 from streams.erasure.eraser import Eraser
 from streams.erasure.log import ErasureLog
@@ -33,6 +34,8 @@ BEATS = 4
 """Heartbeats in the time for which the log may keep what is dead."""
 MAX_BEAT_SECONDS = 3600.0
 AUDIT_SECONDS = 30.0
+NICENESS = 5
+"""Beside those who ingest and ask: a third of their share of a core where there are too few."""
 DENIED_SECONDS = 3600.0
 
 
@@ -148,7 +151,7 @@ class EraserProcess:
                     self._audit(eraser)
                     if written := eraser.step():
                         _log.info("%d receipts are written", len(written))
-                    time.sleep(STEP_SECONDS)
+                    time.sleep(step_seconds(_beat_of(self._settings)))
         except Unavailable as error:
             self._reasons = [str(error)]
             time.sleep(AWAY_PAUSE_SECONDS)
@@ -159,6 +162,7 @@ def run_eraser(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level)
     logging.getLogger("kafka").setLevel(logging.WARNING)  # it tells of each connection
     settings.signing_keys()
+    os.nice(NICENESS)
 
     async def serve() -> None:
         process = EraserProcess(settings)
