@@ -29,6 +29,7 @@ from streams.kafka.reading import Tail, decode_known
 
 FORGOTTEN = 50
 """Requests that are under way while rates are measured."""
+ITEMS = 20_000
 
 
 def forgets(servers: service.Servers, rounds: int) -> dict[str, Any]:
@@ -58,8 +59,13 @@ def forgets(servers: service.Servers, rounds: int) -> dict[str, Any]:
     }
 
 
-def rates(servers: service.Servers, count: int, rounds: int) -> dict[str, Any]:
-    """Ingest, and 32 askers, beside an erase worker that is erasing, and without one."""
+def rates(folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Ingest, and 32 askers, beside an erase worker that is erasing, and without one.
+
+    While `count` are ingested a scan of the log, a rewrite of Redis' file, and looks at what is dead, fall due:
+    as many as in the ten minutes that by default lie between two of them. Each round has servers of its own:
+    a rewrite is of all that Redis holds.
+    """
     written: dict[bool, list[float]] = {True: [], False: []}
     asked: dict[bool, list[float]] = {True: [], False: []}
     for n in range(rounds):
@@ -67,8 +73,11 @@ def rates(servers: service.Servers, count: int, rounds: int) -> dict[str, Any]:
             roles = ("ingest", "correct", "forget", "query", *(("erase",) if erasing else ()))
             key = secrets.token_hex(32)
             name = f"erasing-{n}-{erasing}"
-            with service.running(servers, name, roles, signing_key=key) as memory:
-                ingest, answers = _round(memory, vectors(count))
+            with (
+                service.servers(folder / name) as servers,
+                service.running(servers, name, roles, signing_key=key) as memory,
+            ):
+                ingest, answers = _round(memory, vectors(ITEMS + count))
                 written[erasing].append(ingest)
                 asked[erasing].append(answers)
     return {
@@ -89,15 +98,15 @@ def _ratio(rates: dict[bool, list[float]]) -> float:
 
 
 def _round(memory: service.Service, images: Sequence[Vector]) -> tuple[float, float]:
-    half = len(images) // 2
-    memory.teach(images[:half])
+    memory.teach(images[:ITEMS])
     for n in range(FORGOTTEN):
         last = memory.client.forget(image=f"s{n}")
     memory.client.receipt(last)
     started = perf_counter()
-    memory.teach(images[half:])
-    ingest = (len(images) - half) / (perf_counter() - started)
-    questions = vectors(1000, seed=1)
+    for start in range(ITEMS, len(images), ITEMS):
+        memory.teach(images[start : start + ITEMS])
+    ingest = (len(images) - ITEMS) / (perf_counter() - started)
+    questions = vectors(3000, seed=1)
     started = perf_counter()
     with ThreadPoolExecutor(32) as askers:
         list(askers.map(lambda question: memory.ask(question, 10), questions))

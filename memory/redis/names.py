@@ -43,6 +43,10 @@ class KeyNames:
         """Of a selector: the keys of its postings and of its fence, by bucket."""
         return [self._bucket(selector, number) for number in range(_count(selector))]
 
+    def fence(self, selector: SelectorKey) -> str:
+        """Of a selector: the key of its fence, which each bucket has."""
+        return self._bucket(selector, 0)[1]
+
     def bucket(self, selector: SelectorKey, image: ImageKey) -> tuple[str, str]:
         """The keys of the bucket that an image is in."""
         return self._bucket(selector, int(image[:8], 16) % _count(selector))

@@ -126,15 +126,19 @@ class Leftovers:
         """Of each image with what an event says that it bears: up to when such an event is dead, µs."""
         names = self._names()
         pipeline = self._client.pipeline(transaction=False)
-        for image, selectors in listings:
+        images = dict.fromkeys(image for image, _ in listings)
+        borne = dict.fromkeys(selector for _, selectors in listings for selector in selectors)
+        for image in images:
             pipeline.fcall_ro("vm1_barrier", 2, *names.item(image)[:2])
-            for selector in selectors:
-                pipeline.get(names.buckets(selector)[0][1])  # each bucket has the fence
+        for selector in borne:
+            pipeline.get(names.fence(selector))
         with map_redis_errors():
-            replies = iter(pipeline.execute())
+            told = list(map(decode_time, pipeline.execute()))
+        barriers = dict(zip(images, told[: len(images)], strict=True))
+        fences = dict(zip(borne, told[len(images) :], strict=True))
         return [
-            max(decode_time(next(replies)) for _ in range(1 + len(selectors)))
-            for _, selectors in listings
+            max([barriers[image], *map(fences.__getitem__, selectors)])
+            for image, selectors in listings
         ]
 
     def copies_as_of(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -29,7 +30,9 @@ NAMING = (Topic.IMAGE_INGEST, Topic.LABEL_CORRECTION, Topic.FORGET_REQUEST)
 ANSWERING = (Topic.QUERY, Topic.PREDICTION)
 """What holds images and ids, and expires."""
 RECORDS_A_POLL = 2000
+DIGESTS_KEPT = 1 << 16
 Borne = tuple[ImageKey, Sequence[SelectorKey]]
+Digest = Callable[[SelectorKind, str], SelectorKey | None]
 Key = tuple[TopicPartition, bytes]
 
 
@@ -155,6 +158,8 @@ class ErasureLog:
         """
         scan = Scan(self.ends(NAMING))
         requests = self._cluster.full_name(Topic.FORGET_REQUEST)
+        # Most sources, and many subjects, are those of many records.
+        digest = lru_cache(DIGESTS_KEPT)(partial(_digest, digests))
         for records in self._read(self.starts(scan.ends), scan.ends):
             scan.records += len(records)
             events: list[Record] = []
@@ -170,7 +175,7 @@ class ErasureLog:
                     events.append(record)
                 elif key.decode(errors="replace") in erased:
                     _note_dead(scan, record)
-            ends = dead_until([self._borne_by(record, digests) for record in events])
+            ends = dead_until([self._borne_by(record, digest) for record in events])
             for record, until in zip(events, ends, strict=True):
                 if time_of(record) <= until:
                     _note_dead(scan, record)
@@ -203,8 +208,8 @@ class ErasureLog:
             for each in sent:
                 each.get(BLOCK_SECONDS)
 
-    def _borne_by(self, record: Record, digests: KeyedDigests) -> Borne:
-        image, selectors = borne_by(record, digests)
+    def _borne_by(self, record: Record, digest: Digest) -> Borne:
+        image, selectors = borne_by(record, digest)
         # Only an ingest tells what an image bears.
         is_ingest = record.topic == self._cluster.full_name(Topic.IMAGE_INGEST)
         return image, selectors if is_ingest else ()
@@ -244,7 +249,7 @@ def _note_dead(scan: Scan, record: Record) -> None:
     scan.dying[place, record.key or b""] = record.offset
 
 
-def borne_by(record: Record, digests: KeyedDigests) -> Borne:
+def borne_by(record: Record, digest: Digest) -> Borne:
     """The image that an event is about and the selectors that it bears, also where it was rejected."""
     texts: dict[str, list[str]] = {}
     for name, value in record.headers:
@@ -257,12 +262,12 @@ def borne_by(record: Record, digests: KeyedDigests) -> Borne:
             continue
         if isinstance(found, list):
             named += [(SelectorKind.SUBJECT, one) for one in found if isinstance(one, str)]
-    selectors = [key for kind, text in named if (key := _digest(kind, text, digests))]
-    image = _digest(SelectorKind.IMAGE, texts.get(Header.SUBJECT, [""])[0], digests)
+    selectors = [key for kind, text in named if (key := digest(kind, text))]
+    image = digest(SelectorKind.IMAGE, texts.get(Header.SUBJECT, [""])[0])
     return ImageKey((image or "").rpartition(":")[2]), tuple(dict.fromkeys(selectors))
 
 
-def _digest(kind: SelectorKind, text: str, digests: KeyedDigests) -> SelectorKey | None:
+def _digest(digests: KeyedDigests, kind: SelectorKind, text: str) -> SelectorKey | None:
     """None for a text that no request can name."""
     try:
         return digests.selector_key(Selector(kind, text))

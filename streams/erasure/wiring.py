@@ -34,8 +34,8 @@ BEATS = 4
 """Heartbeats in the time for which the log may keep what is dead."""
 MAX_BEAT_SECONDS = 3600.0
 AUDIT_SECONDS = 30.0
-NICENESS = 5
-"""Beside those who ingest and ask: a third of their share of a core where there are too few."""
+NICENESS = 10
+"""Beside those who ingest and ask: a tenth of their share of a core where there are too few."""
 DENIED_SECONDS = 3600.0
 
 
