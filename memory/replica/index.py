@@ -203,6 +203,8 @@ class ReplicatedIndex(RedisIndex):
                     self._load()
                 with self._lock:
                     self._catch_up()
+                if (replica := self._replica) is not None:
+                    replica.rows.warm_up()
                 self._count_wrong()
                 self._report()
             except OverBudget:

@@ -17,7 +17,7 @@ from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
-from memory.replica.levels import in_levels, in_two_levels, int_product
+from memory.replica.levels import float_product, in_levels, in_two_levels, int_product
 
 ROUNDING = 2e-6
 """What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
@@ -27,9 +27,10 @@ MANY_CANDIDATES = 1024
 """From here on it pays to look for equal rows, which come by the thousand or not at all."""
 BLOCK = 4096
 """Rows that are scanned together, and the unit of room: torch compiles anew for each shape, 20 ms."""
+FEW = BLOCK // 2
+"""So many need no torch."""
 MANY_QUERIES = 64
 GROWTH = 1.5
-
 
 ARRAYS = ("vectors", "_levels", "_steps", "_errors", "hashes", "numbers")
 NOWHERE = -1
@@ -61,7 +62,7 @@ class Rows:
     """
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
-        self._count = 0
+        self._count, self._is_warm = 0, False
         self._at: dict[ImageKey, int] = {}
         self.shown: list[Shown] = []
         self.vectors = np.zeros((BLOCK, dim), element)
@@ -205,15 +206,26 @@ class Rows:
             yield score - off, score + off
 
     def warm_up(self) -> None:
-        """Let torch compile for every number of queries, so that no question waits for it."""
-        count = 1
+        """Where rows are many, load torch and let it compile for every number of queries.
+
+        May run beside all else: until it is done numpy scans, and no question waits.
+        """
+        if self._is_warm or self._count <= FEW:
+            return
+        dim, count = self._levels.shape[1], 1
         while count < MANY_QUERIES:
             count *= 2
-            int_product(np.zeros((count, self._levels.shape[1]), np.int8), self._levels[:BLOCK])
+            int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))
+        self._is_warm = True
 
     def _products(self, asked: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
         """Inner products of integers, shapes (m, dim) to (m, rows)."""
         found = np.empty((len(asked), self._count), np.float32)
+        if not self._is_warm:
+            for start in range(0, self._count, BLOCK):
+                part = slice(start, min(start + BLOCK, self._count))
+                found[:, part] = float_product(asked, self._levels[part])
+            return found
         padded = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
         padded[: len(asked)] = asked
         for start in range(0, self._count, BLOCK):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
-from memory.replica.levels import int_product
+from memory.replica.levels import float_product, int_product
 from memory.replica.rows import OverBudget, Rows, Shown
 
 DIM = 32
@@ -41,6 +43,14 @@ def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
     return rows
 
 
+def warmed(rows: Rows) -> Rows:
+    """They are scanned by torch, however few they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", 0)
+        rows.warm_up()
+    return rows
+
+
 def brute(vectors: np.ndarray, query: Vector, k: int, without: int | None = None) -> list[Hit]:
     """By every distance, as the definition says."""
     distances = cosine_distances(query, vectors).tolist()
@@ -64,8 +74,9 @@ def test_the_product_of_integers_is_exact() -> None:
         ):
             for count in (1, 2, 17):
                 asked = rows[:count].copy()
-                found = int_product(asked, rows)
-                assert (found == asked.astype(np.int64) @ rows.astype(np.int64).T).all()
+                wanted = asked.astype(np.int64) @ rows.astype(np.int64).T
+                assert (int_product(asked, rows) == wanted).all()
+                assert (float_product(asked, rows) == wanted).all()
 
 
 @pytest.mark.parametrize("element", [F16, F32], ids=str)
@@ -74,10 +85,11 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
     vectors = drawn(0, 3000, 96).astype(element)
     rows = filled(vectors, element)
     queries = drawn(1, 40, 96)
-    found = rows.nearest([Probe(query, k) for query in queries])
-    for query, result in zip(queries, found, strict=True):
-        assert result.exact
-        assert same(result.hits, brute(vectors, query, k))
+    for one in (rows, warmed(rows)):
+        found = one.nearest([Probe(query, k) for query in queries])
+        for query, result in zip(queries, found, strict=True):
+            assert result.exact
+            assert same(result.hits, brute(vectors, query, k))
 
 
 SHAPES = st.sampled_from(["random", "near one", "equal by groups", "few values", "one hot", "tiny"])
@@ -112,9 +124,35 @@ def test_whatever_the_vectors_are(
     query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
     without = seed % count
     probes = [Probe(query, k), Probe(query, k, Exclusion(frozenset([key(without)])))]
-    plain, less = rows.nearest(probes)
-    assert same(plain.hits, brute(vectors, query, k))
-    assert same(less.hits, brute(vectors, query, k, without))
+    for one in (rows, warmed(rows)):
+        plain, less = one.nearest(probes)
+        assert same(plain.hits, brute(vectors, query, k))
+        assert same(less.hits, brute(vectors, query, k, without))
+
+
+def test_few_rows_load_no_torch_and_many_do() -> None:
+    """Checked apart: another test may have loaded it here."""
+    script = """
+import sys
+import numpy as np
+from memory.model.questions import Probe
+from memory.replica.rows import FEW, Rows, Shown
+
+vectors = np.random.default_rng(0).normal(size=(FEW + 1, 8)).astype(np.float16)
+rows = Rows(8, vectors.dtype, 1 << 30)
+shown = [Shown(f"{n:032x}", f"i{n}", "l") for n in range(FEW + 1)]
+found = []
+for some in (slice(0, FEW), slice(FEW, None)):
+    rows.put(shown[some], vectors[some])
+    rows.warm_up()
+    rows.nearest([Probe(vectors[0], 3)])
+    found.append("torch" in sys.modules)
+print(found)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "[False, True]\n"
 
 
 def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
