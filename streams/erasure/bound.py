@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MIN_STEP_SECONDS, MAX_STEP_SECONDS = 0.5, 2.0
+MIN_STEP_SECONDS, MAX_STEP_SECONDS, MAX_LOOK_SECONDS = 0.5, 2.0, 15.0
 STEPS_A_BEAT = 10
 MARGIN_SECONDS = 1.0
 """Kafka deletes files a moment after their delay."""
@@ -47,6 +47,10 @@ class Configuration:
     def step(self) -> float:
         return step_seconds(self.beat)
 
+    @property
+    def look(self) -> float:
+        return look_seconds(self.beat)
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -65,10 +69,15 @@ class Bound:
 
 
 def step_seconds(beat: float) -> float:
-    """Between two steps of the eraser: where the log takes hours to let go, looking often costs others
-    the more for nothing.
-    """
+    """Between two steps of the eraser."""
     return min(MAX_STEP_SECONDS, max(MIN_STEP_SECONDS, beat / STEPS_A_BEAT))
+
+
+def look_seconds(beat: float) -> float:
+    """Between two looks at what is dead in the log: where it takes hours to let go, looking often costs
+    others the more for nothing.
+    """
+    return min(MAX_LOOK_SECONDS, max(MIN_STEP_SECONDS, beat / STEPS_A_BEAT))
 
 
 def worst_case(given: Configuration) -> Bound:
@@ -76,7 +85,9 @@ def worst_case(given: Configuration) -> Bound:
     return Bound(
         {
             "log": max(_compacted(given, name) for name in given.compacted) + _looking(given),
-            "answers": max(_expired(given, name) for name in given.expiring) + 2 * given.step,
+            "answers": max(_expired(given, name) for name in given.expiring)
+            + given.step
+            + given.look,
             "redis": given.pause
             + 2 * (FIRST_CLEANING_SECONDS + given.redis_bytes / CLEANED_A_SECOND)
             + 2 * given.step,
@@ -108,7 +119,7 @@ def _looking(given: Configuration) -> float:
     With claims a scan comes before the tombstones too.
     """
     scans = 2 if given.claims else 1
-    return 3 * given.step + scans * given.pause + (1 + scans) * _passing(given)
+    return 2 * given.step + given.look + scans * given.pause + (1 + scans) * _passing(given)
 
 
 def _passing(given: Configuration) -> float:

@@ -18,7 +18,7 @@ from memory.redis.index import RedisIndex
 from memory.redis.reports import Leftovers
 from streams.contract.messages import Outside, Receipt
 from streams.contract.topics import Topic
-from streams.erasure.bound import MARGIN_SECONDS, Bound
+from streams.erasure.bound import MARGIN_SECONDS, Bound, look_seconds
 from streams.erasure.chain import ReceiptChain, Told
 from streams.erasure.ledger import Erasure, Ledger
 from streams.erasure.log import ANSWERING, NAMING, ErasureLog, Scan
@@ -108,6 +108,7 @@ class Eraser:
         self._needed: dict[str, _Needed] = {}
         self._sweep: _Sweep | None = None
         self._next_beat = self._next_sweep = self._next_rewrite = self._next_claims = 0.0
+        self._next_look = 0.0
         self._rewriting = False
 
     def open(self) -> None:
@@ -126,8 +127,10 @@ class Eraser:
         self._schedule.step(self._index.positions)
         self._take_up()
         self._rewrite_files()
-        self._sweep_log()
-        self._look_at_answers()
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + look_seconds(self._beat)
+            self._sweep_log()
+            self._look_at_answers()
         self._look_at_copies()
         told = {one.last.request: set(one.last.stages) for one in self.ledger.open.values()}
         stopped = self.ledger.stops(now_us())

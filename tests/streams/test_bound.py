@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.erasure.bound import Configuration, step_seconds, worst_case
+from streams.erasure.bound import Configuration, look_seconds, step_seconds, worst_case
 
 COMPACTED = {
     "cleanup.policy": "compact",
@@ -48,10 +48,10 @@ def test_the_bound_is_what_the_measured_formula_says() -> None:
     # Closing, heartbeat, back-off, a pass of the cleaner, file delay and its margin; then the looks.
     passing = 5 + 10
     log = 100 + 25 + 15 + passing + 60 + 1
-    assert bound.parts["log"] == log + 3 * 2 + 7 + 2 * passing
-    assert bound.parts["answers"] == 20 + 30 + 300 + 60 + 1 + 2 * 2
+    assert bound.parts["log"] == log + 2 * 2 + 2.5 + 7 + 2 * passing
+    assert bound.parts["answers"] == 20 + 30 + 300 + 60 + 1 + 2 + 2.5
     assert bound.parts["redis"] == 7 + 2 * (5 + 5) + 2 * 2
-    assert bound.seconds == 20 + 30 + 300 + 60 + 1 + 2 * 2
+    assert bound.seconds == 20 + 30 + 300 + 60 + 1 + 2 + 2.5
     assert bound.faults == ()
 
 
@@ -64,8 +64,8 @@ def test_the_bound_is_what_the_measured_formula_says() -> None:
         (topic("in", max_compaction_lag_ms="-1"), "log", 604800 - 100),
         (topic("out", segment_ms="25000"), "answers", 5),
         (replace(GIVEN, pause=17), "log", 10),
-        (replace(GIVEN, beat=26), "log", 1),
-        (replace(GIVEN, beat=10), "log", -15 - 3 * 1),
+        (replace(GIVEN, beat=26), "log", 1 + 0.1),
+        (replace(GIVEN, beat=10), "log", -15 - 2 * 1 - 1.5),
         (replace(GIVEN, redis_bytes=0), "redis", -10),
     ],
 )
@@ -75,6 +75,7 @@ def test_each_setting_counts(given: Configuration, part: str, longer: float) -> 
 
 def test_steps_are_seconds_apart_where_the_log_takes_long_and_half_a_second_at_least() -> None:
     assert [step_seconds(beat) for beat in (0.1, 5, 10, 20, 3600)] == [0.5, 0.5, 1, 2, 2]
+    assert [look_seconds(beat) for beat in (0.1, 5, 10, 20, 3600)] == [0.5, 0.5, 1, 2, 15]
 
 
 def test_what_never_expires_has_no_bound() -> None:

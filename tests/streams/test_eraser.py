@@ -38,8 +38,10 @@ from streams.contract.messages import Receipt, SelectorDigest
 from streams.contract.records import OutgoingRecord
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic, declare
+from streams.erasure import eraser as eraser_module
 from streams.erasure import wiring
 from streams.erasure.chain import ReceiptChain, read_chain
+from streams.erasure.eraser import Eraser
 from streams.erasure.log import ErasureLog, Scan
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
@@ -556,6 +558,39 @@ def test_an_eraser_ends_when_its_topics_are_others_by_now() -> None:
         process._audit(eraser)
         process._audit(eraser)  # only now and then
         assert topics.check_topics.call_count == 2
+
+
+@pytest.mark.parametrize(("beat", "looks"), [(3600.0, [1, 1, 1, 2]), (5.0, [1, 1, 2, 3])])
+def test_the_log_is_looked_at_seldom_where_it_takes_long(
+    beat: float, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(eraser_module, "time", Mock(monotonic=lambda: now[0]))
+    log, chain, index, leftovers, files = (Mock() for _ in range(5))
+    chain.open.return_value = [receipt("r")]
+    chain.poll.return_value = chain.append.return_value = []
+    leftovers.dead_events.return_value = []
+    leftovers.copies_as_of.return_value = None
+    log.full_name = str
+    log.ends.return_value = {TopicPartition("forget-request", 0): 1}
+    log.starts.return_value = {}
+    index.positions.return_value = {}
+    files.rewrite.return_value = False
+    eraser = Eraser(
+        *(index, leftovers, files, log, chain, {"forget-request": "a"}),
+        name="vm",
+        pause=600,
+        beat=beat,
+        limit=1e6,
+        claims=False,
+    )
+    eraser.open()
+    seen = []
+    for passed in (0.0, 0.4, 0.2, 14.5):
+        now[0] += passed
+        eraser.step()
+        seen.append(log.starts.call_count)
+    assert seen == looks
 
 
 # Later
