@@ -21,7 +21,7 @@ from memory.model.reliability import (
 from memory.replica.rows import NOWHERE, Rows, Shown
 
 NO_NUMBER = -1
-AT_ONCE = 4096
+AT_ONCE, GONE_AT_ONCE = 4096, 1024
 """Rows whose lists are gone through in one step, after which others of this process may go on."""
 RANK_WEIGHTS = 1 / np.arange(2, 2 + SOFT_NEIGHBORS)
 
@@ -96,11 +96,14 @@ class Reliability:
         """See what became of some rows."""
         rows, self._changed = self._rows, True
         with self._lock:
-            some = [changed.pop() for _ in range(min(at_most, len(changed)))]
-            numbers = np.array(some, np.intp)
+            last = np.array(changed[: -GONE_AT_ONCE - 1 : -1], np.intp)
+            places = rows.places_of(last)
+            # Those that are gone cost no search, and a look through all lists however many they are.
+            taken = np.cumsum(places != NOWHERE) <= at_most
+            numbers, places = last[taken], places[taken]
+            del changed[-len(numbers) :]
             everywhere = rows.numbers[: len(rows)].astype(np.intp)
             self._make_room(rows.highest_number + 1)
-            places = rows.places_of(numbers)
             shown, found = places != NOWHERE, places[places != NOWHERE].tolist()
             # With the image: another one's row of the same number may hold the same vector.
             told = [rows.shown[place] for place in found]
@@ -130,9 +133,9 @@ class Reliability:
         gone = np.zeros(len(self._there), np.bool_)
         gone[numbers] = True
         for start in range(0, len(gone), AT_ONCE):
-            lists = self._lists[start : start + AT_ONCE]
-            among = gone[lists] & (lists != NO_NUMBER)
-            self._stale[start : start + AT_ONCE] |= among.any(axis=1)
+            some = slice(start, start + AT_ONCE)
+            among = gone[self._lists[some]] & (self._lists[some] != NO_NUMBER)
+            self._stale[some] |= among.any(axis=1)
         self._lists[numbers] = NO_NUMBER
         for number in numbers.tolist():
             self._shown.pop(number, None)
@@ -163,8 +166,7 @@ class Reliability:
         for number, (others, farthest) in zip(numbers.tolist(), lists, strict=True):
             self._lists[number] = NO_NUMBER
             self._lists[number, : len(others)] = others
-            full = len(others) == HARD_NEIGHBORS
-            least = np.float32(1 - farthest if full else -np.inf)
+            least = np.float32(1 - farthest if len(others) == HARD_NEIGHBORS else -np.inf)
             self._reach[number] = np.nextafter(least, np.float32(-np.inf))
 
     def _note_unsure(self, numbers: npt.NDArray[Any]) -> None:
@@ -259,8 +261,8 @@ class Reliability:
             own = self._codes[start : start + AT_ONCE]
             codes = np.where(self._known(lists), self._codes[lists], NO_NUMBER)
             said, share, own_share = _vote(codes, own)
-            candidates = np.flatnonzero((share > own_share) & self._there[start : start + AT_ONCE])
-            for i in candidates.tolist():
+            there = self._there[start : start + AT_ONCE]
+            for i in np.flatnonzero((share > own_share) & there).tolist():
                 shown = self._shown[start + i]
                 if not shown.corrected:
                     suggested, count = names[said[i]], int(wrong[start + i])
@@ -270,8 +272,7 @@ class Reliability:
         return found
 
     def _make_room(self, size: int) -> None:
-        room = len(self._there)
-        if size <= room:
+        if size <= (room := len(self._there)):
             return
         size = max(size, room + room // 2)
         for name, empty in (

@@ -96,6 +96,23 @@ def test_after_any_history_the_counts_are_the_batch_recounts(
     check(reliability, held)
 
 
+def test_many_that_go_at_once_are_few_steps() -> None:
+    """One look through all lists for each handful of a hundred thousand took hours."""
+    chance = random.Random(4)
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n in range(1500):
+        put(rows, held, f"i{n}", f"l{n % 4}", drawn(chance))
+    settle(reliability)
+    for n in range(1498):
+        remove(rows, held, f"i{n}")
+    steps = 1
+    while not reliability.work(4, time.monotonic()):
+        steps += 1
+    assert steps < 10
+    check(reliability, held)
+
+
 def test_ten_thousand_events() -> None:
     chance = random.Random(3)
     rows, held = Rows(DIM, F16, 1 << 30), Held()
