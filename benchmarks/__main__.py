@@ -265,7 +265,7 @@ def main() -> None:
             ("reliability", lambda: counting(servers, 20_000 // scale, 4)),
             ("deletions", lambda: deletions(servers, 500 // scale)),
             ("forgetting", lambda: erasing.forgets(servers, 1_000 // scale)),
-            ("erasing", lambda: erasing.rates(servers.folder, 80_000 // scale, 4)),
+            ("erasing", lambda: erasing.rates(servers, 20_000 // scale, 12)),
         ):
             if options.only not in name:
                 continue

@@ -10,13 +10,16 @@ import argparse
 import json
 import secrets
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+
+import psutil
 
 from benchmarks import service
 from benchmarks.service import quantiles, vectors
@@ -25,6 +28,7 @@ from memory.model.vectors import Vector
 from streams.config.connections import kafka_cluster
 from streams.contract import decoding
 from streams.contract.topics import Topic
+from streams.erasure.bound import MAX_LOOK_SECONDS
 from streams.kafka.reading import Tail, decode_known
 
 FORGOTTEN = 50
@@ -59,58 +63,74 @@ def forgets(servers: service.Servers, rounds: int) -> dict[str, Any]:
     }
 
 
-def rates(folder: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Ingest, and 32 askers, beside an erase worker that is erasing, and without one.
+def rates(servers: service.Servers, count: int, rounds: int) -> dict[str, Any]:
+    """Ingest, and 32 askers, beside an erase worker that is erasing, and while the same is stopped by a signal.
 
-    While `count` are ingested a scan of the log, a rewrite of Redis' file, and looks at what is dead, fall due:
-    as many as in the ten minutes that by default lie between two of them. Each round has servers of its own:
-    a rewrite is of all that Redis holds.
+    By turns within one memory, `count` events and a tenth as many questions a turn: from one memory to the next
+    rates drift by a fifth. What falls due at most once in ten minutes by default, a scan of the log and a rewrite of
+    Redis' file, is told apart, by the time it took.
     """
-    written: dict[bool, list[float]] = {True: [], False: []}
-    asked: dict[bool, list[float]] = {True: [], False: []}
-    for n in range(rounds):
-        for erasing in (True, False) if n % 2 else (False, True):
-            roles = ("ingest", "correct", "forget", "query", *(("erase",) if erasing else ()))
-            key = secrets.token_hex(32)
-            name = f"erasing-{n}-{erasing}"
-            with (
-                service.servers(folder / name) as servers,
-                service.running(servers, name, roles, signing_key=key) as memory,
-            ):
-                ingest, answers = _round(memory, vectors(ITEMS + count))
-                written[erasing].append(ingest)
-                asked[erasing].append(answers)
-    return {
-        "ingest_with_of_without": _ratio(written),
-        "answers_with_of_without": _ratio(asked),
-        "ingest_with_per_s": [round(rate, 1) for rate in written[True]],
-        "ingest_without_per_s": [round(rate, 1) for rate in written[False]],
-        "answers_with_per_s": [round(rate, 1) for rate in asked[True]],
-        "answers_without_per_s": [round(rate, 1) for rate in asked[False]],
-    }
+    roles = ("ingest", "correct", "forget", "query", "erase")
+    key = secrets.token_hex(32)
+    images, questions = vectors(max(count, ITEMS)), vectors(count // 10, seed=1)
+    found: dict[str, Any] = {}
+    with service.running(servers, "erasing", roles, signing_key=key) as memory:
+        memory.teach(images[:ITEMS])
+        eraser = service.workers()["erase"]
+        found["scan_and_rewrite"] = _scan_and_rewrite(memory, eraser)
+        for name, measure in (
+            ("ingest", lambda: memory.teach(images[:count])),
+            ("answers", lambda: _ask(memory, questions)),
+        ):
+            each = count if name == "ingest" else len(questions)
+            seconds = _by_turns(measure, eraser, rounds)
+            found[f"{name}_with_of_without"] = _ratio(seconds)
+            for erasing in (True, False):
+                with_or_not = "with" if erasing else "without"
+                found[f"{name}_{with_or_not}_per_s"] = [
+                    round(each / s, 1) for s in seconds[erasing]
+                ]
+    return found
 
 
-def _ratio(rates: dict[bool, list[float]]) -> float:
-    """Of two that were measured one after the other; the machine's speed drifts from minute to minute."""
-    return round(
-        median(one / other for one, other in zip(rates[True], rates[False], strict=True)), 3
-    )
+def _scan_and_rewrite(memory: service.Service, eraser: psutil.Process) -> dict[str, float]:
+    """Let the eraser have work; seconds until it waits for Kafka, and of its CPU until then."""
+    started, before = perf_counter(), sum(eraser.cpu_times()[:2])
+    requests = [memory.client.forget(image=f"s{n}") for n in range(FORGOTTEN)]
+    memory.client.receipt(requests[-1])
+    # Those that came while the file was written wait for the next time, ten minutes later.
+    memory.client.receipt(requests[0], "redis_purged")
+    took = perf_counter() - started
+    time.sleep(2 * MAX_LOOK_SECONDS)  # a scan follows within that
+    cpu = sum(eraser.cpu_times()[:2]) - before
+    return {"rewritten_after_s": round(took, 1), "cpu_s": round(cpu, 2)}
 
 
-def _round(memory: service.Service, images: Sequence[Vector]) -> tuple[float, float]:
-    memory.teach(images[:ITEMS])
-    for n in range(FORGOTTEN):
-        last = memory.client.forget(image=f"s{n}")
-    memory.client.receipt(last)
-    started = perf_counter()
-    for start in range(ITEMS, len(images), ITEMS):
-        memory.teach(images[start : start + ITEMS])
-    ingest = (len(images) - ITEMS) / (perf_counter() - started)
-    questions = vectors(3000, seed=1)
-    started = perf_counter()
+def _by_turns(
+    measure: Callable[[], None], eraser: psutil.Process, rounds: int
+) -> dict[bool, list[float]]:
+    """Seconds that it takes while the eraser goes on (True) and while it is stopped."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    try:
+        for n in range(rounds):
+            for erasing in (True, False) if n % 2 else (False, True):
+                eraser.resume() if erasing else eraser.suspend()
+                started = perf_counter()
+                measure()
+                seconds[erasing].append(perf_counter() - started)
+    finally:
+        eraser.resume()
+    return seconds
+
+
+def _ratio(seconds: Mapping[bool, Sequence[float]]) -> float:
+    """Of median rates."""
+    return round(median(seconds[False]) / median(seconds[True]), 3)
+
+
+def _ask(memory: service.Service, questions: Sequence[Vector]) -> None:
     with ThreadPoolExecutor(32) as askers:
         list(askers.map(lambda question: memory.ask(question, 10), questions))
-    return ingest, len(questions) / (perf_counter() - started)
 
 
 QUICK_KAFKA = {
