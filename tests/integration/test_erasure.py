@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -36,6 +37,7 @@ from streams.contract import encoding
 from streams.contract.records import OutgoingRecord
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic
+from streams.erasure.wiring import NICENESS
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
 from streams.local.supervisor import read_state
@@ -428,6 +430,15 @@ def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
     assert values
     chain = Chain([SigningKey(bytes.fromhex(SIGNING_KEY)).public])
     assert [fault for value in values if (fault := chain.check(value))] == []
+
+
+def test_the_erase_worker_stands_back_from_the_others(erasing: Erasing) -> None:
+    state = read_state(erasing.memory.folder)
+    assert state is not None
+    nice = {role: psutil.Process(child["pid"]).nice() for role, child in state["children"].items()}
+    own = os.nice(0)
+    assert nice == {role: own + (NICENESS if role == "erase" else 0) for role in nice}
+    assert len(nice) == 5
 
 
 def test_a_request_for_later_is_carried_out_then_and_one_that_is_stopped_never(
