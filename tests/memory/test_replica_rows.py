@@ -43,6 +43,11 @@ def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
     return rows
 
 
+def as_it_is(rows: Rows) -> Rows:
+    """They are scanned by numpy, being few or not warmed up yet."""
+    return rows
+
+
 def warmed(rows: Rows) -> Rows:
     """They are scanned by torch, however few they are."""
     with pytest.MonkeyPatch.context() as patch:
@@ -85,8 +90,8 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
     vectors = drawn(0, 3000, 96).astype(element)
     rows = filled(vectors, element)
     queries = drawn(1, 40, 96)
-    for one in (rows, warmed(rows)):
-        found = one.nearest([Probe(query, k) for query in queries])
+    for prepare in (as_it_is, warmed):
+        found = prepare(rows).nearest([Probe(query, k) for query in queries])
         for query, result in zip(queries, found, strict=True):
             assert result.exact
             assert same(result.hits, brute(vectors, query, k))
@@ -124,8 +129,8 @@ def test_whatever_the_vectors_are(
     query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
     without = seed % count
     probes = [Probe(query, k), Probe(query, k, Exclusion(frozenset([key(without)])))]
-    for one in (rows, warmed(rows)):
-        plain, less = one.nearest(probes)
+    for prepare in (as_it_is, warmed):
+        plain, less = prepare(rows).nearest(probes)
         assert same(plain.hits, brute(vectors, query, k))
         assert same(less.hits, brute(vectors, query, k, without))
 
