@@ -10,7 +10,7 @@ import numpy as np
 
 from memory.decision.explaining import explain
 from memory.decision.influence import UseCounts, deciding
-from memory.decision.voting import FactorOf, tally, vote
+from memory.decision.voting import FactorOf, tally, vote_of
 from memory.embedders.payloads import Observe, PayloadEmbedder
 from memory.errors import Reason, Rejected
 from memory.model.answers import Position, Prediction, SearchResult
@@ -91,7 +91,8 @@ class Recall:
         started = time.perf_counter()
         supposed, pruning = query.what_if, self._pruning_of(query, counts)
         factor_of = _factor_of(supposed.weights, counts if pruning is Pruning.SOFT else None)
-        votes = vote(found.hits, query.rule, k=query.k, factor_of=factor_of)
+        says = tally(found.hits, query.rule, k=query.k, factor_of=factor_of)
+        votes = vote_of(says, found.hits, query.rule, factor_of=factor_of)
         if supposed.without and not found.hits:
             return Rejected(Reason.NOTHING_LEFT, "what is excluded leaves no item to ask")
         if found.hits and votes.label is None:
@@ -102,7 +103,6 @@ class Recall:
         least = self._min_share if query.min_share is None else query.min_share
         why = None
         if votes.label is not None and (query.why or not supposed):
-            says = tally(found.hits, query.rule, k=query.k, factor_of=factor_of)
             if query.why:
                 why = explain(says, found.hits, votes.label)
             if not supposed:

@@ -43,7 +43,7 @@ class Tally:
 
     labels: Sequence[str]
     scales: Sequence[int]
-    ranks: Sequence[int]
+    ranks: tuple[int, ...]
 
     @property
     def voting(self) -> int:
@@ -80,19 +80,28 @@ def vote(
     exclusion is off. On a tie the class that first reached the maximum, reading from the
     nearest, wins. Nobody to vote, or nobody with a weight, gives a vote without a label.
     """
-    voters = ([hit for hit in hits if hit.image_id not in excluded] or hits)[:k]
+    left = [hit for hit in hits if hit.image_id not in excluded] if excluded else hits
+    voters = (left or hits)[:k]
+    says = tally(voters, rule, k=k, factor_of=factor_of)
+    return vote_of(says, voters, rule, factor_of=factor_of)
+
+
+def vote_of(
+    says: Tally, hits: Sequence[Hit], rule: Rule, *, factor_of: FactorOf | None = None
+) -> Vote:
+    """The vote of a tally that `rule` made of `hits`, or of these and more behind them."""
+    weigh = WEIGHTS[rule]
     neighbors = tuple(
         Neighbor(
             hit.image_id,
             hit.label,
             hit.distance,
             rank,
-            WEIGHTS[rule](rank, hit.distance)
-            * (factor_of(hit.image_id, hit.label) if factor_of else 1.0),
+            weigh(rank, hit.distance) * (factor_of(hit.image_id, hit.label) if factor_of else 1.0),
         )
-        for rank, hit in enumerate(voters)
+        for rank, hit in enumerate(hits[: says.voting])
     )
-    sums, label = count(tally(voters, rule, k=k, factor_of=factor_of))
+    sums, label = count(says)
     total = sum(sums.values())
     return Vote(
         label=label,
@@ -117,8 +126,8 @@ def _whole(weight: float) -> int:
 
 
 @cache
-def _rank_summands(count: int) -> Sequence[int]:
+def _rank_summands(count: int) -> tuple[int, ...]:
     """1/2, 1/3, ... as whole multiples of one unit."""
     ranks = range(RANK_OFFSET, RANK_OFFSET + count)
     unit = math.lcm(*ranks)
-    return [unit // rank for rank in ranks]
+    return tuple(unit // rank for rank in ranks)

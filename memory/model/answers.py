@@ -54,8 +54,7 @@ class Position(Message, frozen=True, eq=False):
         return self._place() < other._place()
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True, gc=False):
     """An item found by a search; `distance` is 1 - cosine, 0 to 2."""
 
     image_id: str
@@ -71,7 +70,7 @@ class SearchResult:
     exact: bool
 
 
-class Neighbor(Message, frozen=True):
+class Neighbor(Message, frozen=True, gc=False):
     """A neighbour and what it contributed; `rank` counts from 0."""
 
     image_id: str = field(name="id")

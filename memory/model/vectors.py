@@ -85,6 +85,6 @@ def cosine_distances(
     """1 - cosine of (dim,) and each row of (n, dim), computed in float64; shape (n,)."""
     q = query.astype(np.float64)
     rows = stored.astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(q)
-    distances: npt.NDArray[np.float64] = np.clip(1 - np.einsum("ij,j->i", rows, q) / norms, 0, 2)
+    norms = np.sqrt(np.vecdot(rows, rows)) * np.linalg.norm(q)
+    distances: npt.NDArray[np.float64] = np.clip(1 - np.vecdot(rows, q) / norms, 0, 2)
     return distances

@@ -24,7 +24,7 @@ from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
 from memory.redis import marks, reports, requests, scan
-from memory.redis.connection import check_durability, map_redis_errors
+from memory.redis.connection import call_several, check_durability, map_redis_errors
 from memory.redis.hashes import decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
     enlist_images,
@@ -144,13 +144,13 @@ class RedisIndex(KeyedDigests, Uncounted):
         return enlist_images(self._client, self.names, listings)
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        pipeline = self._client.pipeline(transaction=False)
-        for put, arguments in zip(puts, encode_puts(puts, self._schema), strict=True):
-            function = "vm1_put" if isinstance(put.write, TraceWrite) else "vm1_erase"
-            pipeline.fcall(function, 3, *self.names.item(put.image), *arguments)
-        with map_redis_errors():
-            replies = pipeline.execute()
-        return list(map(decode_put_result, replies))
+        calls = [
+            (self.names.item(put.image), arguments)
+            for put, arguments in zip(puts, encode_puts(puts, self._schema), strict=True)
+        ]
+        fills = any(isinstance(put.write, TraceWrite) for put in puts)
+        function = "vm1_put_several" if fills else "vm1_erase_several"
+        return list(map(decode_put_result, call_several(self._client, function, calls)))
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)

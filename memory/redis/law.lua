@@ -17,7 +17,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 6
+local VERSION = 7
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 
@@ -265,7 +265,7 @@ local function put(keys, args)
           visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
 end
 
--- KEYS: posting, until. ARGS: image. Returns the selector's fence.
+-- Of older programs. KEYS: posting, until. ARGS: image. Returns the selector's fence.
 local function enlist(keys, args)
   redis.call('SADD', keys[1], args[1])
   return redis.call('GET', keys[2]) or ''
@@ -276,8 +276,39 @@ local function barrier(keys, args)
   return redis.call('HGET', keys[1], 'b') or redis.call('HGET', keys[2], 'b') or ''
 end
 
--- KEYS: item, wait. ARGS: how many selectors an image may bear, selectors. Returns its barrier, how
--- many it bears, and, unless there is room for all of these, those that it does not bear.
+-- KEYS: item, wait, then of each selector its posting and its until. ARGS: image, how many selectors it
+-- may bear, the selectors, then of each event which of them it names. Lists the image with those of
+-- every event that there is room for. Returns its barrier, for each event whether there was room, and
+-- the selectors' fences. (The postings are in other slots, as `guarded` says.)
+local function list(keys, args)
+  local held = redis.call('HGET', keys[1], 'sel') or redis.call('HGET', keys[2], 'sel') or ''
+  local all, known = words(held)
+  local bears, limit, count = #all, tonumber(args[2]), (#keys - 2) / 2
+  local rooms, listed = {}, {}
+  for event = 3 + count, #args do
+    local named, new = words(args[event]), {}
+    for _, number in ipairs(named) do
+      local selector = args[2 + number]
+      if not known[selector] then new[#new + 1] = selector end
+    end
+    local has_room = #new == 0 or bears + #new <= limit
+    rooms[#rooms + 1] = has_room and 1 or 0
+    if has_room then
+      bears = bears + #new
+      for _, selector in ipairs(new) do known[selector] = true end
+      for _, number in ipairs(named) do listed[tonumber(number)] = true end
+    end
+  end
+  local fences = {}
+  for number = 1, count do
+    if listed[number] then redis.call('SADD', keys[1 + 2 * number], args[1]) end
+    fences[number] = listed[number] and redis.call('GET', keys[2 + 2 * number]) or ''
+  end
+  return {barrier(keys), rooms, fences}
+end
+
+-- Of older programs. KEYS: item, wait. ARGS: how many selectors an image may bear, selectors. Returns its
+-- barrier, how many it bears, and, unless there is room for all of these, those that it does not bear.
 local function look(keys, args)
   local held = redis.call('HGET', keys[1], 'sel') or redis.call('HGET', keys[2], 'sel') or ''
   local all, known = words(held)
@@ -616,6 +647,26 @@ local function guarded(callback)
   end
 end
 
+local function slice(list, first, count)
+  local part = {}
+  for i = 1, count do part[i] = list[first + i - 1] end
+  return part
+end
+
+-- Several calls in one: a third of their time is in how each begins. Before the arguments of each stands
+-- how many keys and how many arguments it has. (The keys are in as many slots, as `guarded` says.)
+local function several(callback)
+  return function(keys, args)
+    local replies, key, arg = {}, 1, 1
+    while key <= #keys do
+      local its_keys, its_args = tonumber(args[arg]), tonumber(args[arg + 1])
+      replies[#replies + 1] = callback(slice(keys, key, its_keys), slice(args, arg + 2, its_args))
+      key, arg = key + its_keys, arg + 2 + its_args
+    end
+    return replies
+  end
+end
+
 -- A full Redis must still forget, note how far it came, and let a worker start that does so.
 local IN_A_FULL_REDIS = {'allow-oom'}
 local READING = {'no-writes', 'allow-oom'}
@@ -623,10 +674,13 @@ local function register(name, callback, flags)
   redis.register_function{function_name = name, callback = callback, flags = flags}
 end
 
-register('vm1_put', guarded(put), {})
-register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
+register('vm1_put_several', guarded(several(put)), {})
+register('vm1_erase_several', guarded(several(put)), IN_A_FULL_REDIS)
+register('vm1_list_several', guarded(several(list)), {})
 register('vm1_changed', changed, READING)
 register('vm1_enlist', guarded(enlist), {})
+register('vm1_put', guarded(put), {})
+register('vm1_erase', guarded(put), IN_A_FULL_REDIS)
 register('vm1_relist', guarded(enlist), IN_A_FULL_REDIS)
 register('vm1_barrier', barrier, READING)
 register('vm1_look', look, READING)

@@ -13,7 +13,7 @@ from memory.model.events import MAX_SELECTORS
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.times import NEVER
-from memory.redis.connection import map_redis_errors
+from memory.redis.connection import Call, call_several, map_redis_errors
 from memory.redis.hashes import decode_time, encode_time
 from memory.redis.names import KeyNames
 
@@ -23,41 +23,43 @@ IMAGES_A_PAGE = 1000
 def enlist_images(
     client: Any, names: KeyNames, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
 ) -> list[int | Rejected]:
-    barriers, rooms = _look(client, names, listings)
-    taken = [rooms[image].take(selectors) for selectors, image in listings]
-    pipeline = client.pipeline(transaction=False)
-    for (selectors, image), has_room in zip(listings, taken, strict=True):
-        for selector in selectors if has_room else ():
-            pipeline.fcall("vm1_enlist", 2, *names.bucket(selector, image), image)
-    with map_redis_errors():
-        fences = iter(pipeline.execute())
-    return [
-        max([barriers[image], *(decode_time(next(fences)) for _ in selectors)])
-        if has_room
-        else merge.NO_ROOM
-        for (selectors, image), has_room in zip(listings, taken, strict=True)
-    ]
-
-
-def _look(
-    client: Any, names: KeyNames, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
-) -> tuple[dict[ImageKey, int], dict[ImageKey, merge.Room]]:
-    """The barriers of these images, and what each may bear."""
-    asked: dict[ImageKey, dict[SelectorKey, None]] = {}
+    events: dict[ImageKey, list[Sequence[SelectorKey]]] = {}
     for selectors, image in listings:
-        asked.setdefault(image, {}).update(dict.fromkeys(selectors))
-    pipeline = client.pipeline(transaction=False)
-    for image, wanted in asked.items():
-        keys = names.item(image)[:2]
-        pipeline.fcall_ro("vm1_look", 2, *keys, MAX_SELECTORS, " ".join(wanted))
-    with map_redis_errors():
-        replies = dict(zip(asked, pipeline.execute(), strict=True))
-    barriers = {image: decode_time(barrier) for image, (barrier, _, _) in replies.items()}
-    rooms = {
-        image: merge.Room(bears, set(map(SelectorKey, new.decode().split())))
-        for image, (_, bears, new) in replies.items()
+        events.setdefault(image, []).append(selectors)
+    replies = call_several(
+        client, "vm1_list_several", (_listing(names, *one) for one in events.items())
+    )
+    found = {
+        image: _barriers(named, *reply)
+        for (image, named), reply in zip(events.items(), replies, strict=True)
     }
-    return barriers, rooms
+    return [next(found[image]) for _, image in listings]
+
+
+def _numbers(events: Sequence[Sequence[SelectorKey]]) -> dict[SelectorKey, int]:
+    """All selectors that events of an image name, each once, counted from 1."""
+    named = dict.fromkeys(selector for selectors in events for selector in selectors)
+    return {selector: number for number, selector in enumerate(named, 1)}
+
+
+def _listing(names: KeyNames, image: ImageKey, events: Sequence[Sequence[SelectorKey]]) -> Call:
+    numbers = _numbers(events)
+    buckets = (key for selector in numbers for key in names.bucket(selector, image))
+    named = (" ".join(str(numbers[selector]) for selector in selectors) for selectors in events)
+    return [*names.item(image)[:2], *buckets], [image, MAX_SELECTORS, *numbers, *named]
+
+
+def _barriers(
+    events: Sequence[Sequence[SelectorKey]],
+    barrier: bytes,
+    rooms: Sequence[int],
+    fences: Sequence[bytes],
+) -> Iterator[int | Rejected]:
+    """Of each event the barrier of its image, at least, and of what it names."""
+    until = dict(zip(_numbers(events), map(decode_time, fences), strict=True))
+    for selectors, has_room in zip(events, rooms, strict=True):
+        held = [decode_time(barrier), *map(until.__getitem__, selectors)]
+        yield max(held) if has_room else merge.NO_ROOM
 
 
 def untold_facts(

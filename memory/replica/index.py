@@ -33,7 +33,7 @@ BUSY_SECONDS = 1.0
 """So long after a question or a change others are taken to use this process."""
 BUSY_SHARE = 0.06
 IDLE_SHARE = 1.0
-"""Of `FOLLOW_SECONDS`, between two readings of changes, what wrong counts may take."""
+"""Of the time, what wrong counts may take."""
 OVER_BUDGET_SECONDS = 60.0
 REPORT_SECONDS = 2.0
 
@@ -87,6 +87,7 @@ class ReplicatedIndex(RedisIndex):
         self._reliability: Reliability | None = None
         self._current = self._busy_until = 0.0
         self._left_over = 0
+        self._next_count = 0.0
         self._name = secrets.token_hex(16)
         self._next_report = 0.0
         self._counts_wrong = False
@@ -201,8 +202,9 @@ class ReplicatedIndex(RedisIndex):
             try:
                 if self._replica is None:
                     self._load()
-                with self._lock:
-                    self._catch_up()
+                if time.monotonic() > self._current + FOLLOW_SECONDS / 2:
+                    with self._lock:
+                        self._catch_up()
                 if (replica := self._replica) is not None:
                     replica.rows.warm_up()
                 self._count_wrong()
@@ -233,7 +235,10 @@ class ReplicatedIndex(RedisIndex):
         if len(replica.rows.changed) > self._left_over:
             self._busy_until = now + BUSY_SECONDS
         busy = now < self._busy_until
-        until = now + FOLLOW_SECONDS * (BUSY_SHARE if busy else IDLE_SHARE)
+        share = BUSY_SHARE if busy else IDLE_SHARE
+        if now < self._next_count:
+            return
+        until = now + FOLLOW_SECONDS * share
         current = self._current
         try:
             with self._counting:
@@ -244,6 +249,8 @@ class ReplicatedIndex(RedisIndex):
             _log.error("wrong counts are given up: unexpected %s", type(error).__name__)
             self._reliability = None
         self._left_over = len(replica.rows.changed)
+        # Beside others the least that can be done takes longer than its share of one pause.
+        self._next_count = now + (time.monotonic() - now) / share
 
     def _report(self) -> None:
         """Say now and then as of when all that is kept here is what Redis shows."""

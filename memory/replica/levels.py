@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 LEVELS = 127
+GROUPS_A_K = 2
 EXACT_DIM = (1 << 24) // LEVELS**2
 """Sums of so many products of two levels are whole numbers in float32, in whatever order they are added."""
 
@@ -69,3 +70,15 @@ def in_two_levels(
         found.append(levels.astype(np.int8))
         steps.append(step)
     return found[0], found[1], np.hstack(steps), np.linalg.norm(wide, axis=1)
+
+
+def kth_greatest(scores: npt.NDArray[np.float32], k: int) -> np.float32:
+    """Of (n,) scores, n at least k; as by `np.partition`, which looks at each several times."""
+    blocks = GROUPS_A_K * k
+    if len(scores) < 8 * blocks:
+        return np.float32(np.partition(scores, len(scores) - k)[len(scores) - k])
+    size = len(scores) // blocks
+    # The greatest of k of the groups are as great as this at least, so the k-th of all is too.
+    greatest = scores[: blocks * size].reshape(blocks, size).max(axis=1)
+    some = scores[scores >= np.partition(greatest, blocks - k)[blocks - k]]
+    return np.float32(np.partition(some, len(some) - k)[len(some) - k])

@@ -17,7 +17,7 @@ from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
-from memory.replica.levels import float_product, in_levels, in_two_levels, int_product
+from memory.replica import levels
 
 ROUNDING = 2e-6
 """What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
@@ -56,9 +56,9 @@ class Rows:
     """Vectors of one dimension and element type, and what is told of them. Not for many threads.
 
     `shown`, `vectors` (room, dim), `hashes` and `numbers` are by place, and are read only. A row's number
-    stays with it wherever it moves to; `changed` holds those of rows that came, changed or went, until who
-    keeps something about rows takes them out. A row that goes is overwritten by the last one, and that by zeros. `max_bytes` is what the vectors
-    may take; while they move to a larger room the former one comes on top of it.
+    stays with it wherever it moves to; `changed` holds those of rows that came, changed or went, until who keeps
+    something about rows takes them out. A row that goes is overwritten by the last one, and that by zeros.
+    `max_bytes` is what the vectors may take; while they move to a larger room the former comes on top of it.
     """
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
@@ -106,7 +106,7 @@ class Rows:
             self.changed.add(int(self.numbers[place]))
         at = np.array(places, np.intp)
         self.vectors[at] = vectors
-        self._levels[at], self._steps[at], self._errors[at] = in_levels(vectors)
+        self._levels[at], self._steps[at], self._errors[at] = levels.in_levels(vectors)
         # Python's hash of bytes has a secret key: equal rows can be told by it.
         self.hashes[at] = [hash(row.tobytes()) for row in self.vectors[at]]
 
@@ -179,8 +179,7 @@ class Rows:
             yield from ([] for _ in probes)
             return
         at_once = max(1, SCORES_AT_ONCE // self._count)
-        for start in range(0, len(probes), at_once):
-            some = probes[start : start + at_once]
+        for some in (probes[n : n + at_once] for n in range(0, len(probes), at_once)):
             bounds = self._bounds([probe.vector for probe in some])
             for probe, (low, high) in zip(some, bounds, strict=True):
                 yield self._found(probe, low, high)
@@ -195,14 +194,15 @@ class Rows:
         second for what the first leaves, so that |f| is next to nothing.
         """
         count = self._count
-        coarse, fine, steps, rest = in_two_levels(np.stack(queries))
+        coarse, fine, steps, rest = levels.in_two_levels(np.stack(queries))
         sums = self._products(np.concatenate([coarse, fine]))
-        errors = self._errors[:count]
+        most = rest.max()
+        off = self._errors[:count] * np.float32(1 + most) + np.float32(most + ROUNDING)
         for i in range(len(queries)):
-            score = sums[i] * np.float32(steps[i, 0])
+            score = sums[i]
+            score *= np.float32(steps[i, 0])
             score += sums[len(queries) + i] * np.float32(steps[i, 1])
             score *= self._steps[:count]
-            off = errors * np.float32(1 + rest[i]) + np.float32(rest[i] + ROUNDING)
             yield score - off, score + off
 
     def warm_up(self) -> None:
@@ -215,7 +215,7 @@ class Rows:
         dim, count = self._levels.shape[1], 1
         while count < MANY_QUERIES:
             count *= 2
-            int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))
+            levels.int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))
         self._is_warm = True
 
     def _products(self, asked: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
@@ -224,12 +224,12 @@ class Rows:
         if not self._is_warm:
             for start in range(0, self._count, BLOCK):
                 part = slice(start, min(start + BLOCK, self._count))
-                found[:, part] = float_product(asked, self._levels[part])
+                found[:, part] = levels.float_product(asked, self._levels[part])
             return found
         padded = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
         padded[: len(asked)] = asked
         for start in range(0, self._count, BLOCK):
-            products = int_product(padded, self._levels[start : start + BLOCK])
+            products = levels.int_product(padded, self._levels[start : start + BLOCK])
             found[:, start : start + BLOCK] = products[: len(asked), : self._count - start]
         return found
 
@@ -245,15 +245,16 @@ class Rows:
         if k <= 0:
             return []
         # So many rows are at least as near as this: what is surely farther is none of them.
-        least = np.partition(low, self._count - k)[self._count - k]
-        rows = np.flatnonzero(high >= least)
-        distances = self._distances(probe.vector, rows)
-        if len(rows) > k:
-            within = distances <= np.partition(distances, k - 1)[k - 1]
-            rows, distances = rows[within], distances[within]
-        places = rows.tolist()
+        rows = np.flatnonzero(high >= levels.kth_greatest(low, k))
+        unsorted = self._distances(probe.vector, rows)
+        distances = unsorted[order := np.argsort(unsorted)]
+        # With all that are as far as the last, of whom the ids decide.
+        end = np.searchsorted(distances, distances[k - 1], side="right")
+        places = rows[order[:end]].tolist()
         ids = [self.shown[row].image_id for row in places]
-        return heapq.nsmallest(k, zip(distances.tolist(), ids, places, strict=True))
+        found = zip(distances[:end].tolist(), ids, places, strict=True)
+        tied = (distances[1:end] == distances[: end - 1]).any()
+        return heapq.nsmallest(k, found) if tied else list(found)
 
     @property
     def highest_number(self) -> int:
