@@ -1,6 +1,5 @@
-"""The memory in one process: the law on plain values and an exact search in numpy.
-
-The oracle of the tests, and good for evaluation and small memories.
+"""The memory in one process, the oracle of the tests, good for evaluation and small memories: the law on
+plain values and an exact search in numpy.
 """
 
 from __future__ import annotations
@@ -77,6 +76,16 @@ class ExactIndex(KeyedDigests, Uncounted):
     def _enlist(self, selectors: Sequence[SelectorKey], image: ImageKey) -> int:
         barrier = self.state.items.get(image, merge.EMPTY).barrier
         return max([barrier, *(merge.enlist(self.state, one, image) for one in selectors)])
+
+    def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
+        return list(map(self._admit, puts))
+
+    def _admit(self, put: Put) -> PutResult | Rejected:
+        (barrier,) = self.enlist([(put.selectors, put.image)])
+        if isinstance(barrier, Rejected):
+            self._merge(replace(put, selectors=(), write=None))
+            return barrier
+        return self._merge(self._stored(replace(put, barrier=max(put.barrier, barrier))))
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
         return [self._merge(self._stored(put)) for put in puts]

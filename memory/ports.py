@@ -59,10 +59,7 @@ class Positions(Protocol):
     """How far the memory has come in the log."""
 
     def positions(self) -> Mapping[LogPartition, int]:
-        """The offset below which everything is merged.
-
-        Of the generation that answers, also before this index follows: they only rise.
-        """
+        """Below which all is merged, in the generation that answers, followed or not: they only rise."""
         ...
 
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
@@ -70,10 +67,7 @@ class Positions(Protocol):
         ...
 
     def follow(self) -> None:
-        """Go over to the generation of the memory that answers now, where that is another.
-
-        `Misconfigured` when it was made with another embedder than this process has.
-        """
+        """Go over to the generation that answers now; `Misconfigured` where another embedder made it."""
         ...
 
 
@@ -124,6 +118,13 @@ class StateStore(Protocol):
         Returns, one for each listing, the greatest of those selectors' fences and the item's
         own barrier, µs (-1: none). An image that would bear too many selectors is not listed
         under these: `merge.NO_ROOM`. Who enlists and puts beside this one may pass the limit.
+        """
+        ...
+
+    def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
+        """`enlist` what each bears and `put` it with the barrier that it met, in one step and round trip.
+
+        `merge.NO_ROOM` where it would bear too many: of that one no more than its address is put.
         """
         ...
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress
+from typing import TypeVar
 
 from memory.decision.recall import Recall
 from memory.decision.review import review
@@ -27,6 +28,7 @@ from memory.model.events import (
     Selector,
     SelectorKind,
     Surroundings,
+    VectorPayload,
 )
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
@@ -36,6 +38,8 @@ from memory.model.reliability import Pruning
 from memory.model.state import CorrectionWrite, PruningWrite, Put, PutResult
 from memory.model.times import FOREVER, SECOND, now_us
 from memory.ports import Embedder, FenceLog, Fetch, MemoryIndex
+
+_T = TypeVar("_T")
 
 DEFAULT_CLOCK_SKEW = 5 * 60 * SECOND
 
@@ -86,26 +90,21 @@ class VisualMemory:
 
         What is already forgotten is refused before it costs a fetch, a decoding or an embedding.
         """
-        index = self.index
+        index, digest, keys = self.index, self._embedder.digest, self.index.selector_key
+        results: Sequence[PutResult | Rejected]
         arrivals = [
-            Arrival(
-                event,
-                index.image_key(event.image_id),
-                tuple(map(index.selector_key, event.selectors)),
-            )
+            Arrival(event, index.image_key(event.image_id), tuple(map(keys, event.selectors)))
             for event in events
         ]
-        barriers = index.enlist([(one.selectors, one.image) for one in arrivals])
-        for one, barrier in zip(arrivals, barriers, strict=True):
-            if isinstance(barrier, Rejected):
-                one.vector, one.selectors = barrier, ()
-            else:
-                one.barrier = barrier
-        admitted = [one for one in arrivals if one.vector is None and one.event.time > one.barrier]
-        vectors = self._payloads.embed([one.event.payload for one in admitted])
-        for one, vector in zip(admitted, vectors, strict=True):
-            one.vector = vector
-        results = self._put([one.put(self._embedder.digest) for one in arrivals])
+        if all(isinstance(event.payload, VectorPayload) for event in events):
+            self._embed(arrivals)
+            results = self._merge(index.admit, [one.put(digest) for one in arrivals])
+        else:
+            barriers = index.enlist([(one.selectors, one.image) for one in arrivals])
+            for one, barrier in zip(arrivals, barriers, strict=True):
+                one.meet(barrier)
+            self._embed([one for one in arrivals if one.is_admitted])
+            results = self._merge(index.put, [one.put(digest) for one in arrivals])
         outcomes = [one.outcome(result) for one, result in zip(arrivals, results, strict=True)]
         # A rebuilt memory sees neither the refused event nor what its barrier erased of the same
         # image, but must list the image as this one does: a later forget by another of its
@@ -114,10 +113,15 @@ class VisualMemory:
             [
                 one.image
                 for one, result, outcome in zip(arrivals, results, outcomes, strict=True)
-                if result.outbox or not isinstance(outcome, Merged)
+                if isinstance(result, Rejected) or result.outbox or not isinstance(outcome, Merged)
             ]
         )
         return outcomes
+
+    def _embed(self, arrivals: Sequence[Arrival]) -> None:
+        vectors = self._payloads.embed([one.event.payload for one in arrivals])
+        for one, vector in zip(arrivals, vectors, strict=True):
+            one.vector = vector
 
     def _tell(self, images: Iterable[ImageKey]) -> None:
         """Tell the log what a rebuilt memory must know of images of which something was erased."""
@@ -128,7 +132,8 @@ class VisualMemory:
 
     def correct(self, events: Sequence[Correction | Prune]) -> list[Outcome]:
         """Merge what people say of images, which may come before them: their label, or that they are pruned."""
-        results = self._put(
+        results = self._merge(
+            self.index.put,
             [
                 Put(
                     self.index.image_key(event.image_id),
@@ -138,13 +143,15 @@ class VisualMemory:
                     else PruningWrite(event.stamp, event.pruned),
                 )
                 for event in events
-            ]
+            ],
         )
         return [outcome_of(event, result) for event, result in zip(events, results, strict=True)]
 
-    def _put(self, puts: Sequence[Put]) -> list[PutResult]:
+    def _merge(
+        self, step: Callable[[Sequence[Put]], Sequence[_T]], puts: Sequence[Put]
+    ) -> Sequence[_T]:
         started = time.perf_counter()
-        results = self.index.put(puts)
+        results = step(puts)
         self._observe("merge", time.perf_counter() - started)
         return results
 

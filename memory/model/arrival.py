@@ -17,7 +17,7 @@ from memory.model.vectors import Vector
 class Arrival:
     """An image's event on its way into the memory, with what each step finds out.
 
-    `vector` stays None where the event is refused.
+    `vector` stays None where the event is refused, `no_room` where its image may bear its selectors.
     """
 
     event: Ingest
@@ -25,6 +25,19 @@ class Arrival:
     selectors: tuple[SelectorKey, ...]
     barrier: int = NEVER
     vector: Vector | Rejected | None = None
+    no_room: Rejected | None = None
+
+    def meet(self, barrier: int | Rejected) -> None:
+        """Take what listing the image said."""
+        if isinstance(barrier, Rejected):
+            self.no_room, self.selectors = barrier, ()
+        else:
+            self.barrier = barrier
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether its payload is to be looked at."""
+        return self.no_room is None and self.event.time > self.barrier
 
     def put(self, embedder: str) -> Put:
         """What to merge. Also of what is refused or rejected: the image bore these selectors.
@@ -46,8 +59,13 @@ class Arrival:
             write = TraceWrite(event.stamp, trace)
         return Put(self.image, self.barrier, event.address, self.selectors, write)
 
-    def outcome(self, result: PutResult) -> Outcome:
-        if isinstance(self.vector, Rejected):
+    def outcome(self, result: PutResult | Rejected) -> Outcome:
+        if self.no_room is not None:
+            return self.no_room
+        if isinstance(result, Rejected):
+            return result
+        # What is forgotten is so whatever its payload holds.
+        if isinstance(self.vector, Rejected) and self.event.time > result.barrier:
             return self.vector
         return outcome_of(self.event, result)
 

@@ -1,7 +1,6 @@
 """The memory's state and search in Redis with RediSearch.
 
-The law runs in Redis functions (law.lua), one call an item, pipelined: a round trip a
-batch and step. VectorSearch is memory/redis/search.py.
+The law runs in Redis functions (law.lua), several items a call, a round trip a batch and step.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from memory.redis import marks, reports, requests, scan
 from memory.redis.connection import call_several, check_durability, map_redis_errors
 from memory.redis.hashes import decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
+    admit_images,
     enlist_images,
     in_pages,
     listed_images,
@@ -143,14 +143,16 @@ class RedisIndex(KeyedDigests, Uncounted):
     ) -> list[int | Rejected]:
         return enlist_images(self._client, self.names, listings)
 
+    def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
+        return admit_images(self._client, self.names, puts, encode_puts(puts, self._schema))
+
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        calls = [
-            (self.names.item(put.image), arguments)
-            for put, arguments in zip(puts, encode_puts(puts, self._schema), strict=True)
-        ]
-        fills = any(isinstance(put.write, TraceWrite) for put in puts)
-        function = "vm1_put_several" if fills else "vm1_erase_several"
-        return list(map(decode_put_result, call_several(self._client, function, calls)))
+        keys = (self.names.item(put.image) for put in puts)
+        calls = zip(keys, encode_puts(puts, self._schema), strict=True)
+        does = "put" if any(isinstance(put.write, TraceWrite) for put in puts) else "erase"
+        return list(
+            map(decode_put_result, call_several(self._client, f"vm1_{does}_several", calls))
+        )
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)
@@ -258,9 +260,7 @@ class RedisIndex(KeyedDigests, Uncounted):
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
         if not positions:
             return
-        arguments = []
-        for place, offset in positions.items():
-            arguments += [place_name(place), str(offset)]
+        arguments = [x for at, end in positions.items() for x in (place_name(at), str(end))]
         with map_redis_errors():
             self._client.fcall("vm1_advance", 1, self.names.positions, *arguments)
 

@@ -158,9 +158,10 @@ local function put(keys, args)
   local new_trace = register == 't' and stamp > ts and not is_dead(stamp, barrier)
   local new_correction = register == 'c' and stamp > cs and not is_dead(stamp, barrier)
   local new_pruning = register == 'p' and stamp > ps and not is_dead(stamp, barrier)
-  local stands = register == 't' and (new_trace or stamp == ts)
+  local stands = not is_dead(stamp, barrier) and (
+    register == 't' and (new_trace or stamp == ts)
     or register == 'c' and (new_correction or stamp == cs)
-    or register == 'p' and (new_pruning or stamp == ps)
+    or register == 'p' and (new_pruning or stamp == ps))
   if new_trace then ts = stamp; asserted = args[8] end
   if new_correction then cs = stamp; corrected = args[6] end
   if new_pruning then ps = stamp; pruned = args[6] end
@@ -305,6 +306,31 @@ local function list(keys, args)
     fences[number] = listed[number] and redis.call('GET', keys[2 + 2 * number]) or ''
   end
   return {barrier(keys), rooms, fences}
+end
+
+-- KEYS: item, wait, outbox, then of each selector its posting and its until. ARGS: image, how many
+-- selectors it may bear, then as of `put`. Lists the image and puts it with the barrier that it meets.
+-- Returns as `put` and whether there was room; where there was none no more than the address is put.
+-- (The postings are in other slots, as `guarded` says.)
+local function admit(keys, args)
+  local given = {unpack(args, 3)}
+  local all, known = words(redis.call('HGET', keys[1], 'sel') or redis.call('HGET', keys[2], 'sel') or '')
+  local bears, new = #all, 0
+  for selector in string.gmatch(given[3], '%S+') do
+    if not known[selector] then known[selector] = true; new = new + 1 end
+  end
+  local has_room = new == 0 or bears + new <= tonumber(args[2])
+  if has_room then
+    for i = 4, #keys, 2 do
+      redis.call('SADD', keys[i], args[1])
+      given[1] = greater(given[1], redis.call('GET', keys[i + 1]))
+    end
+  else
+    given = {given[1], given[2], '', '', ''}
+  end
+  local reply = put({keys[1], keys[2], keys[3]}, given)
+  reply[#reply + 1] = has_room and 1 or 0
+  return reply
 end
 
 -- Of older programs. KEYS: item, wait. ARGS: how many selectors an image may bear, selectors. Returns its
@@ -676,6 +702,7 @@ end
 
 register('vm1_put_several', guarded(several(put)), {})
 register('vm1_erase_several', guarded(several(put)), IN_A_FULL_REDIS)
+register('vm1_admit_several', guarded(several(admit)), {})
 register('vm1_list_several', guarded(several(list)), {})
 register('vm1_changed', changed, READING)
 register('vm1_enlist', guarded(enlist), {})

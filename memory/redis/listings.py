@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -12,9 +12,10 @@ from memory.model import merge
 from memory.model.events import MAX_SELECTORS
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, SelectorKey
+from memory.model.state import Put, PutResult
 from memory.model.times import NEVER
 from memory.redis.connection import Call, call_several, map_redis_errors
-from memory.redis.hashes import decode_time, encode_time
+from memory.redis.hashes import decode_put_result, decode_time, encode_time
 from memory.redis.names import KeyNames
 
 IMAGES_A_PAGE = 1000
@@ -44,8 +45,8 @@ def _numbers(events: Sequence[Sequence[SelectorKey]]) -> dict[SelectorKey, int]:
 
 def _listing(names: KeyNames, image: ImageKey, events: Sequence[Sequence[SelectorKey]]) -> Call:
     numbers = _numbers(events)
-    buckets = (key for selector in numbers for key in names.bucket(selector, image))
     named = (" ".join(str(numbers[selector]) for selector in selectors) for selectors in events)
+    buckets = (key for selector in numbers for key in names.bucket(selector, image))
     return [*names.item(image)[:2], *buckets], [image, MAX_SELECTORS, *numbers, *named]
 
 
@@ -60,6 +61,18 @@ def _barriers(
     for selectors, has_room in zip(events, rooms, strict=True):
         held = [decode_time(barrier), *map(until.__getitem__, selectors)]
         yield max(held) if has_room else merge.NO_ROOM
+
+
+def admit_images(
+    client: Any, names: KeyNames, puts: Sequence[Put], encoded: Iterable[Sequence[str | bytes]]
+) -> list[PutResult | Rejected]:
+    calls = []
+    for put, arguments in zip(puts, encoded, strict=True):
+        buckets = (key for selector in put.selectors for key in names.bucket(selector, put.image))
+        keys = [*names.item(put.image), *buckets]
+        calls.append((keys, [put.image, MAX_SELECTORS, *arguments]))
+    replies = call_several(client, "vm1_admit_several", calls)
+    return [decode_put_result(reply) if has_room else merge.NO_ROOM for *reply, has_room in replies]
 
 
 def untold_facts(

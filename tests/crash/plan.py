@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 STEPS = {
-    "ingest": ("enlist", "put", "append", "publish", "advance"),
+    "ingest": ("admit", "append", "publish", "advance"),
     "correct": ("put", "advance"),
     "forget": ("open_request", "fence", "append", "put", "close_request", "publish", "advance"),
     "query": ("positions", "search_as_of", "publish", "advance"),

@@ -10,8 +10,7 @@ from tests.faults.ground import Ground, Load
 
 EVENTS = 240
 STEPS = [
-    pytest.param("ingest", "enlist", marks=pytest.mark.quick),
-    pytest.param("ingest", "put", marks=pytest.mark.quick),
+    pytest.param("ingest", "admit", marks=pytest.mark.quick),
     ("ingest", "append"),
     ("ingest", "publish"),
     ("ingest", "advance"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memory.errors import Rejected
 from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
 from memory.model.questions import Probe
@@ -40,9 +41,16 @@ class Poisoned:
         return getattr(self._index, name)
 
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
+        self._die_of(puts)
+        return self._index.put(puts)
+
+    def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
+        self._die_of(puts)
+        return self._index.admit(puts)
+
+    def _die_of(self, puts: Sequence[Put]) -> None:
         if any(label(put) == "poison" for put in puts):
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._index.put(puts)
 
     def search_as_of(
         self, probes: Sequence[Probe]

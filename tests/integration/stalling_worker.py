@@ -15,7 +15,7 @@ from streams.workers import faust_app, readiness
 
 
 class Stalling:
-    """Everything the index is, but for `put`, which waits while the file is there."""
+    """Everything the index is, but for `put` and `admit`, which wait while the file is there."""
 
     def __init__(self, index: MemoryIndex, file: Path) -> None:
         self._index = index
@@ -23,7 +23,7 @@ class Stalling:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._index, name)
-        if name != "put":
+        if name not in {"put", "admit"}:
             return found
 
         def stalling(*arguments: Any) -> Any:

@@ -24,8 +24,8 @@ IMAGES = 400
 @pytest.mark.parametrize(
     "faults",
     [
-        {"ingest": "enlist:3:1", "correct": "put:1:1", "forget": "images_with_selector:1:1"},
-        {"ingest": "put:4:2", "forget": "put:2:1"},
+        {"ingest": "admit:3:1", "correct": "put:1:1", "forget": "images_with_selector:1:1"},
+        {"ingest": "admit:4:2", "forget": "put:2:1"},
         {"ingest": "advance:3:1", "forget": "close_request:1:1"},
     ],
     ids=lambda faults: " ".join(faults.values()),

@@ -219,6 +219,22 @@ class Steps:
             yield
 
 
+class Admitting(Steps):
+    """Every other image, as one whose vector is ready, is listed and put in one step."""
+
+    def ingest(self, index: MemoryIndex, event: Ingest) -> Iterator[None]:
+        if int(event.stamp[-1], 16) % 2:
+            yield from super().ingest(index, event)
+            return
+        selectors = tuple(map(index.selector_key, event.selectors))
+        put = Put(index.image_key(event.image_id), NEVER, event.address, selectors)
+        if trace := trace_of(event):
+            put = replace(put, write=TraceWrite(event.stamp, trace))
+        (result,) = index.admit([put])
+        assert not isinstance(result, Rejected)
+        yield
+
+
 def carry(
     history: Sequence[Admitted],
     schedule: bytes,

@@ -20,7 +20,7 @@ from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
 from memory.model.questions import Exclusion, Probe
-from memory.model.state import CorrectionWrite, PruningWrite, Put, Trace, TraceWrite
+from memory.model.state import CorrectionWrite, PruningWrite, Put, PutResult, Trace, TraceWrite
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.model.vectors import Vector, cosine_distances
 from memory.ports import MemoryIndex
@@ -405,6 +405,73 @@ def test_fences_are_told_to_those_who_enlist(index: MemoryIndex) -> None:
     assert [list(page) for page in index.images_with_selector(subject)] == [[image]]
     index.put([Put(image, barrier=9)])
     assert index.enlist([((subject,), image)]) == [9]
+
+
+def test_what_is_listed_and_put_in_one_step_is_as_in_two(index: MemoryIndex) -> None:
+    subject, other, source = (
+        index.selector_key(Selector(kind, name))
+        for kind, name in (
+            (SelectorKind.SUBJECT, "ada"),
+            (SelectorKind.SUBJECT, "bob"),
+            (SelectorKind.SOURCE, "camera"),
+        )
+    )
+    one, two = index.image_key("one"), index.image_key("two")
+    index.fence(subject, 7)
+    index.fence(other, 9)
+    before, after, both = (
+        Put(image, 3, selectors=selectors, write=TraceWrite(make_stamp(time, image), trace(name)))
+        for image, name, time, selectors in (
+            (one, "one", 7, (source, subject)),
+            (one, "one", 8, (source, subject)),
+            (two, "two", 8, (subject, other)),
+        )
+    )
+    refused, taken, fenced = index.admit([before, after, both])
+    assert refused == PutResult(7, won=False, erased=False, visible=False, outbox=0, sources=1)
+    assert taken == PutResult(7, won=True, erased=False, visible=True, outbox=0, sources=1)
+    assert fenced == PutResult(9, won=False, erased=False, visible=False, outbox=0, sources=0)
+    listed = {
+        image
+        for selector in (subject, source)
+        for page in index.images_with_selector(selector)
+        for image in page
+    }
+    assert listed == {one, two}
+    held = index.item(two)
+    assert held is not None
+    assert held.selectors == {subject, other}
+
+
+def test_in_one_step_too_an_image_bears_no_more_than_it_may(index: MemoryIndex) -> None:
+    image = index.image_key("i")
+    many, new = (
+        tuple(
+            index.selector_key(Selector(SelectorKind.SUBJECT, f"{part}-{n}")) for n in range(size)
+        )
+        for part, size in (("many", MAX_SELECTORS), ("new", 1))
+    )
+    full, over, again = index.admit(
+        [
+            Put(image, selectors=many),
+            Put(
+                image,
+                address=LogAddress(5, "topic", 0, "k"),
+                selectors=new,
+                write=TraceWrite(make_stamp(5, image), trace("i")),
+            ),
+            Put(image, selectors=many[:3]),
+        ]
+    )
+    assert over == merge.NO_ROOM
+    assert isinstance(full, PutResult)
+    assert isinstance(again, PutResult)
+    assert not again.visible
+    assert list(index.images_with_selector(new[0])) == []
+    held = index.item(image)
+    assert held is not None
+    assert held.selectors == set(many)
+    assert held.log == {LogAddress(5, "topic", 0, "k")}
 
 
 def test_an_image_bears_no_more_selectors_than_it_may(index: MemoryIndex) -> None:

@@ -37,6 +37,7 @@ from tests.memory.histories import (
     LAST,
     SUBJECTS,
     WRONG_STEPS,
+    Admitting,
     History,
     Steps,
     carry,
@@ -102,6 +103,14 @@ def test_in_any_order_over_several_connections_redis_ends_in_the_batch_rebuild(
     property_of(open_redis, examples=300)()
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_images_that_are_listed_and_put_in_one_step_end_in_the_batch_rebuild(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    open_indexes = open_exact if store == "exact" else request.getfixturevalue("open_redis")
+    property_of(open_indexes, examples=600 if store == "exact" else 200, steps=Admitting())()
+
+
 class Both(ExactIndex):
     """The pure law that asks Redis the same at each step and compares what it says and holds."""
 
@@ -120,9 +129,19 @@ class Both(ExactIndex):
         assert self.other.enlist(listings) == barriers
         return barriers
 
+    def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
+        results = super().admit(puts)
+        assert self.other.admit(puts) == results
+        self._compare(puts)
+        return results
+
     def put(self, puts: Sequence[Put]) -> list[PutResult]:
         results = super().put(puts)
         assert self.other.put(puts) == results
+        self._compare(puts)
+        return results
+
+    def _compare(self, puts: Sequence[Put]) -> None:
         self._same_items()
         touched = [put.image for put in puts]
         facts = self.untold(touched)
@@ -130,7 +149,6 @@ class Both(ExactIndex):
         if len(facts) % 2:
             self.note_told(facts)
             self.other.note_told(facts)
-        return results
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         super().fence(selector, until)
@@ -143,12 +161,15 @@ class Both(ExactIndex):
         yield from pages
 
 
-def test_redis_and_the_pure_law_agree_step_by_step(open_redis: OpenIndexes) -> None:
+@pytest.mark.parametrize("steps", [Steps, Admitting])
+def test_redis_and_the_pure_law_agree_step_by_step(
+    open_redis: OpenIndexes, steps: type[Steps]
+) -> None:
     @settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @given(histories, schedules)
     def agree(history: History, schedule: bytes) -> None:
         both = Both(open_redis()[0])
-        carry(history, schedule, [both], Steps())
+        carry(history, schedule, [both], steps())
         assert both.other.digests() == both.digests()
 
     agree()
@@ -269,6 +290,12 @@ WRONG_IN_LUA = [
         "local moved = redis.call('HGETALL', wait)",
         "local moved = {}",
     ),
+    (
+        "who is listed and put in one step meets no fence",
+        "given[1] = greater(given[1], redis.call('GET', keys[i + 1]))",
+        "",
+    ),
+    ("who is put in one step is not listed", "redis.call('SADD', keys[i], args[1])", ""),
 ]
 
 
@@ -302,7 +329,7 @@ def test_a_mistake_in_the_functions_is_caught(
     redis_client.function_load(wrong(source, right_text, wrong_text), replace=True)
     try:
         with pytest.raises(AssertionError):
-            property_of(open_redis, examples=1000, search_only=True)()
+            property_of(open_redis, examples=1000, steps=Admitting(), search_only=True)()
     finally:
         redis_client.function_load(source, replace=True)
 

@@ -464,7 +464,7 @@ def test_what_is_forgotten_costs_no_decoding_and_no_embedding(
 
 
 @pytest.mark.parametrize("kind", ["subject", "source", "image"])
-@pytest.mark.parametrize("interrupted", ["enlist", "put"])
+@pytest.mark.parametrize("interrupted", ["enlist", "put", "admit"])
 def test_a_forget_in_the_middle_of_an_ingest_ends_with_the_image_erased(
     kind: str, interrupted: str
 ) -> None:
@@ -474,7 +474,9 @@ def test_a_forget_in_the_middle_of_an_ingest_ends_with_the_image_erased(
     request = forget(kind, {"subject": "ada", "source": "camera", "image": "i0"}[kind])
     journaled.before[interrupted] = lambda: forgetting.forget(request)
     memory = VisualMemory(cast("MemoryIndex", journaled), Colours(), fence_log=facts)
-    assert memory.remember([ingest("i0", subjects=("ada",))]) == [Refused(UNTIL)]
+    ready = VectorPayload(np.array([1, 0, 0], np.float32), Colours().digest)
+    event = ingest("i0", subjects=("ada",), payload=ready if interrupted == "admit" else None)
+    assert memory.remember([event]) == [Refused(UNTIL)]
     assert journaled.before == {}
     assert visible(memory) == {}
 
