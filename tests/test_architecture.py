@@ -184,6 +184,7 @@ ROOMS_OF_LIBRARIES = {
     },
     "regex": {"memory.model"},
     "rich": {"streams.cli", "streams.demo"},
+    "threadpoolctl": {"streams.config"},
     "torch": {"memory.embedders", "memory.replica"},
     "transformers": {"memory.embedders"},
 }

@@ -68,3 +68,16 @@ def test_a_worker_threads_share_two_arenas_of_memory() -> None:
 
     assert arenas("bare") > 2
     assert arenas("prepared") <= 2
+
+
+def test_a_worker_thread_multiplies_alone() -> None:
+    """Those that help it spin until they are wanted again."""
+    script = (
+        "from threadpoolctl import threadpool_info; from streams import bootstrap; "
+        "bootstrap.prepare_process(); "
+        "print([lib['num_threads'] for lib in threadpool_info() if lib['user_api'] == 'blas'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[1]"
