@@ -39,7 +39,7 @@ test-docker: $(STAMP)  ## the compose file and the integration tests on containe
 	$(BIN)/python -m tests.docker $(ARGS)
 
 faults: $(STAMP)  ## kill workers between any two steps of their work (ARGS='-m quick': some)
-	$(BIN)/python -m pytest tests/faults/check_workers.py tests/faults/check_steps.py $(ARGS)
+	$(BIN)/python -m pytest tests/faults/check_workers.py tests/faults/check_steps.py tests/faults/check_overlap.py $(ARGS)
 
 crash: $(STAMP)  ## random load, random kills, nothing lost (ROUNDS=50, SEED=1)
 	$(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

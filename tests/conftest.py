@@ -18,6 +18,7 @@ import pytest
 import redis as redis_py
 
 from memory.redis.connection import connect
+from streams.config.settings import prepare_process
 from streams.local.server import Server
 from tests import servers
 
@@ -25,6 +26,7 @@ SERVERS = {"kafka_bootstrap", "redis_url"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    prepare_process()  # several of them share the cores, as workers do
     named = [name for name in servers.ADDRESSES if os.environ.get(name)]
     if named and hasattr(config, "workerinput"):
         raise pytest.UsageError(

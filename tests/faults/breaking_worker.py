@@ -3,7 +3,7 @@
 Run as a program with the role as its argument. Whoever writes ``step:n`` into the file
 ``armed-ROLE`` in FAULTS_FOLDER has it killed after the n-th call of that step from then on, once.
 Steps are methods of the index, ``append`` (facts into the fence log) and ``publish`` (what is told
-of a batch); ``embed-raises``, ``embed-hangs`` and ``embed-killed`` are the embedder's troubles at
+of a batch), and ``overlap``, a merge while another is under way; ``embed-raises``, ``embed-hangs`` and ``embed-killed`` are the embedder's troubles at
 the n-th call, ``embed-memory`` is no memory for more than one image, for n calls; ``group`` ends
 the task that keeps the worker in its group. Whatever is about the image "poison" kills always.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,18 @@ class Breaking:
         self._index = index
         self._armed = armed
         self._poison = index.image_key(POISON)
+        self._merging, self._counting = 0, threading.Lock()
+
+    def admit(self, puts: Sequence[Any]) -> Any:
+        with self._counting:
+            self._merging += 1
+            if self._merging > 1 and self._armed.due("overlap"):
+                end()
+        try:
+            return self.__getattr__("admit")(puts)
+        finally:
+            with self._counting:
+                self._merging -= 1
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._index, name)
