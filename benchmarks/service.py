@@ -143,7 +143,7 @@ def running(
     algorithm: str = "FLAT",
     **changed: Any,
 ) -> Iterator[Service]:
-    """Workers of the roles, one each, on topics and keys of their own."""
+    """Workers of the roles, on topics and keys of their own; a second one of a role is ``ROLE-1``."""
     values: dict[str, Any] = {
         "kafka": at.kafka,
         "redis": at.redis,
@@ -163,7 +163,7 @@ def running(
         port = ports[role]
         return ChildSpec(
             role,
-            (sys.executable, "-m", "streams.cli", "worker", role),
+            (sys.executable, "-m", "streams.cli", "worker", role.partition("-")[0]),
             folder / f"{role}.log",
             env=worker_environment(web_port=port, instance=role, **values),
             ready=lambda: answers(port),

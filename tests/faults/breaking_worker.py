@@ -3,7 +3,7 @@
 Run as a program with the role as its argument. Whoever writes ``step:n`` into the file
 ``armed-ROLE`` in FAULTS_FOLDER has it killed after the n-th call of that step from then on, once.
 Steps are methods of the index, ``append`` (facts into the fence log) and ``publish`` (what is told
-of a batch), and ``overlap``, a merge while another is under way; ``embed-raises``, ``embed-hangs`` and ``embed-killed`` are the embedder's troubles at
+of a batch), and ``overlap``, a merge while the batch before has not moved its position; ``embed-raises``, ``embed-hangs`` and ``embed-killed`` are the embedder's troubles at
 the n-th call, ``embed-memory`` is no memory for more than one image, for n calls; ``group`` ends
 the task that keeps the worker in its group. Whatever is about the image "poison" kills always.
 """
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from PIL.Image import Image
 
 from memory.embedders import BatchedEmbedder
 from memory.embedders.batches import Embeddings
+from memory.model.events import LogPartition
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import Settings, load
@@ -84,18 +85,21 @@ class Breaking:
         self._index = index
         self._armed = armed
         self._poison = index.image_key(POISON)
-        self._merging, self._counting = 0, threading.Lock()
+        self._under_way, self._counting = 0, threading.Lock()
 
     def admit(self, puts: Sequence[Any]) -> Any:
         with self._counting:
-            self._merging += 1
-            if self._merging > 1 and self._armed.due("overlap"):
+            self._under_way += 1
+        result = self.__getattr__("admit")(puts)
+        with self._counting:
+            if self._under_way > 1 and self._armed.due("overlap"):
                 end()
-        try:
-            return self.__getattr__("admit")(puts)
-        finally:
-            with self._counting:
-                self._merging -= 1
+        return result
+
+    def advance(self, positions: Mapping[LogPartition, int]) -> None:
+        self.__getattr__("advance")(positions)
+        with self._counting:
+            self._under_way -= 1
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._index, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from memory.model.vectors import Vector
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
-from memory.replica.index import ReplicaState, ReplicatedIndex, Unobserved
+from memory.replica.index import BUSY_SHARE, ReplicaState, ReplicatedIndex, Unobserved
 from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows
 from tests.waiting import until
@@ -424,6 +425,35 @@ def test_wrong_counts_follow_redis_and_equal_the_recount(
     finally:
         index.stop()
     assert (index.wrong_counts(), index.suspects()) == (None, ())
+
+
+def test_wrong_counts_take_a_small_share_of_the_time_while_questions_come(
+    opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
+) -> None:
+    """However long the least is that can be done at a time."""
+    spent: list[float] = []
+
+    def work(*_: object) -> bool:
+        started = time.monotonic()
+        time.sleep(0.02)
+        spent.append(time.monotonic() - started)
+        return False
+
+    writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(5)])
+    index = opened(ReplicatedIndex)
+    with patch.object(Reliability, "work", side_effect=work):
+        index.start(1 << 30, seen, counts_wrong=True)
+        loaded(index)
+        answers(index, [3])
+        spent.clear()
+        began = time.monotonic()
+        while time.monotonic() < began + 2:
+            answers(index, [3])
+            time.sleep(0.01)
+        # The first may have begun before the questions came.
+        assert sum(spent[1:]) <= 2 * BUSY_SHARE * (time.monotonic() - began)
+        index.stop()
+    assert len(spent) > 1
 
 
 def test_counts_that_fail_leave_the_search_to_the_replica(

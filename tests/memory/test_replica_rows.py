@@ -16,7 +16,7 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
-from memory.replica.levels import float_product, int_product
+from memory.replica.levels import float_product, int_product, kth_greatest
 from memory.replica.rows import OverBudget, Rows, Shown
 
 DIM = 32
@@ -82,6 +82,20 @@ def test_the_product_of_integers_is_exact() -> None:
                 wanted = asked.astype(np.int64) @ rows.astype(np.int64).T
                 assert (int_product(asked, rows) == wanted).all()
                 assert (float_product(asked, rows) == wanted).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 100])
+def test_the_kth_greatest_is_that_of_all_sorted(k: int) -> None:
+    rng = np.random.default_rng(k)
+    for count in (k, k + 1, 16 * k - 1, 16 * k, 16 * k + 3, 5000):
+        for scores in (
+            rng.normal(size=count),
+            rng.integers(0, 4, count),
+            np.sort(rng.normal(size=count)),
+            np.where(rng.random(count) < 0.1, rng.normal(size=count), -np.inf),
+        ):
+            exact = scores.astype(np.float32)
+            assert kth_greatest(exact, k) == np.sort(exact)[-k]
 
 
 @pytest.mark.parametrize("element", [F16, F32], ids=str)
