@@ -463,6 +463,18 @@ def test_what_is_forgotten_costs_no_decoding_and_no_embedding(
     assert memory.remember(events) == [Refused(UNTIL), Refused(UNTIL)]
 
 
+def test_what_is_forgotten_is_refused_whatever_its_vector(facts: Facts) -> None:
+    memory = VisualMemory(exact(), Colours(), fence_log=facts, clock_skew=SKEW)
+    memory.forget(forget("subject", "ada"))
+    zero = VectorPayload(np.zeros(3, np.float32), Colours().digest)
+    refused, rejected = memory.remember(
+        [ingest("i0", subjects=("ada",), payload=zero), ingest("i1", payload=zero)]
+    )
+    assert refused == Refused(UNTIL)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is Reason.ZERO_VECTOR
+
+
 @pytest.mark.parametrize("kind", ["subject", "source", "image"])
 @pytest.mark.parametrize("interrupted", ["enlist", "put", "admit"])
 def test_a_forget_in_the_middle_of_an_ingest_ends_with_the_image_erased(
