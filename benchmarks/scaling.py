@@ -1,4 +1,4 @@
-"""Ingest of ready vectors by one worker and by two, by turns.
+"""Ingest of ready vectors by one worker and by two, by turns, and what an event takes in the log.
 
 python -m benchmarks.scaling [--events 30000] [--rounds 3]
 """
@@ -21,12 +21,13 @@ from streams import bootstrap
 from streams.client import MemoryClient
 from streams.config import memory_topics
 from streams.config.settings import load
+from streams.contract.topics import Topic
 
 PARTITIONS = 4
 
 
-def fill(at: Servers, name: str, count: int) -> None:
-    """Put all into the log before a worker reads it."""
+def fill(at: Servers, name: str, count: int) -> float:
+    """Put all into the log before a worker reads it. Returns the bytes an event takes there."""
     settings = load(
         kafka=at.kafka,
         redis=at.redis,
@@ -37,6 +38,9 @@ def fill(at: Servers, name: str, count: int) -> None:
     memory_topics.create_topics(settings)
     with bootstrap.client(settings, "bench") as client:
         send(client, count)
+    topic = settings.topic_prefix + Topic.IMAGE_INGEST
+    logs = (at.folder / "kafka").rglob(f"{topic}-*/*.log")
+    return sum(log.stat().st_size for log in logs) / count
 
 
 def send(client: MemoryClient, count: int) -> None:
@@ -46,9 +50,11 @@ def send(client: MemoryClient, count: int) -> None:
     client.flush()
 
 
-def rate(at: Servers, name: str, workers: int, count: int) -> tuple[float, float]:
-    """Events a second from the first that is merged to the last, and how many cores were used."""
-    fill(at, name, count)
+def rate(at: Servers, name: str, workers: int, count: int) -> tuple[float, float, float]:
+    """Events a second from the first that is merged to the last, how many cores were used meanwhile, and
+    the bytes of an event in the log.
+    """
+    size = fill(at, name, count)
     names = ["ingest", *(f"ingest-{n}" for n in range(1, workers))]
     with service.running(at, name, names, partitions=PARTITIONS) as memory:
         store = bootstrap.redis_client(memory.settings)
@@ -64,7 +70,7 @@ def rate(at: Servers, name: str, workers: int, count: int) -> tuple[float, float
             time.sleep(0.02)
         took, used = time.perf_counter() - started, sum(psutil.cpu_times()[:3]) - busy
         store.close()
-    return (count - before) / took, used / took
+    return (count - before) / took, used / took, size
 
 
 def main() -> None:
@@ -72,15 +78,17 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder, service.servers(Path(folder)) as at:
         for number in range(options.rounds):
             for workers, rates in found.items():
                 rates.append(rate(at, f"r{number}w{workers}", workers, options.events))
+                per_s, cores, size = rates[-1]
                 print(
-                    f"{workers}: {rates[-1][0]:.0f} events/s, {rates[-1][1]:.2f} cores", flush=True
+                    f"{workers}: {per_s:.0f}/s, {cores:.2f} cores, {size:.0f} bytes an event",
+                    flush=True,
                 )
-    one, two = (statistics.median(rate for rate, _ in rates) for rates in found.values())
+    one, two = (statistics.median(each[0] for each in rates) for rates in found.values())
     print(json.dumps({"machine": machine(), "two_of_one": round(two / one, 2)}))
 
 

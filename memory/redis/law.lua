@@ -1,6 +1,7 @@
 #!lua name=visual_memory_v1
 
--- The law (memory/model/merge.py) as Redis functions. Each touches one slot: its keys share a hash tag.
+-- The law (memory/model/merge.py) as Redis functions. Keys of one item share a hash tag; where a function
+-- touches those of another slot, which a cluster would refuse, it says so.
 -- Times are strings of 16 digits and stamps start with one, so they compare as strings: Lua's
 -- numbers would lose digits of microseconds. '' is "never".
 --

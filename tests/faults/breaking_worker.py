@@ -98,8 +98,8 @@ class Breaking:
 
     def advance(self, positions: Mapping[LogPartition, int]) -> None:
         self.__getattr__("advance")(positions)
-        with self._counting:
-            self._under_way -= 1
+        with self._counting:  # the fence log's position moves so too
+            self._under_way = max(0, self._under_way - 1)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._index, name)
