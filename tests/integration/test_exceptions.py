@@ -60,6 +60,8 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
         for n in range(5):
             client.forget(subject=f"s{n}").position()
         client.forget(label="b3").position()
+        for n in (6, 7):  # merged or not by then, what is named is put
+            client.forget(image=f"i{n}").position()
         memory.wait_until_merged()
         for role, fault in faults.items():
             assert (tmp_path / f"faults of {role}").read_text() == fault.rpartition(":")[2]
