@@ -16,7 +16,7 @@ from memory.model.answers import Hit, Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
@@ -241,13 +241,13 @@ class ExactIndex(KeyedDigests, Uncounted):
     def positions(self) -> Mapping[LogPartition, int]:
         return dict(self._positions)
 
-    def advance(self, positions: Mapping[LogPartition, int]) -> None:
+    def advance(
+        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
+    ) -> None:
+        for place, time in youngest.items():
+            self._times[place] = max(self._times.get(place, NEVER), time)
         for place, offset in positions.items():
             self._positions[place] = max(self._positions.get(place, -1), offset)
-
-    def note_times(self, times: Mapping[LogPartition, int]) -> None:
-        for place, time in times.items():
-            self._times[place] = max(self._times.get(place, NEVER), time)
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
         found: dict[LogPartition, list[Witness]] = {}
@@ -274,7 +274,7 @@ class ExactIndex(KeyedDigests, Uncounted):
     def rewind(self, partition: LogPartition, cut: Cut) -> None:
         self._positions[partition] = min(self._positions.get(partition, 0), cut.offset)
         self._witnesses.pop(partition, None)
-        self.note_times({partition: cut.time + 1})
+        self.advance({}, {partition: cut.time + 1})
         self._cuts.setdefault(partition, []).append(cut)
 
     def cuts(self) -> Mapping[LogPartition, Sequence[Cut]]:

@@ -10,7 +10,7 @@ from memory.model.answers import Effect, Influence, SearchResult, Suspect
 from memory.model.events import ClaimPayload, LogPartition, Selector, Surroundings
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import WrongCounts
 from memory.model.state import Digests, Item, Put, PutResult, Stats
@@ -62,8 +62,13 @@ class Positions(Protocol):
         """Below which all is merged, in the generation that answers, followed or not: they only rise."""
         ...
 
-    def advance(self, positions: Mapping[LogPartition, int]) -> None:
-        """Move positions forward; never back, so a zombie does no harm."""
+    def advance(
+        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
+    ) -> None:
+        """Move positions forward; never back, so a zombie does no harm.
+
+        No record below them was appended later than the `youngest` of its partition, µs.
+        """
         ...
 
     def follow(self) -> None:
@@ -74,12 +79,8 @@ class Positions(Protocol):
 class LogMarks(Protocol):
     """What the positions rest on: marks by which a log is known again (design, "Positions")."""
 
-    def note_times(self, times: Mapping[LogPartition, int]) -> None:
-        """No record that was read was appended later, µs. Noted before the position moves."""
-        ...
-
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
-        """One at the position, where times were noted, and those that were noted."""
+        """One at the position, where its youngest is known, and those that were noted."""
         ...
 
     def note_witnesses(

@@ -29,4 +29,5 @@ class Cut:
     time: int
 
 
+NO_TIMES: Mapping[LogPartition, int] = MappingProxyType({})
 NO_WITNESSES: Mapping[LogPartition, Sequence[Witness]] = MappingProxyType({})

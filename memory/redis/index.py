@@ -16,7 +16,7 @@ from memory.model.answers import Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
@@ -35,7 +35,7 @@ from memory.redis.listings import (
     pruned_with_label,
     untold_facts,
 )
-from memory.redis.names import KeyNames, place_name
+from memory.redis.names import KeyNames
 from memory.redis.schema import Schema, open_schema
 from memory.redis.search import VectorSearch
 
@@ -257,15 +257,10 @@ class RedisIndex(KeyedDigests, Uncounted):
         follow = self._now is not None
         return scan.positions(self._client, self._namespace, self.names.prefix, follow=follow)
 
-    def advance(self, positions: Mapping[LogPartition, int]) -> None:
-        if not positions:
-            return
-        arguments = [x for at, end in positions.items() for x in (place_name(at), str(end))]
-        with map_redis_errors():
-            self._client.fcall("vm1_advance", 1, self.names.positions, *arguments)
-
-    def note_times(self, times: Mapping[LogPartition, int]) -> None:
-        marks.note_times(self._client, self.names, times)
+    def advance(
+        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
+    ) -> None:
+        marks.advance(self._client, self.names, positions, youngest)
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
         return marks.witnesses_of(self._client, self.names)

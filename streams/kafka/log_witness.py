@@ -104,15 +104,18 @@ class LogWitness:
             reading = self._readings[partition] = _Reading(offset, time)
         reading.saw(offset, time)
 
-    def keep(self, partitions: Iterable[int]) -> None:
-        """Keep what was seen of these partitions: their positions are about to move."""
+    def keep(self, partitions: Iterable[int]) -> dict[LogPartition, int]:
+        """Keep what was seen of these partitions: their positions are about to move.
+
+        Returns the time of the youngest record of each, µs, which goes with its position.
+        """
         held = {p: self._readings[p] for p in partitions if p in self._readings}
         turns = {p: new for p, read in held.items() if (new := read.turns_that_are(kept=False))}
         if turns:
             self._marks.note_witnesses({self._place(p): new for p, new in turns.items()})
         for partition, new in turns.items():
             held[partition].turns.update(dict.fromkeys(new, True))
-        self._marks.note_times({self._place(p): read.youngest for p, read in held.items()})
+        return {self._place(p): read.youngest for p, read in held.items()}
 
     def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         """Whether these partitions are what was read; else the positions are set back to the cut.

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from kafka.errors import KafkaError
 
+from streams.local.class_archive import ClassArchive
 from streams.local.downloads import find_java, install_kafka
 from streams.local.kafka_probe import MECHANISM, KafkaLogin, identify
 from streams.local.process import LocalServerError, write_atomically
 from streams.local.server import HOST, Server, free_port
+
+_ENDED_BY_SIGTERM = 143
 
 
 class KafkaServer(Server):
@@ -39,6 +42,7 @@ class KafkaServer(Server):
         super().__init__(name, data_dir, cache, port, extra_config, 180.0, 20.0)
         self._login = login
         self._heap = heap
+        self._archive: ClassArchive | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -52,8 +56,10 @@ class KafkaServer(Server):
                 f"Kafka takes no comma in its data folder ({self._dir}) and Java no colon in its "
                 f"class path ({jars}); choose other folders"
             )
+        program = find_java(self._cache)
+        self._archive = ClassArchive(program, jars, self._dir)
         java = [
-            str(find_java(self._cache)),
+            str(program),
             f"-Xmx{self._heap}",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",  # starts in half the time
@@ -70,9 +76,14 @@ class KafkaServer(Server):
         config = self._dir / "server.properties"
         settings = self._settings() | self._extra
         if not self._meta().exists():
-            self._format(java, config, settings)
+            self._format([*java, *self._archive.options(may_write=False)], config, settings)
         _write_properties(config, settings)
-        return [*java, "kafka.Kafka", str(config)], None
+        return [*java, *self._archive.options(may_write=True), "kafka.Kafka", str(config)], None
+
+    def stop(self, timeout: float | None = None) -> None:
+        super().stop(timeout)
+        if self._archive is not None:
+            self._archive.keep(whole=self.returncode == _ENDED_BY_SIGTERM)
 
     def ready(self) -> bool:
         """True when the broker names itself, on this port and with this cluster id.

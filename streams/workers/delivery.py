@@ -217,8 +217,8 @@ class Delivery:
         def advance() -> None:
             # Redis keeps the greatest, so a gap would be passed for ever.
             self._check_positions()
-            self._known_log.keep(place.partition for place in ends)
-            self._positions.advance(ends)
+            youngest = self._known_log.keep(place.partition for place in ends)
+            self._positions.advance(ends, youngest)
 
         await self._retry(lambda: self.in_thread(advance))
         for partition, end in ends.items():

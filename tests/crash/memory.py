@@ -25,7 +25,7 @@ from streams.local.supervisor import Supervisor, read_state
 from tests.crash.asking import Asker
 from tests.crash.plan import STOPPED_SECONDS, WORKERS, Fault, Plan
 from tests.crash.workers import settings_of
-from tests.faults.ground import Ground, Load, Servers, gone
+from tests.faults.ground import Ground, Load, Servers, any_of, gone
 from tests.integration.events import rebuilt_digests
 from tests.integration.running import ROOT, Running
 
@@ -119,7 +119,7 @@ class Crashed:
         ended = threading.Event()
         askers = [Asker(self.memory, plan.seed, n, ended) for n in range(ASKERS)]
         started = time.monotonic()
-        load = Load(self.memory, plan.seed, plan.events, rate=plan.rate)
+        load = Load(self.memory, plan.seed, plan.events, rate=plan.rate, payload_of=any_of)
         for asker in askers:
             asker.start()
         try:

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 STEPS = {
-    "ingest": ("admit", "append", "publish", "advance"),
+    "ingest": ("admit", "enlist", "put", "append", "publish", "advance"),
     "correct": ("put", "advance"),
     "forget": ("open_request", "fence", "append", "put", "close_request", "publish", "advance"),
     "query": ("positions", "search_as_of", "publish", "advance"),

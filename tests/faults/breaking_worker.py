@@ -96,8 +96,8 @@ class Breaking:
                 end()
         return result
 
-    def advance(self, positions: Mapping[LogPartition, int]) -> None:
-        self.__getattr__("advance")(positions)
+    def advance(self, *given: Mapping[LogPartition, int]) -> None:
+        self.__getattr__("advance")(*given)
         with self._counting:  # the fence log's position moves so too
             self._under_way = max(0, self._under_way - 1)
 

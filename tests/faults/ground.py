@@ -71,6 +71,11 @@ def picture_of(seed: int) -> Payload:
     return ImagePayload(file.getvalue())
 
 
+def any_of(seed: int) -> Payload:
+    """One in eight an image: a batch is now of ready vectors alone, now not."""
+    return vector_of(seed) if seed % 8 else picture_of(seed)
+
+
 def event(
     name: str, rng: random.Random, payload_of: Callable[[int], Payload] = vector_of
 ) -> OutgoingRecord:

@@ -18,6 +18,7 @@ from memory.model.keys import SelectorKey
 from memory.redis.connection import connect
 from memory.redis.schema import LIBRARY
 from streams import stack
+from streams.config.permissions import GENERATIONS, REDIS
 from streams.config.roles import ROLES
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings
 from streams.contract import topics
@@ -116,7 +117,7 @@ def test_no_command_of_the_guide_is_left_out_of_the_tests() -> None:
 
 def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
     roles = re.findall(r"^\| `worker (\w+)`", GUIDE, flags=re.MULTILINE)
-    assert roles == [*ROLES, "monitor"]
+    assert roles == [*ROLES, "erase", "monitor"]
     assert set(map(str, Topic)) <= set(re.findall(r"`([a-z-]+)`", SECTIONS["What runs"]))
     named = set(re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_]+)", GUIDE)) - {"SECRETS_DIR"}
     (same,) = re.findall(r"the same for all workers of a memory: (.*?)\.\n", GUIDE, flags=re.DOTALL)
@@ -126,6 +127,13 @@ def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
     assert str(faust_app.EXIT_UNEXPECTED) in codes
     assert f"within {faust_app.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
     assert LIBRARY in GUIDE
+
+
+def test_the_guide_names_every_key_in_redis_that_a_right_is_for() -> None:
+    rights = {key for each in REDIS.values() for key in (*each.reads, *each.writes)}
+    keys = {key.removeprefix(f"{GENERATIONS}:").partition(":")[0] for key in rights} - {"*"}
+    assert {"meta", "item", "starts"} <= keys
+    assert set(re.findall(r"`vm:(?:1:)?(\w+)(?::…)?`", SECTIONS["What runs"])) == keys
 
 
 def test_what_the_guide_links_to_is_there() -> None:

@@ -580,14 +580,14 @@ def test_positions_only_move_forward(index: MemoryIndex) -> None:
 def test_a_log_is_known_by_what_was_last_so_of_it(index: MemoryIndex) -> None:
     here, there = LogPartition("t", 0), LogPartition("t", 1)
     assert index.witnesses() == {}
-    index.note_times({here: 1_790_000_000_000_001})
+    index.advance({}, {here: 1_790_000_000_000_001})
     assert index.witnesses() == {}, "a time without a position says nothing"
     index.advance({here: 5, there: 7})
     assert index.witnesses() == {here: [Witness(5, 1_790_000_000_000_001)]}
     here_noted, there_noted = Witness(5, 1_790_000_000_000_001), Witness(7, 3)
     index.note_witnesses({here: [here_noted], there: [there_noted]})
-    index.note_times({here: 9})
-    index.note_times({here: 1_790_000_000_000_008})
+    index.advance({}, {here: 9})
+    index.advance({}, {here: 1_790_000_000_000_008})
     index.advance({here: 8})
     index.note_witnesses({there: [Witness(6, 4)]})
     at_position = Witness(8, 1_790_000_000_000_008)
@@ -602,7 +602,7 @@ def test_a_log_is_known_by_what_was_last_so_of_it(index: MemoryIndex) -> None:
 
 def test_a_cut_log_is_read_again_from_there_and_the_cut_is_kept(index: MemoryIndex) -> None:
     here = LogPartition("t", 0)
-    index.note_times({here: 1_790_000_000_000_000})
+    index.advance({}, {here: 1_790_000_000_000_000})
     index.advance({here: 60, LogPartition("t", 1): 60})
     index.note_witnesses({here: [Witness(50, 1_790_000_000_000_000), Witness(7, 1)]})
     index.rewind(here, Cut(40, 1_790_000_000_001_999))

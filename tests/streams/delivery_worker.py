@@ -20,6 +20,7 @@ from typing import Any
 
 from memory.errors import Unavailable
 from memory.model.events import LogPartition
+from memory.model.logs import NO_TIMES
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.local.process import write_atomically
@@ -52,7 +53,9 @@ class FileLedger:
             LogPartition(TOPIC_ID, int(partition)): offset for partition, offset in stored.items()
         }
 
-    def advance(self, positions: Mapping[LogPartition, int]) -> None:
+    def advance(
+        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
+    ) -> None:
         after = {partition: offset for (_, partition), offset in self.positions().items()}
         for (_, partition), offset in positions.items():
             after[partition] = max(offset, after.get(partition, 0))

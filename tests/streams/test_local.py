@@ -21,6 +21,7 @@ from kafka.protocol.metadata import MetadataRequest
 from redis.commands.search.query import Query
 
 from streams.local import cache, downloads, server
+from streams.local.class_archive import ClassArchive
 from streams.local.detach import detach
 from streams.local.kafka_probe import KafkaLogin, converse
 from streams.local.kafka_server import KafkaServer
@@ -100,6 +101,42 @@ def test_kafka_keeps_its_log_over_a_kill_and_a_move_to_another_port(tmp_path: Pa
         assert second.port != first.port
         assert produce(second.bootstrap, b"two") == 1
         assert consume(second.bootstrap, 2) == [b"one", b"two"]
+
+
+@pytest.mark.servers
+def test_a_broker_that_is_asked_to_end_leaves_its_classes_to_the_next(tmp_path: Path) -> None:
+    jars = downloads.install_kafka()
+    (tmp_path / jars.name).symlink_to(jars)
+    archives = f"{jars.name}-classes-*/*.jsa"
+
+    def classes_of(broker: KafkaServer) -> list[str]:
+        return [
+            line.split()[-1]
+            for line in Path(f"/proc/{broker.pid}/maps").read_text().splitlines()
+            if line.endswith("/classes.jsa") and str(tmp_path) in line
+        ]
+
+    with KafkaServer(tmp_path / "first", tmp_path) as first:
+        assert classes_of(first) == []
+    (archive,) = tmp_path.glob(archives)
+    with KafkaServer(tmp_path / "second", tmp_path) as second:
+        assert set(classes_of(second)) == {str(archive)}
+    assert list(tmp_path.rglob("*.jsa")) == [archive]
+
+
+def test_what_a_jvm_wrote_is_kept_once_and_only_whole(tmp_path: Path) -> None:
+    folder, java = tmp_path / "run", tmp_path / "java"
+    folder.mkdir()
+    archive = ClassArchive(java, tmp_path / "jars", folder)
+    (written,) = [Path(option.partition("=")[2]) for option in archive.options(may_write=True)]
+    for content, whole, kept in [("half", False, []), ("all", True, ["all"]), ("b", True, ["all"])]:
+        written.write_text(content)
+        archive.keep(whole=whole)
+        assert [file.read_text() for file in tmp_path.rglob("*.jsa")] == kept
+    assert archive.options(may_write=False) == archive.options(may_write=True)
+    assert (
+        ClassArchive(tmp_path / "other", tmp_path / "jars", folder).options(may_write=False) == []
+    )
 
 
 @pytest.mark.servers

@@ -106,8 +106,7 @@ class Worker:
             for offset, time in done:
                 if self._log.times[offset : offset + 1] == [time]:
                     self._log.read[offset] = True
-            self._witness.keep([0])
-            self._index.advance({HERE: max(done)[0] + 1})
+            self._index.advance({HERE: max(done)[0] + 1}, self._witness.keep([0]))
 
     def check(self) -> None:
         if not self._witness.check([0]):
@@ -221,9 +220,7 @@ def test_a_turn_is_kept_though_a_check_comes_while_an_earlier_one_is() -> None:
         witness.saw(0, offset, log.times[offset] * 1000)
         if offset == 2:
             index.check = lambda: witness.check([0])
-        if offset:
-            witness.keep([0])
-        index.advance({HERE: offset + 1})
+        index.advance({HERE: offset + 1}, witness.keep([0]) if offset else {})
     kept = {held.offset for held in index.witnesses()[HERE]}
     assert 3 in kept, "behind it another log may stand"
 

@@ -223,8 +223,8 @@ class SameLog(LogWitness):
     def saw(self, partition: int, offset: int, time: int) -> None:
         """As above."""
 
-    def keep(self, partitions: Iterable[int]) -> None:
-        """As above."""
+    def keep(self, partitions: Iterable[int]) -> dict[LogPartition, int]:
+        return {}
 
     def check(self, partitions: Iterable[int], *, anew: bool = False) -> bool:
         return True
