@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis as redis_py
 
@@ -23,6 +24,11 @@ from streams.local.server import Server
 from tests import servers
 
 SERVERS = {"kafka_bootstrap", "redis_url"}
+# How long an example takes, or its making, says how busy the machine is.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

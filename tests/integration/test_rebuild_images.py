@@ -18,6 +18,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from PIL import Image
 
+from memory.errors import Misconfigured
 from memory.model.events import ClaimPayload, LogPartition
 from memory.model.questions import Probe
 from streams import bootstrap
@@ -117,6 +118,14 @@ def memory(
 def rebuilt(memory: Running, *, drop: bool = False) -> Result:
     with open_rebuild(memory.settings, print) as work:
         return work.run(drop_unembeddable=drop)
+
+
+def test_a_log_that_lost_what_the_memory_has_read_is_not_rebuilt_from(memory: Running) -> None:
+    ids = memory.topic_ids()
+    topic_id = ids[kafka_cluster(memory.settings).full_name(Topic.IMAGE_INGEST)]
+    memory.index().advance({LogPartition(topic_id, 0): 4})
+    with pytest.raises(Misconfigured, match="ends at 3, but this memory has read up to 4"):
+        rebuilt(memory)
 
 
 def test_another_embedder_sees_all_images_anew(

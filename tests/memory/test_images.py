@@ -314,6 +314,18 @@ def test_threads_decode_side_by_side() -> None:
         assert list(threads.map(work, range(4))) == [30] * 4
 
 
+def test_an_image_for_which_there_is_no_memory_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    image = encoded(picture())
+    monkeypatch.setattr(Image.Image, "load", no_memory)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", no_memory)
+    assert reason(image) is Reason.IMAGE_TOO_LARGE
+
+
 @pytest.mark.parametrize("pixels", [0, MAX_PIXELS + 1])
 def test_limits_that_cannot_hold_are_a_misconfiguration(pixels: int) -> None:
     with pytest.raises(Misconfigured, match="max_pixels"):
@@ -339,7 +351,7 @@ VALID = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     st.sampled_from(VALID),
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), max_size=8),

@@ -165,7 +165,7 @@ class Both(ExactIndex):
 def test_redis_and_the_pure_law_agree_step_by_step(
     open_redis: OpenIndexes, steps: type[Steps]
 ) -> None:
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=150, derandomize=True, database=None)
     @given(histories, schedules)
     def agree(history: History, schedule: bytes) -> None:
         both = Both(open_redis()[0])
@@ -175,7 +175,7 @@ def test_redis_and_the_pure_law_agree_step_by_step(
     agree()
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@settings(derandomize=True, database=None, max_examples=300)
 @given(histories)
 def test_the_order_of_a_batch_rebuild_is_no_matter(history: History) -> None:
     assert digests_of(rebuilt(history)) == digests_of(rebuilt(history[::-1]))

@@ -497,7 +497,7 @@ def test_any_label_is_counted_and_found_apart_from_all_others(
     numbers = iter(range(10_000))
     index = opened(redis_client, unique("labels"))
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=60, derandomize=True, database=None)
     @given(st.lists(labels | labels.map(str.upper).filter(is_label), unique=True, max_size=6))
     def apart(given_labels: list[str]) -> None:
         held = {f"i{next(numbers)}": label for label in given_labels}

@@ -80,7 +80,7 @@ def change(chance: random.Random, rows: Rows, held: Held, names: int) -> None:
             put(rows, held, name, label, drawn(chance))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([3, 30, 130]), st.integers(1, 40))
 def test_after_any_history_the_counts_are_the_batch_recounts(
     seed: int, names: int, at_most: int

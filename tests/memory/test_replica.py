@@ -220,6 +220,21 @@ def test_a_memory_over_the_budget_is_searched_in_redis(
     index.stop()
 
 
+def test_a_memory_too_large_at_the_start_is_searched_in_redis(
+    opened: Callable[..., ReplicatedIndex],
+    writer: RedisIndex,
+    seen: Seen,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(4100)])
+    index = opened(ReplicatedIndex)
+    index.start(Rows(DIM, writer.schema.element, 0).nbytes, seen)
+    until(lambda: "too large for a replica" in caplog.text)
+    assert ids(answers(index, [4050])[0])[0] == ("i4050", "cat")
+    assert seen.by == ["redis"]
+    index.stop()
+
+
 def test_a_reader_that_fell_behind_the_stream_reads_all_anew(
     index: ReplicatedIndex, writer: RedisIndex, redis_client: redis.Redis, seen: Seen
 ) -> None:

@@ -114,7 +114,7 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
 SHAPES = st.sampled_from(["random", "near one", "equal by groups", "few values", "one hot", "tiny"])
 
 
-@settings(deadline=None, derandomize=True, database=None)  # torch compiles for each shape
+@settings(derandomize=True, database=None)  # torch compiles for each shape
 @given(
     SHAPES,
     st.sampled_from([F16, F32]),

@@ -165,7 +165,7 @@ def test_a_service_that_fences_too_late_is_caught() -> None:
         )()
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400, derandomize=True, database=None)
 @given(histories, schedules)
 def test_facts_of_forgetting_and_what_is_left_of_the_log_rebuild_the_memory(
     history: History, schedule: bytes

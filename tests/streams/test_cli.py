@@ -91,11 +91,41 @@ WRONG_USE = {
     "an id for many": (["ingest", "--id", "i", __file__, str(ROOT / "README.md")], "single image"),
     "an unknown rule": (["query", "--item", "i", "--rule", "best"], "rank"),
     "an unknown role": (["worker", "cook"], "ingest"),
+    "two ways with topics": (["topics", "--check", "--configure"], "either --check or --configure"),
+    "no exclusion": (["query", "--item", "i", "--without", "colour=red"], "write image="),
+    "an empty exclusion": (["query", "--item", "i", "--without", "image="], "is empty"),
+    "a weight of nothing": (
+        ["query", "--item", "i", "--weight", "cat=0.5"],
+        "write image= or label=",
+    ),
+    "a weight that is none": (
+        ["query", "--item", "i", "--weight", "label=cat=heavy"],
+        "and a number",
+    ),
+    "a weight below nothing": (["query", "--item", "i", "--weight", "label=cat=-1"], "from 0 to"),
+    "near without how near": (["forget", "--near", "i"], "--near and --within go together"),
+    "how near without what": (
+        ["forget", "--image", "i", "--within", "0.1"],
+        "--near and --within go together",
+    ),
+    "a time beside a request": (
+        ["forget", "--request", __file__, "--not-before", "2030-01-01T00:00:00Z"],
+        "says itself when",
+    ),
+    "a request that is no JSON": (["forget", "--request", __file__], "it is no JSON object"),
+    "a request that is a number": (["forget", "--request", "{number}"], "it is no JSON object"),
+    "a dry run of a request": (["forget", "--request", "{request}", "--dry-run"], "no --request"),
 }
 
 
 @pytest.mark.parametrize(("words", "said"), WRONG_USE.values(), ids=WRONG_USE)
-def test_wrong_use_is_told_before_any_server_is_called(words: list[str], said: str) -> None:
+def test_wrong_use_is_told_before_any_server_is_called(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    files = {"number": tmp_path / "number", "request": tmp_path / "request"}
+    files["number"].write_text("7")
+    files["request"].write_text("{}")
+    words = [word.format(**files) for word in words]
     nowhere = ["--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1"]
     done = CliRunner().invoke(cli, [*words, *nowhere], env={"VISUAL_MEMORY_HMAC_KEY": KEY})
     assert done.exit_code == 2

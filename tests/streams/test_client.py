@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from memory.model.events import (
 from memory.model.questions import About, ItemRef, Query, Review
 from streams.client import MemoryClient, sending
 from streams.contract import decoding, encoding, forgetting, questions, topics
+from streams.contract.cloudevents import Header
 from streams.contract.messages import Answer, QueryEvent, Receipt, SelectorDigest
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.signing import SigningKey
@@ -295,6 +297,7 @@ def test_an_image_of_the_greatest_size_is_taken(
         ({}, Reason.INVALID_PAYLOAD),
         ({"image": np.ones(3)}, Reason.NO_EMBEDDER),
         ({"image": np.zeros(3), "embedder": "e"}, Reason.ZERO_VECTOR),
+        ({"image": np.ones(0), "embedder": "e"}, Reason.EMPTY_PAYLOAD),
         ({"item": ""}, Reason.INVALID_ID),
         ({"item": "i", "k": 0}, Reason.INVALID_K),
         ({"item": "i", "rule": "best"}, Reason.UNKNOWN_RULE),
@@ -307,6 +310,16 @@ def test_a_question_that_would_be_rejected_fails_at_once(
     with pytest.raises(Rejected) as caught:
         MemoryClient("nowhere.invalid:1", source="s").query(**arguments)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"near": ["i"]}, {"within": 0.1}, {"near": ["i"], "within": 0.1, "subject": "ann"}],
+)
+def test_what_is_alike_is_named_by_images_and_a_distance_alone(named: dict[str, Any]) -> None:
+    with pytest.raises(Rejected, match="by nothing else") as caught:
+        MemoryClient("nowhere.invalid:1", source="s").forget(**named)
+    assert caught.value.reason == Reason.INVALID_SELECTOR
 
 
 def test_an_image_that_is_a_text_is_a_mistake_of_the_program() -> None:
@@ -524,6 +537,26 @@ def test_a_receipt_that_does_not_come_is_unavailable(client: MemoryClient) -> No
         client.receipt(client.forget(image="i"), "erased", 0.5)
 
 
+def test_who_waits_for_a_request_that_is_cancelled_is_told(
+    client: MemoryClient, agent: Callable[[Reply], Agent]
+) -> None:
+    def cancels(record: Record) -> list[OutgoingRecord]:
+        event = forgetting.decode_forget(record, clock_skew=SKEW)
+        assert isinstance(event, Forget)
+        stages = {"received": 1, "cancelled": 2}
+        told = Receipt(event.request_id, "cancelled", stages, SelectorDigest("image", "d"), 9, 0)
+        return [encoding.encode_receipt(told)]
+
+    agent(cancels)
+    with pytest.raises(Unavailable, match="was cancelled"):
+        client.receipt(client.forget(image="i"), "erased", 30)
+
+
+def test_of_a_cancel_that_nobody_hears_nothing_is_known(client: MemoryClient) -> None:
+    with pytest.raises(Unavailable, match=r"within 0\.5 s nothing is said of the cancel"):
+        client.cancel("0" * 64, 0.5)
+
+
 def test_rejections_are_read_from_now_on_and_again_from_a_position(
     client: MemoryClient, agent: Callable[[Reply], Agent]
 ) -> None:
@@ -655,3 +688,17 @@ def test_a_marker_is_no_answer(client: MemoryClient, agent: Callable[[Reply], Ag
 
     agent(reply)
     assert client.query(b"cat").label == "cat"
+
+
+def test_a_beat_in_the_place_of_an_answer_is_told_to_who_asked(
+    client: MemoryClient, agent: Callable[[Reply], Agent]
+) -> None:
+    def reply(record: Record) -> list[OutgoingRecord]:
+        event = question(record)
+        assert event
+        beat = encoding.encode_heartbeat(Topic.PREDICTION, event.reply_partition)
+        return [replace(beat, headers=(*beat.headers, (Header.QUERY_ID, event.query_id.encode())))]
+
+    agent(reply)
+    with pytest.raises(Misconfigured, match="it has no value"):
+        client.query(b"cat")

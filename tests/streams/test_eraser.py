@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import MagicMock, Mock, patch
 
 import numpy as np
 import pytest
@@ -413,6 +413,27 @@ def test_a_rewrite_that_redis_did_not_live_to_end_is_begun_anew(own_redis: Redis
     assert files.as_of is not None
     assert files.as_of >= began
     client.close()
+
+
+def test_files_that_redis_could_not_write_are_begun_anew_and_told() -> None:
+    told: dict[str, Any] = {
+        **dict.fromkeys(("aof_rewrite_in_progress", "aof_rewrite_scheduled", "loading"), 0),
+        "rdb_bgsave_in_progress": 0,
+        "aof_rewrites": 0,
+        "rdb_saves": 0,
+        "run_id": "one",
+        "aof_last_bgrewrite_status": "ok",
+        "rdb_last_bgsave_status": "ok",
+    }
+    client = MagicMock(**{"info.side_effect": lambda _section: told})
+    files = RedisFiles(client)
+    assert not files.rewrite()
+    told |= {"aof_last_bgrewrite_status": "err", "aof_rewrites": 1}
+    with pytest.raises(Unavailable, match="could not write its files"):
+        files.rewrite()
+    assert files.as_of is None
+    assert not files.rewrite()
+    assert client.bgrewriteaof.call_count == 2
 
 
 def remember(index: RedisIndex, name: str, *, at: int) -> LogAddress:

@@ -8,20 +8,22 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from memory.errors import Misconfigured, Unavailable
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.times import FOREVER
+from streams.cli import cli
 from streams.contract import encoding, topics
 from streams.contract.facts import decode_fact, encode_fact
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
-from streams.kafka import admin
+from streams.kafka import admin, reading
 from streams.kafka.cluster import KafkaCluster
 from streams.kafka.fence_log import KafkaFenceLog, find_garbage, give_up, replay
 
@@ -228,12 +230,33 @@ def test_garbage_is_shown_with_who_wrote_it_and_passed_over_when_it_is_given_up(
     assert "type" in given_up.why
     assert not given_up.may_hide
     assert (hiding.offset, hiding.source, hiding.may_hide) == (3, None, True)
+    for place, said in {"0:1": "nothing stands there", "0:3": "that of another fact"}.items():
+        refused = CliRunner().invoke(
+            cli,
+            ["fences", "--give-up", place],
+            env={"VISUAL_MEMORY_KAFKA": kafka_bootstrap, "VISUAL_MEMORY_TOPIC_PREFIX": prefix},
+        )
+        assert isinstance(refused.exception, Misconfigured)
+        assert said in str(refused.exception)
+        assert place in str(refused.exception)
     give_up(cluster, given_up)
     assert find_garbage(cluster) == (count, [hiding])
     with pytest.raises(Misconfigured, match=r"fences\[0\]@3 .*visual-memory fences"):
         all_facts(kafka_bootstrap, prefix)
     give_up(cluster, hiding)
     assert all_facts(kafka_bootstrap, prefix) == SOME
+
+
+def test_a_log_from_which_nothing_comes_is_not_waited_for_for_ever(
+    kafka_bootstrap: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SILENT_SECONDS", 0.1)
+    place = TopicPartition(prefix + Topic.FENCES, 0)
+    with (
+        closing(KafkaCluster(kafka_bootstrap).consumer()) as consumer,
+        pytest.raises(Unavailable, match="no records come from"),
+    ):
+        list(reading.read_ranges(consumer, {}, {place: 1}))
 
 
 def test_a_log_shorter_than_what_was_read_refuses(kafka_bootstrap: str, prefix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -414,6 +415,25 @@ def test_a_failed_installation_names_the_cure_and_leaves_nothing(
     with pytest.raises(LocalServerError, match="check that `/bin/false -m pip` works"):
         downloads.install_redis(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(LocalServerError, match=r"kafka-.* cannot be installed into .*/cache"):
+        downloads.install_kafka(tmp_path / "cache")
+
+
+def test_a_machine_that_redis_is_not_built_for_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(LocalServerError, match="use a Redis 8 of your own"):
+        downloads.install_redis(tmp_path)
+
+
+def test_folders_that_kafka_or_java_cannot_take_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalServerError, match="no comma in its data folder"):
+        KafkaServer(tmp_path / "a,b").command()
 
 
 def test_an_unreachable_maven_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

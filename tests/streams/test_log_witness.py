@@ -167,7 +167,7 @@ HISTORIES = given(
 )
 
 
-@settings(max_examples=3000, deadline=None, derandomize=True, database=None)
+@settings(max_examples=3000, derandomize=True, database=None)
 @HISTORIES
 def test_whatever_is_cut_off_all_that_is_there_then_is_read(
     before: list[Any], cut: int, after: list[Any], again: list[Any]
@@ -192,7 +192,7 @@ def test_a_mistake_in_what_is_kept_is_caught(
     """The youngest record alone does not tell: those behind the cut are younger still."""
     monkeypatch.setattr(log_witness._Reading, "saw", mistake)
     with pytest.raises(AssertionError):
-        settings(max_examples=3000, deadline=None, derandomize=True, database=None)(
+        settings(max_examples=3000, derandomize=True, database=None)(
             HISTORIES(lambda b, c, a, g: _all_read(carried(b, c, a, g)))
         )()
 
@@ -225,7 +225,7 @@ def test_a_turn_is_kept_though_a_check_comes_while_an_earlier_one_is() -> None:
     assert 3 in kept, "behind it another log may stand"
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, derandomize=True, database=None)
 @given(st.lists(STEPS, max_size=40))
 def test_a_log_that_is_never_cut_is_always_known_again(steps: list[Any]) -> None:
     log, index = Log(), exact()

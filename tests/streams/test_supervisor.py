@@ -432,6 +432,25 @@ def test_a_second_stack_on_one_folder_is_refused(tmp_path: Path) -> None:
         assert status(tmp_path) == "running"
 
 
+def test_a_supervisor_runs_once_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two processes have one name"):
+        Supervisor(tmp_path, [child(tmp_path), child(tmp_path)])
+    supervisor = Supervisor(tmp_path, [child(tmp_path)])
+    with in_background(supervisor):
+        eventually(lambda: status(tmp_path) == "running")
+        with pytest.raises(LocalServerError, match="runs already"):
+            supervisor.run()
+
+
+def test_who_waits_for_an_end_that_does_not_come_is_told(tmp_path: Path) -> None:
+    stubborn = Process(child(tmp_path))
+    supervisor = Supervisor(tmp_path, [stubborn])
+    with in_background(supervisor):
+        eventually(lambda: status(tmp_path) == "running")
+        with pytest.raises(LocalServerError, match="has not stopped within 0 s"):
+            supervisor.stop(0)
+
+
 def test_the_state_of_a_pid_given_to_somebody_else_is_no_state(tmp_path: Path) -> None:
     with in_background(Supervisor(tmp_path, [child(tmp_path)])):
         eventually(lambda: status(tmp_path) == "running")
