@@ -23,8 +23,9 @@ class ClassArchive:
     """
 
     def __init__(self, java: Path, jars: Path, folder: Path) -> None:
-        runtime = hashlib.sha256(str(java.resolve()).encode()).hexdigest()[:12]
-        self._cache, self._name = jars.parent, f"{jars.name}-classes-{runtime}"
+        # Its time tells an upgrade, whose classes the former's archive does not fit.
+        runtime = hashlib.sha256(f"{java.resolve()} {java.stat().st_mtime_ns}".encode()).hexdigest()
+        self._cache, self._name = jars.parent, f"{jars.name}-classes-{runtime[:12]}"
         self._written = folder / _FILE
 
     def options(self, *, may_write: bool) -> list[str]:
