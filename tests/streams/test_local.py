@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -455,6 +456,20 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     system = downloads.find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert downloads.find_java() == system
+
+
+def test_a_machine_without_java_gets_one_that_can_keep_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    java = downloads.find_java(tmp_path)
+    assert java.is_relative_to(tmp_path)
+    done = subprocess.run(
+        [java, "-Xshare:on", "-version"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert downloads.find_java(tmp_path) == java
 
 
 @pytest.mark.parametrize(("given", "expected"), [("/x", "/x"), ("x", "~/.cache"), ("", "~/.cache")])
