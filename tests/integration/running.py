@@ -63,7 +63,7 @@ class Running:
         assert state is not None
         return int(state["children"][role]["restarts"])
 
-    def wait_until_merged(self, timeout: float = 120) -> None:
+    def wait_until_merged(self, timeout: float = 240) -> None:
         """Return when no role is behind its log."""
         monitor = bootstrap.monitor(self.settings)
         try:

@@ -47,7 +47,7 @@ from tests.integration.searching import found_in, read_files
 from tests.streams.test_topics import alter
 from tests.waiting import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 DIM = 24
 
@@ -66,6 +66,9 @@ QUICK: dict[str, Any] = {
     "signing_key": SIGNING_KEY,
 }
 COMPLETED_SECONDS = 120.0
+"""What the audit may say at most of these settings."""
+PATIENCE_SECONDS = 300.0
+"""For `completed`: what embeds and answers goes before the erase worker where all cores are busy."""
 
 
 @dataclass
@@ -200,7 +203,7 @@ def test_after_completed_nothing_of_the_forgotten_is_in_any_file(erasing: Erasin
 
     request = erasing.client.forget(subject="ann")
     with erasing.life_goes_on():
-        receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+        receipt = erasing.client.receipt(request, "completed", PATIENCE_SECONDS)
 
     assert erasing.holding(*anns) == []
     assert erasing.readable(*anns) == []
@@ -313,7 +316,7 @@ def test_of_a_thousand_vectors_none_is_recovered_and_all_of_the_control(
         assert set(erasing.held(anns | bobs).values()) == {*ann.vectors, *bob.vectors}
         assert len(erasing.held({one.text.encode(): one.person for one in (ann, bob)})) == 2
 
-        receipt = client.receipt(client.forget(subject="ann"), "completed", COMPLETED_SECONDS)
+        receipt = client.receipt(client.forget(subject="ann"), "completed", PATIENCE_SECONDS)
 
         assert receipt.images == count
         held = erasing.held({**anns, ann.text.encode(): "ann", **bobs})
@@ -336,7 +339,7 @@ def test_a_fresh_memory_made_from_the_erased_log_is_the_same(
     requests = [erasing.client.forget(subject="person-0"), erasing.client.forget(label="none")]
     erasing.client.correct("shared-0", "dog").position()
     for request in requests:
-        erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+        erasing.client.receipt(request, "completed", PATIENCE_SECONDS)
     held = {record.key for record in read_all(erasing.memory, Topic.FORGET_REQUEST) if record.value}
     assert not held & {request.request_id.encode() for request in requests}
     erasing.memory.wait_until_merged()
@@ -372,7 +375,7 @@ def test_what_is_replayed_after_it_was_forgotten_changes_nothing_and_goes_again(
     request = client.forget(subject="eve", event_id="eve")
     client.receipt(request, "erased")
     log = [record for topic in topics for record in read_all(memory, topic) if record.value]
-    client.receipt(request, "completed", COMPLETED_SECONDS)
+    client.receipt(request, "completed", PATIENCE_SECONDS)
     assert erasing.holding(*eves) == []
     memory.wait_until_merged()
     index = memory.index()
@@ -387,7 +390,7 @@ def test_what_is_replayed_after_it_was_forgotten_changes_nothing_and_goes_again(
     memory.wait_until_merged()
     assert (index.digests(), index.stats().items) == (before, shown)
     after = client.forget(image="nobody at all")
-    client.receipt(after, "completed", COMPLETED_SECONDS)
+    client.receipt(after, "completed", PATIENCE_SECONDS)
     assert erasing.holding(*eves) == []
     client.forget(subject="eve", event_id="eve")
     key = request.request_id.encode()
@@ -396,7 +399,7 @@ def test_what_is_replayed_after_it_was_forgotten_changes_nothing_and_goes_again(
         held = [one.value for one in read_all(memory, Topic.FORGET_REQUEST) if one.key == key]
         return not any(held)
 
-    until(is_gone, COMPLETED_SECONDS)
+    until(is_gone, PATIENCE_SECONDS)
 
 
 def test_owners_are_told_which_claims_are_forgotten(erasing: Erasing) -> None:
@@ -406,7 +409,7 @@ def test_owners_are_told_which_claims_are_forgotten(erasing: Erasing) -> None:
         client.ingest(claim, id=f"claim-{n}", label="x", subjects=[subject]).position()
     client.ingest(marked()[1], id="claim-0", label="x", subjects=["carl"], embedder="test")
     erasing.memory.wait_until_merged()
-    receipt = client.receipt(client.forget(subject="carl"), "completed", COMPLETED_SECONDS)
+    receipt = client.receipt(client.forget(subject="carl"), "completed", PATIENCE_SECONDS)
     assert any("forgotten-claim" in one.what for one in receipt.outside or ())
     told = [json.loads(one.value or b"") for one in read_all(erasing.memory, Topic.FORGOTTEN_CLAIM)]
     assert sorted(one["uri"] for one in told) == [
@@ -420,7 +423,7 @@ def test_owners_are_told_which_claims_are_forgotten(erasing: Erasing) -> None:
 
 def test_receipts_are_signed_and_in_one_chain(erasing: Erasing) -> None:
     request = erasing.client.forget(image="nobody")
-    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    receipt = erasing.client.receipt(request, "completed", PATIENCE_SECONDS)
     assert isinstance(receipt, Receipt)
     values = [
         record.value
@@ -468,7 +471,7 @@ def test_a_request_for_later_is_carried_out_then_and_one_that_is_stopped_never(
     assert client.cancel(later) is client.cancel(early) is False
     # A producer that did not see its request acknowledged sends it again.
     again = client.forget(subject="s-kept", not_before=a_year, event_id="kept")
-    assert client.receipt(later, "completed", COMPLETED_SECONDS).stages["received"] < soon
+    assert client.receipt(later, "completed", PATIENCE_SECONDS).stages["received"] < soon
     index = erasing.memory.index()
     assert index.holds(["early", "later", "kept"]) == [False, False, True]
     place = again.position()
@@ -534,7 +537,7 @@ def command(erasing: Erasing, *words: str, **settings: str) -> Result:
 
 
 def test_the_commands_show_and_verify_receipts(erasing: Erasing, tmp_path: Path) -> None:
-    done = command(erasing, "forget", "--image", "x", "--wait", "completed", "--timeout", "120")
+    done = command(erasing, "forget", "--image", "x", "--wait", "completed", "--timeout", "300")
     assert done.exit_code == 1  # nobody ever heard of it
     assert "nothing matched" in done.stderr
     assert "completed: " in done.stderr
@@ -567,7 +570,7 @@ def test_erasing_takes_no_longer_than_the_audit_says(erasing: Erasing) -> None:
     told = json.loads(command(erasing, "audit", "--json").stdout)
     assert told["faults"] == []
     request = erasing.client.forget(subject="bob")
-    receipt = erasing.client.receipt(request, "completed", COMPLETED_SECONDS)
+    receipt = erasing.client.receipt(request, "completed", PATIENCE_SECONDS)
     took = (receipt.stages["completed"] - receipt.stages["received"]) / SECOND
     assert 0 < took <= told["seconds"] < COMPLETED_SECONDS
     assert receipt.evidence is not None
