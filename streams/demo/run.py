@@ -32,7 +32,7 @@ TEACHER, ASKED = "google", "twitter"
 DEMO_SOURCE = "demo-app"
 K = 5
 TIMEOUT = 280.0
-COMPLETED_SECONDS = 120.0
+COMPLETED_SECONDS = 300.0
 MEANING = {
     "received": "the log has the request",
     "fenced": "nothing of it is admitted any more",

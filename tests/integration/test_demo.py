@@ -19,6 +19,9 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(
+    900
+)  # two stacks and 580 embeddings, on a machine that may be busy with others
 def test_it_learns_recognises_is_corrected_and_forgets_and_leaves_nothing_running(
     tmp_path: Path,
 ) -> None:
@@ -28,7 +31,7 @@ def test_it_learns_recognises_is_corrected_and_forgets_and_leaves_nothing_runnin
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -70,7 +73,7 @@ def command(folder: Path, *words: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     return done.stdout + done.stderr
