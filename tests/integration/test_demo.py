@@ -19,9 +19,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.servers
-@pytest.mark.timeout(
-    900
-)  # two stacks and 580 embeddings, on a machine that may be busy with others
+@pytest.mark.timeout(900)  # two stacks, 580 embeddings, on a machine that may be busy
 def test_it_learns_recognises_is_corrected_and_forgets_and_leaves_nothing_running(
     tmp_path: Path,
 ) -> None:
