@@ -18,9 +18,10 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 7
+local VERSION = 8
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
+local SEALED = 'SEALED the memory is about to be replaced by a rebuilt one'
 
 -- An image can have more events than Lua can pass as arguments (8,000).
 local function call_with_all(command, key, list)
@@ -403,6 +404,12 @@ local function is_sealed(key, places)
   return false
 end
 
+local function slice(list, first, count)
+  local part = {}
+  for i = 1, count do part[i] = list[first + i - 1] end
+  return part
+end
+
 local function raise_to(key, fields)
   for i = 1, #fields, 2 do
     local held = tonumber(redis.call('HGET', key, fields[i]) or '-1')
@@ -414,10 +421,19 @@ end
 
 -- KEYS: hash. ARGS: field, number, ... Each field keeps its greatest number.
 local function advance(keys, args)
-  if is_sealed(keys[1], args) then
-    return redis.error_reply('SEALED the memory is about to be replaced by a rebuilt one')
-  end
+  if is_sealed(keys[1], args) then return redis.error_reply(SEALED) end
   raise_to(keys[1], args)
+  return 'OK'
+end
+
+-- KEYS: positions, marks. ARGS: how many of the next are of positions, then of both as of `advance`. In one
+-- step: a position without the time of what was read before it would be taken for a cut.
+local function advance_both(keys, args)
+  local count = tonumber(args[1])
+  local ends = slice(args, 2, count)
+  if is_sealed(keys[1], ends) then return redis.error_reply(SEALED) end
+  raise_to(keys[2], slice(args, 2 + count, #args - 1 - count))
+  raise_to(keys[1], ends)
   return 'OK'
 end
 
@@ -674,12 +690,6 @@ local function guarded(callback)
   end
 end
 
-local function slice(list, first, count)
-  local part = {}
-  for i = 1, count do part[i] = list[first + i - 1] end
-  return part
-end
-
 -- Several calls in one: a third of their time is in how each begins. Before the arguments of each stands
 -- how many keys and how many arguments it has. (The keys are in as many slots, as `guarded` says.)
 local function several(callback)
@@ -716,6 +726,7 @@ register('vm1_untold', untold, READING)
 register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
+register('vm1_advance_both', guarded(advance_both), IN_A_FULL_REDIS)
 register('vm1_influence', guarded(influence), {})
 register('vm1_sent', guarded(sent), IN_A_FULL_REDIS)
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)

@@ -22,13 +22,10 @@ def advance(
     positions: Mapping[LogPartition, int],
     youngest: Mapping[LogPartition, int],
 ) -> None:
-    """Times first, on which positions rest; sent together, Redis syncs its file once for both."""
-    pipeline = client.pipeline(transaction=False)
-    times = {f"time:{place_name(place)}": time for place, time in youngest.items()}
-    _raise_to(pipeline, names.marks, times)
-    _raise_to(pipeline, names.positions, {place_name(at): end for at, end in positions.items()})
+    ends = [part for place, end in positions.items() for part in (place_name(place), end)]
+    times = [part for place, time in youngest.items() for part in (_time_of(place), time)]
     with map_redis_errors():
-        pipeline.execute()
+        client.fcall("vm1_advance_both", 2, names.positions, names.marks, len(ends), *ends, *times)
 
 
 def note_witnesses(
@@ -48,9 +45,10 @@ def note_witnesses(
         for witness in several
     }
     with map_redis_errors():
-        _raise_to(client, names.marks, fields)
-    if gone := gone - fields.keys():
-        with map_redis_errors():
+        if fields:
+            numbers = (part for pair in fields.items() for part in pair)
+            client.fcall("vm1_advance", 1, names.marks, *numbers)
+        if gone := gone - fields.keys():
             client.hdel(names.marks, *gone)
 
 
@@ -100,6 +98,5 @@ def _numbers(marks: Mapping[bytes, bytes]) -> Iterator[tuple[str, str, int]]:
         yield kind, place, int(number)
 
 
-def _raise_to(client: Any, key: str, fields: Mapping[str, int]) -> None:
-    if fields:
-        client.fcall("vm1_advance", 1, key, *(part for pair in fields.items() for part in pair))
+def _time_of(place: LogPartition) -> str:
+    return f"time:{place_name(place)}"

@@ -14,6 +14,7 @@ from memory.errors import Misconfigured, Moved, Unavailable
 from memory.facts import EveryGeneration, NoFenceLog, take
 from memory.model.events import Forget, Ingest, LogPartition, Selector, SelectorKind, VectorPayload
 from memory.model.keys import RequestKey, SelectorKey
+from memory.model.logs import Witness
 from memory.model.questions import Probe
 from memory.model.times import make_stamp
 from memory.redis import generations as module
@@ -183,6 +184,22 @@ def test_positions_stand_still_while_they_are_sealed(
     following.advance({LogPartition(IMAGES, 0): 1})
     generations.unseal()
     index.advance({LogPartition(IMAGES, 0): 1})
+
+
+def test_where_a_position_is_refused_no_time_is_noted(
+    generations: Generations, index: RedisIndex
+) -> None:
+    """They are one step: a position that stood without its time would be taken for a cut."""
+    here = LogPartition(IMAGES, 0)
+    begun(generations)
+    generations.seal([IMAGES])
+    with pytest.raises(Unavailable):
+        index.advance({here: 1}, {here: 1_790_000_000_000_000})
+    generations.unseal()
+    index.advance({here: 1})
+    assert index.witnesses() == {}
+    index.advance({here: 2}, {here: 1_790_000_000_000_000})
+    assert index.witnesses() == {here: [Witness(2, 1_790_000_000_000_000)]}
 
 
 def test_a_seal_ends_by_itself(
