@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks import service
 from benchmarks.__main__ import machine
-from benchmarks.peers.arms import Running, peer, this_service
+from benchmarks.peers.arms import OWN_PYTHON, Running, peer, this_service
 from benchmarks.peers.driver import Driver
 from benchmarks.service import Servers, quantiles, vectors
 
@@ -32,6 +32,11 @@ ARMS: Mapping[str, Callable[[Servers, str], AbstractContextManager[Running]]] = 
     "Quix Streams, Redis FLAT": partial(peer, script="quix.py"),
     "Pathway, brute force": partial(peer, script="pathway_index.py", algorithm="brute"),
     "Pathway, USearch": partial(peer, script="pathway_index.py", algorithm="usearch"),
+    # What no system on these can be below: they look up a key where others search.
+    "floor: aiokafka": partial(peer, script="floor_kafka.py", python=OWN_PYTHON),
+    "floor: Faust, Redis": partial(
+        peer, script="floor_faust.py", python=OWN_PYTHON, roles=("write", "ask")
+    ),
 }
 ROUNDS = 3
 ITEMS, ASKED, LAGS = 20_000, 1_600, 60

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from streams.kafka.cluster import KafkaCluster
 
 SYSTEMS = Path(__file__).parent / "systems"
 PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+OWN_PYTHON = Path(sys.executable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,15 @@ class ServiceDialect:
 
 
 @contextlib.contextmanager
-def peer(at: Servers, name: str, script: str, algorithm: str = "") -> Iterator[Running]:
-    """A script under ``systems``, with topics of one partition of its own."""
+def peer(
+    at: Servers,
+    name: str,
+    script: str,
+    algorithm: str = "",
+    python: Path = PEERS_PYTHON,
+    roles: Sequence[str] = ("",),
+) -> Iterator[Running]:
+    """A script under ``systems``, a process for each of its roles, with topics of one partition of its own."""
     prefix = f"{name}-"
     with contextlib.closing(KafkaAdminClient(bootstrap_servers=at.kafka)) as admin:
         topics = [prefix + topic for topic in ("events", "questions", "answers")]
@@ -137,25 +145,29 @@ def peer(at: Servers, name: str, script: str, algorithm: str = "") -> Iterator[R
         "REDIS_URL": at.redis,
         "PREFIX": prefix,
         "DIM": str(DIM),
+        "DATADIR": str(at.folder),
         **({"ALGORITHM": algorithm} if algorithm else {}),
     }
-    log = (at.folder / f"{name}.log").open("w")
-    process = subprocess.Popen(
-        [str(PEERS_PYTHON), str(SYSTEMS / script)],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield Running(PeerDialect(prefix), (process.pid,))
-    except Exception:
-        print(Path(log.name).read_text()[-2000:], file=sys.stderr)
-        raise
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-        log.close()
+    with (at.folder / f"{name}.log").open("w") as log:
+        processes = [
+            subprocess.Popen(
+                [str(python), str(SYSTEMS / script)],
+                env={**environment, "ROLE": role},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            for role in roles
+        ]
+        try:
+            yield Running(PeerDialect(prefix), tuple(process.pid for process in processes))
+        except Exception:
+            print(Path(log.name).read_text()[-2000:], file=sys.stderr)
+            raise
+        finally:
+            for process in processes:
+                os.killpg(process.pid, 9)
+                process.wait()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ DIGESTED = (
 
 
 def decode_put_result(reply: Sequence[Any]) -> PutResult:
-    """What ``vm1_put`` or ``vm1_erase`` says."""
+    """What a `put` of law.lua says."""
     barrier, won, erased, visible, selectors, outbox = reply
     return PutResult(
         barrier=decode_time(barrier),
@@ -52,7 +52,7 @@ def decode_time(text: bytes | None) -> int:
 
 
 def encode_puts(puts: Sequence[Put], schema: Schema) -> Iterator[list[str | bytes]]:
-    """The arguments of the functions `vm1_put` and `vm1_erase`. Raises `Rejected`."""
+    """What a `put` of law.lua is told of each, beside its keys. Raises `Rejected`."""
     vectors = _encode_vectors(
         [put.write.trace for put in puts if isinstance(put.write, TraceWrite)], schema
     )

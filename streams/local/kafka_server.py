@@ -120,7 +120,9 @@ class KafkaServer(Server):
             "log.dirs": str(self._dir / "data"),
             # After a kill the controller refuses the broker until its old session has expired.
             "broker.session.timeout.ms": "3000",
-            "broker.heartbeat.interval.ms": "500",
+            "broker.heartbeat.interval.ms": "1000",
+            # By itself it writes a record twice a second that says nothing has happened.
+            "metadata.max.idle.interval.ms": "0",
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": "0",
             "offsets.topic.replication.factor": "1",
