@@ -135,16 +135,16 @@ class Driver:
             else:
                 return
 
-    async def learn(self, items: Sequence[Vector]) -> float:
-        """Events a second, from the first sent to the last seen in an answer."""
+    async def learn(self, items: Sequence[Vector], first: int = 0) -> float:
+        """Events a second, from the first sent to the last seen in an answer; ids count from `first`."""
         dialect = self._dialect
-        records = [dialect.ingest(f"i{n}", f"l{n % 100}", v) for n, v in enumerate(items)]
+        told = [(f"i{n}", f"l{n % 100}") for n in range(first, first + len(items))]
+        records = [dialect.ingest(*one, v) for one, v in zip(told, items, strict=True)]
         started = time.perf_counter()
         for sent in [await self.send(record) for record in records]:
             await sent
-        last = (f"i{len(items) - 1}", f"l{(len(items) - 1) % 100}")
         # A question now and then: asked all the time, it takes the CPU that is measured.
-        await self.until(items[-1], lambda found: found == last, pause=0.05)
+        await self.until(items[-1], lambda found: found == told[-1], pause=0.05)
         return len(items) / (time.perf_counter() - started)
 
     async def latencies(self, asked: Sequence[Vector], k: int = K) -> list[float]:

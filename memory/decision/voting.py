@@ -26,6 +26,8 @@ WEIGHTS: Mapping[Rule, Callable[[int, float], float]] = {
     Rule.RANK: lambda rank, _distance: 1 / (RANK_OFFSET + rank),
 }
 """Weight of the neighbour at a rank (0 for the nearest) with a distance (0 to 2)."""
+_BY_DISTANCE = (Rule.DISTANCE, Rule.SOFTMAX)
+"""Rules whose weights are the same at each rank; those of the others are so at each distance."""
 
 
 FactorOf = Callable[[str, str], float]
@@ -53,7 +55,7 @@ class Tally:
 
 def tally(hits: Sequence[Hit], rule: Rule, *, k: int, factor_of: FactorOf | None = None) -> Tally:
     """How `hits` vote by `rule`, of whom the first `k` do."""
-    if rule in (Rule.DISTANCE, Rule.SOFTMAX):
+    if rule in _BY_DISTANCE:
         scales = [_whole(WEIGHTS[rule](0, hit.distance)) for hit in hits]
     else:
         scales = [1] * len(hits)
@@ -90,16 +92,14 @@ def vote_of(
     says: Tally, hits: Sequence[Hit], rule: Rule, *, factor_of: FactorOf | None = None
 ) -> Vote:
     """The vote of a tally that `rule` made of `hits`, or of these and more behind them."""
-    weigh = WEIGHTS[rule]
+    voters = hits[: says.voting]
+    weights = _weights(rule, voters)
+    if factor_of is not None:
+        factors = (factor_of(hit.image_id, hit.label) for hit in voters)
+        weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
     neighbors = tuple(
-        Neighbor(
-            hit.image_id,
-            hit.label,
-            hit.distance,
-            rank,
-            weigh(rank, hit.distance) * (factor_of(hit.image_id, hit.label) if factor_of else 1.0),
-        )
-        for rank, hit in enumerate(hits[: says.voting])
+        Neighbor(hit.image_id, hit.label, hit.distance, rank, weight)
+        for rank, (hit, weight) in enumerate(zip(voters, weights, strict=True))
     )
     sums, label = count(says)
     total = sum(sums.values())
@@ -119,6 +119,18 @@ def count(votes: Tally) -> tuple[dict[str, int], str | None]:
         if reached > maximum:
             winner, maximum = label, reached
     return sums, winner
+
+
+def _weights(rule: Rule, hits: Sequence[Hit]) -> Sequence[float]:
+    """Of each hit, nearest first."""
+    if rule in _BY_DISTANCE:
+        return [WEIGHTS[rule](rank, hit.distance) for rank, hit in enumerate(hits)]
+    return _weights_by_rank(rule, len(hits))
+
+
+@cache
+def _weights_by_rank(rule: Rule, count: int) -> tuple[float, ...]:
+    return tuple(WEIGHTS[rule](rank, 0) for rank in range(count))
 
 
 def _whole(weight: float) -> int:

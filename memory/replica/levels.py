@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 LEVELS = 127
 GROUPS_A_K = 2
+BETTER_COPIED = 8
+"""So many rows are better copied than the many they are multiplied with; of more the result is, which costs more."""
 EXACT_DIM = (1 << 24) // LEVELS**2
 """Sums of so many products of two levels are whole numbers in float32, in whatever order they are added."""
 
@@ -28,10 +30,13 @@ def int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray
     """Inner products of each row of (m, dim) with each of (n, dim); shape (m, n)."""
     import torch
 
+    # At each call torch copies the second of two into another order first.
+    is_second = len(a) <= BETTER_COPIED
+    first, second = (b, a) if is_second else (a, b)
     # The only one of integers that torch has for a CPU; a test holds it against numpy's.
-    product = torch._int_mm(torch.from_numpy(a), torch.from_numpy(b).T)  # noqa: SLF001 - as above
+    product = torch._int_mm(torch.from_numpy(first), torch.from_numpy(second).T)  # noqa: SLF001 - as above
     found: npt.NDArray[np.int32] = product.numpy()
-    return found
+    return found.T if is_second else found
 
 
 def in_levels(

@@ -37,6 +37,8 @@ _T = TypeVar("_T")
 E = TypeVar("E", bound=Ingest | Correction | Prune)
 
 
+SEARCHED_AT_ONCE = 16
+"""Questions, at most: while some are searched, the answers of others are written and sent."""
 UNKNOWN = "a position asked for is in a log, or a partition, that this memory does not read"
 LOST = "the log was cut off before a position asked for; send again what was written there"
 
@@ -201,7 +203,7 @@ class QueryAgent:
         self._decode = decode
         self._reply_address = reply_address
         self._recall: Batcher[Query, Prediction | Rejected] = Batcher(
-            lambda queries: in_thread(memory.recall, queries), at_most=32
+            lambda queries: in_thread(memory.recall, queries), at_most=SEARCHED_AT_ONCE
         )
         # One at a time: it may take long, and questions go on beside it.
         self._review: Batcher[Review, Findings | Rejected] = Batcher(

@@ -40,7 +40,7 @@ from streams.contract.forgetting import Cancel, Scheduled
 from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
-from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
+from streams.workers.agents import SEARCHED_AT_ONCE, ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.handlers import influence_writer
 from streams.workers.waiting import Batcher, Watch
 
@@ -603,8 +603,8 @@ def test_questions_that_come_together_are_searched_together(remembering: Remembe
 
     asyncio.run(ask())
     assert sum(remembering.together) == 70
-    assert max(remembering.together) == 32
-    assert len(remembering.together) <= 4
+    assert max(remembering.together) == SEARCHED_AT_ONCE
+    assert len(remembering.together) <= 2 + 70 // SEARCHED_AT_ONCE
 
 
 def test_a_store_that_is_away_is_left_to_delivery() -> None:
