@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.experiments.report import page
+from benchmarks.experiments.report import page as experiments_page
 from benchmarks.experiments.statistics import difference, log_law, outside, share
 from benchmarks.experiments.studies import STUDIES
 from benchmarks.peers.__main__ import spread, table
@@ -16,10 +16,13 @@ from benchmarks.peers.__main__ import spread, table
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readmes_table_of_peers_is_made_from_the_kept_results() -> None:
-    """If not: python -m benchmarks.peers --table benchmarks/results/peers.json."""
-    results = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
-    assert table(results) in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("kept", "page"), [("peers.json", "README.md"), ("floors.json", "benchmarks/README.md")]
+)
+def test_a_table_of_peers_is_made_from_the_kept_results(kept: str, page: str) -> None:
+    """If not: python -m benchmarks.peers --table benchmarks/results/KEPT."""
+    results = json.loads((ROOT / "benchmarks" / "results" / kept).read_text())
+    assert table(results) in (ROOT / page).read_text()
     assert results["rounds"] >= 3
     assert "this service" in results["systems"]
 
@@ -34,7 +37,7 @@ def test_the_page_on_the_experiments_is_made_from_the_kept_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "experiments.json").read_text())
     assert results.keys() == {"machine", *STUDIES}
     text = (ROOT / "docs" / "experiments.md").read_text()
-    assert text == page(results)
+    assert text == experiments_page(results)
     for line in text.split("(experiments/")[1:]:
         assert (ROOT / "docs" / "experiments" / line.partition(")")[0]).is_file()
 
