@@ -23,7 +23,9 @@ def advance(
     youngest: Mapping[LogPartition, int],
 ) -> None:
     ends = [part for place, end in positions.items() for part in (place_name(place), end)]
-    times = [part for place, time in youngest.items() for part in (_time_of(place), time)]
+    times = [
+        part for place, time in youngest.items() for part in (f"time:{place_name(place)}", time)
+    ]
     with map_redis_errors():
         client.fcall("vm1_advance_both", 2, names.positions, names.marks, len(ends), *ends, *times)
 
@@ -96,7 +98,3 @@ def _numbers(marks: Mapping[bytes, bytes]) -> Iterator[tuple[str, str, int]]:
     for field, number in marks.items():
         kind, _, place = field.decode().partition(":")
         yield kind, place, int(number)
-
-
-def _time_of(place: LogPartition) -> str:
-    return f"time:{place_name(place)}"
