@@ -26,7 +26,7 @@ from memory.model.vectors import Vector
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
-from memory.replica.index import BUSY_SHARE, ReplicaState, ReplicatedIndex, Unobserved
+from memory.replica.index import BUSY_SECONDS, BUSY_SHARE, ReplicaState, ReplicatedIndex, Unobserved
 from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows
 from tests.waiting import until
@@ -446,12 +446,13 @@ def test_wrong_counts_take_a_small_share_of_the_time_while_questions_come(
     opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
 ) -> None:
     """However long the least is that can be done at a time."""
-    spent: list[float] = []
+    spent: list[tuple[float, float]] = []
+    asked: list[float] = []
 
     def work(*_: object) -> bool:
         started = time.monotonic()
         time.sleep(0.02)
-        spent.append(time.monotonic() - started)
+        spent.append((started, time.monotonic() - started))
         return False
 
     writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(5)])
@@ -461,14 +462,19 @@ def test_wrong_counts_take_a_small_share_of_the_time_while_questions_come(
         loaded(index)
         until(lambda: spent)
         answers(index, [3])
-        spent.clear()
         began = time.monotonic()
         while time.monotonic() < began + 2:
+            asked.append(time.monotonic())
             answers(index, [3])
             time.sleep(0.01)
-        # The first may have begun before the questions came; a busy machine may hold one up.
-        others = sorted(spent[1:])[:-1]
-        assert sum(others) <= 2 * BUSY_SHARE * (time.monotonic() - began)
+        # A busy machine may hold a part up, or the questions for so long that nobody seems to ask.
+        beside = [
+            took
+            for started, took in spent
+            if any(0 < started - at < BUSY_SECONDS / 2 for at in asked)
+        ]
+        assert beside, "they go on"
+        assert sum(sorted(beside)[:-1]) <= 2 * BUSY_SHARE * (time.monotonic() - began)
         index.stop()
 
 
