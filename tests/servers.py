@@ -11,16 +11,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memory.errors import Unavailable
 from streams.config.settings import CACHE
 from streams.kafka.admin import topic_ids
 from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
+from streams.local.process import LocalServerError
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
 
 ADDRESSES = ("VISUAL_MEMORY_TEST_KAFKA", "VISUAL_MEMORY_TEST_REDIS")
 KAFKA_IMAGE = "apache/kafka:4.1.0"
@@ -43,7 +48,7 @@ KAFKA_SETTINGS = {
     "KAFKA_LOG_CLEANER_BACKOFF_MS": "5000",
     "KAFKA_HEAP_OPTS": "-Xmx512m",
 }
-START_SECONDS = 120.0
+START_SECONDS = 90.0
 
 
 def docker_has(image: str) -> bool:
@@ -74,29 +79,57 @@ def kafka(folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator
     if given := environment.get(ADDRESSES[0]):
         yield given
     elif docker_has(image := environment.get("VISUAL_MEMORY_TEST_KAFKA_IMAGE", KAFKA_IMAGE)):
-        from testcontainers.core.container import DockerContainer
-
-        # A broker tells its address to clients, so its port outside is chosen before it starts.
-        container = DockerContainer(image).with_bind_ports(9092, port := free_port())
-        address = f"{container.get_docker_client().host()}:{port}"
-        advertised = {"KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://{address}"}
-        with container.with_envs(**KAFKA_SETTINGS, **advertised):
-            _wait_for_kafka(address)
+        container, address = _kafka_container(image)
+        try:
             yield address
+        finally:
+            container.stop()
     else:
         with KafkaServer(folder / "kafka", CACHE) as server:
             yield server.bootstrap
 
 
-def _wait_for_kafka(address: str) -> None:
+def _kafka_container(image: str) -> tuple[DockerContainer, str]:
+    """A broker that answers in a container that runs, and its address.
+
+    A first one that never answered has been seen once, so a second is tried, on another port.
+    Raises LocalServerError, with what both said, when neither answers.
+    """
+    from testcontainers.core.container import DockerContainer
+
+    silent = []
+    for _ in range(2):
+        # A broker tells its address to clients, so its port outside is chosen before it starts.
+        container = DockerContainer(image).with_bind_ports(9092, port := free_port())
+        address = f"{container.get_docker_client().host()}:{port}"
+        advertised = {"KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://{address}"}
+        with ExitStack() as started:
+            started.enter_context(container.with_envs(**KAFKA_SETTINGS, **advertised))
+            try:
+                _wait_for_kafka(address, container)
+            except LocalServerError as error:
+                silent.append(str(error))
+            else:
+                started.pop_all()
+                return container, address
+    raise LocalServerError("\n".join(silent))
+
+
+def _wait_for_kafka(address: str, container: DockerContainer) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             topic_ids(KafkaCluster(address), [])
-        except Unavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+        except Unavailable as error:
+            container.reload()
+            if container.status == "running" and time.monotonic() < deadline:
+                time.sleep(0.5)
+                continue
+            said = b"".join(container.get_logs()).decode(errors="replace")[-4000:]
+            raise LocalServerError(
+                f"the Kafka of {container.image} does not answer at {address}; its container is "
+                f"{container.status} and said:\n{said}"
+            ) from error
         else:
             return
 

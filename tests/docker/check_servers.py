@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import redis as redis_py
 
 from streams.kafka.admin import topic_ids
 from streams.kafka.cluster import KafkaCluster
+from streams.local.process import LocalServerError
 from tests import servers
 from tests.docker.engine import docker as command
+from tests.docker.images import SERVICE
 
 
 def images_of_containers() -> list[str]:
@@ -23,6 +26,17 @@ def test_kafka_is_a_container_of_the_image_that_a_setting_names(tmp_path: Path) 
         assert image in images_of_containers()
         assert topic_ids(KafkaCluster(bootstrap), []) == {}
     assert not list(tmp_path.iterdir()), "an embedded server was started beside it"
+
+
+def test_a_container_in_which_no_kafka_comes_up_is_told_with_what_it_said(tmp_path: Path) -> None:
+    ends_at_once = {"VISUAL_MEMORY_TEST_KAFKA_IMAGE": SERVICE}
+    before = images_of_containers()
+    with (
+        pytest.raises(LocalServerError, match=r"(?s)(exited and said:\n.*usage.*){2}"),
+        servers.kafka(tmp_path, ends_at_once),
+    ):
+        pass
+    assert images_of_containers() == before
 
 
 def test_redis_is_a_container_of_the_image_that_a_setting_names(tmp_path: Path) -> None:
