@@ -7,6 +7,7 @@ every row; of those the distances are computed in float64, as everywhere.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,21 +19,17 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import levels
+from memory.replica.scan import BLOCK, FEW, RowScan, compile_products
 
-ROUNDING = 2e-6
-"""What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
 SCORES_AT_ONCE = 1 << 22
 """Bounds what a scan takes beside the rows: 16 bytes a score."""
 MANY_CANDIDATES = 1024
 """From here on it pays to look for equal rows, which come by the thousand or not at all."""
-BLOCK = 4096
-"""Rows that are scanned together, and the unit of room: torch compiles anew for each shape, 20 ms."""
-FEW = BLOCK // 2
-"""So many need no torch."""
-MANY_QUERIES = 64
+FEW_WRITES = 512
+"""As many are worth looking at one by one; after more all rows are scanned again."""
 GROWTH = 1.5
 
-ARRAYS = ("vectors", "_levels", "_steps", "_errors", "hashes", "numbers")
+ARRAYS = ("vectors", "levels", "steps", "errors", "hashes", "numbers")
 NOWHERE = -1
 
 
@@ -55,23 +52,28 @@ class Shown(NamedTuple):
 class Rows:
     """Vectors of one dimension and element type, and what is told of them. Not for many threads.
 
-    `shown`, `vectors` (room, dim), `hashes` and `numbers` are by place, and are read only. A row's number
+    `shown`, `vectors` and `levels` (room, dim), `steps`, `errors`, `hashes` and `numbers` are by place, and are
+    read only. `written` holds the last places that were written, `writes` is how many ever were. A row's number
     stays with it wherever it moves to; `changed` holds those of rows that came, changed or went, until who keeps
     something about rows takes them out. A row that goes is overwritten by the last one, and that by zeros.
     `max_bytes` is what the vectors may take; while they move to a larger room the former comes on top of it.
     """
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
-        self._count, self._is_warm = 0, False
+        self._count = 0
+        self.is_warm = False
+        """Whether scans are quick."""
         self._at: dict[ImageKey, int] = {}
         self.shown: list[Shown] = []
         self.vectors = np.zeros((BLOCK, dim), element)
         # A row is nearly `levels * step`; `error` is at most what is missing. Both are of its length.
-        self._levels = np.zeros((BLOCK, dim), np.int8)
-        self._steps = np.zeros(BLOCK, np.float32)
-        self._errors = np.zeros(BLOCK, np.float32)
+        self.levels = np.zeros((BLOCK, dim), np.int8)
+        self.steps = np.zeros(BLOCK, np.float32)
+        self.errors = np.zeros(BLOCK, np.float32)
         self.hashes = np.zeros(BLOCK, np.int64)
         self.numbers = np.zeros(BLOCK, np.int32)
+        self.written: deque[int] = deque(maxlen=FEW_WRITES)
+        self.writes = 0
         self._place_of: list[int] = []
         self._free: list[int] = []
         self.changed: set[int] = set()
@@ -105,8 +107,9 @@ class Rows:
             places.append(place)
             self.changed.add(int(self.numbers[place]))
         at = np.array(places, np.intp)
+        self._note_written(places)
         self.vectors[at] = vectors
-        self._levels[at], self._steps[at], self._errors[at] = levels.in_levels(vectors)
+        self.levels[at], self.steps[at], self.errors[at] = levels.in_levels(vectors)
         # Python's hash of bytes has a secret key: equal rows can be told by it.
         self.hashes[at] = [hash(row.tobytes()) for row in self.vectors[at]]
 
@@ -119,10 +122,14 @@ class Rows:
             self._place_of.append(place)
         self.numbers[place] = number
 
+    def _note_written(self, places: Sequence[int]) -> None:
+        self.written.extend(places)
+        self.writes += len(places)
+
     def _make_room(self, count: int) -> None:
         if count > self._most:
             raise OverBudget
-        room = len(self._steps)
+        room = len(self.steps)
         if count <= room:
             return
         size = min(self._most, -(-max(count, int(GROWTH * room)) // BLOCK) * BLOCK)
@@ -152,6 +159,7 @@ class Rows:
         for array in self._arrays():
             array[place] = array[last]
             array[last] = 0
+        self._note_written([place])
 
     def clear(self) -> None:
         """Overwrite all."""
@@ -163,75 +171,47 @@ class Rows:
             held.clear()
         self.changed.clear()
 
-    def nearest(self, probes: Sequence[Probe]) -> list[SearchResult]:
-        """For each probe its nearest rows, by (distance, image id), without those it excludes."""
+    def scan(self, probes: Sequence[Probe]) -> RowScan | None:
+        """The first part of `nearest`, and the longest, for as many of the probes as it takes at once."""
+        if not self._count or not probes:
+            return None
+        at_once = max(1, SCORES_AT_ONCE // self._count)
+        return RowScan(self, [probe.vector for probe in probes[:at_once]])
+
+    def nearest(self, probes: Sequence[Probe], begun: RowScan | None = None) -> list[SearchResult]:
+        """For each probe its nearest rows, by (distance, image id), without those it excludes.
+
+        `begun` is a scan for these probes, before which rows may have been others.
+        """
         return [
             SearchResult(
                 tuple(Hit(image_id, self.shown[row].label, d) for d, image_id, row in found),
                 exact=True,
             )
-            for found in self.found(probes)
+            for found in self.found(probes, begun)
         ]
 
-    def found(self, probes: Sequence[Probe]) -> Iterator[list[tuple[float, str, int]]]:
+    def found(
+        self, probes: Sequence[Probe], begun: RowScan | None = None
+    ) -> Iterator[list[tuple[float, str, int]]]:
         """As `nearest`: distance, image id and place of each."""
-        if not self._count:
-            yield from ([] for _ in probes)
-            return
-        at_once = max(1, SCORES_AT_ONCE // self._count)
-        for some in (probes[n : n + at_once] for n in range(0, len(probes), at_once)):
-            bounds = self._bounds([probe.vector for probe in some])
-            for probe, (low, high) in zip(some, bounds, strict=True):
+        while probes:
+            scan = begun or self.scan(probes)
+            if scan is None:
+                yield from ([] for _ in probes)
+                return
+            some, probes, begun = probes[: len(scan)], probes[len(scan) :], None
+            for probe, (low, high) in zip(some, scan.bounds(), strict=True):
                 yield self._found(probe, low, high)
 
-    def _bounds(
-        self, queries: Sequence[Vector]
-    ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Of each query the least and the greatest that its cosine with each row can be.
-
-        With row r = r' + e and query q = q' + f, both of length 1: r.q = r'.q' + r'.f + e.q, and the
-        last two are at most |r'||f| + |e| (Cauchy and Schwarz). A query has two sums of levels, the
-        second for what the first leaves, so that |f| is next to nothing.
-        """
-        count = self._count
-        coarse, fine, steps, rest = levels.in_two_levels(np.stack(queries))
-        sums = self._products(np.concatenate([coarse, fine]))
-        most = rest.max()
-        off = self._errors[:count] * np.float32(1 + most) + np.float32(most + ROUNDING)
-        for i in range(len(queries)):
-            score = sums[i]
-            score *= np.float32(steps[i, 0])
-            score += sums[len(queries) + i] * np.float32(steps[i, 1])
-            score *= self._steps[:count]
-            yield score - off, score + off
-
     def warm_up(self) -> None:
-        """Where rows are many, load torch and let it compile for every number of queries.
+        """Where rows are many, make scans quick, which takes seconds.
 
         May run beside all else: until it is done numpy scans, and no question waits.
         """
-        if self._is_warm or self._count <= FEW:
-            return
-        dim, count = self._levels.shape[1], 1
-        while count < MANY_QUERIES:
-            count *= 2
-            levels.int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))
-        self._is_warm = True
-
-    def _products(self, asked: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-        """Inner products of integers, shapes (m, dim) to (m, rows)."""
-        found = np.empty((len(asked), self._count), np.float32)
-        if not self._is_warm:
-            for start in range(0, self._count, BLOCK):
-                part = slice(start, min(start + BLOCK, self._count))
-                found[:, part] = levels.float_product(asked, self._levels[part])
-            return found
-        padded = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
-        padded[: len(asked)] = asked
-        for start in range(0, self._count, BLOCK):
-            products = levels.int_product(padded, self._levels[start : start + BLOCK])
-            found[:, start : start + BLOCK] = products[: len(asked), : self._count - start]
-        return found
+        if not self.is_warm and self._count > FEW:
+            compile_products(self.levels.shape[1])
+            self.is_warm = True
 
     def _found(
         self,
@@ -276,7 +256,7 @@ class Rows:
         Shape (rows,); a bound, so True for some whose is not.
         """
         near = np.zeros(self._count, np.bool_)
-        for _, high in self._bounds(list(self.vectors[places])):
+        for _, high in RowScan(self, list(self.vectors[places])).bounds():
             near |= high >= cosines
         return near
 

@@ -174,6 +174,26 @@ def test_answers_equal_the_oracles_over_ten_thousand_events_with_questions_betwe
     assert index.state().items > 50
 
 
+def test_what_comes_while_a_search_goes_on_is_in_its_answer(
+    index: ReplicatedIndex, writer: RedisIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what goes then is not: Redis is asked what changed after the rows are scanned."""
+    writer.put([shown(writer, f"i{n}", "old", n + 10, time=1) for n in range(20)])
+    until(lambda: index.state().items == 20, what=index.state)
+    nearest = answers(index, [1], k=1)[0].hits[0].image_id
+    scan = Rows.scan
+
+    def overtaken(rows: Rows, probes: Sequence[Probe]) -> Any:
+        begun = scan(rows, probes)
+        writer.put([erased(writer, nearest, 5), shown(writer, "new", "new", 1, time=1)])
+        return begun
+
+    monkeypatch.setattr(Rows, "scan", overtaken)
+    (found,) = answers(index, [1])
+    assert found.hits[0].image_id == "new"
+    assert nearest not in [hit.image_id for hit in found.hits]
+
+
 def test_redis_answers_until_the_replica_is_loaded(
     opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
 ) -> None:

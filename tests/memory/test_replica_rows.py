@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
 from memory.replica.levels import float_product, int_product, kth_greatest
-from memory.replica.rows import OverBudget, Rows, Shown
+from memory.replica.rows import FEW_WRITES, OverBudget, Rows, Shown
+from memory.replica.scan import BLOCK, compile_products
 
 DIM = 32
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
@@ -50,9 +52,8 @@ def as_it_is(rows: Rows) -> Rows:
 
 def warmed(rows: Rows) -> Rows:
     """They are scanned by torch, however few they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW", 0)
-        rows.warm_up()
+    compile_products(rows.levels.shape[1])
+    rows.is_warm = True
     return rows
 
 
@@ -191,9 +192,9 @@ def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.Mon
 
 
 def test_rows_beyond_one_block_are_found() -> None:
-    vectors = drawn(12, 2 * module.BLOCK + 77).astype(F16)
+    vectors = drawn(12, 2 * BLOCK + 77).astype(F16)
     rows = filled(vectors)
-    for number in (0, module.BLOCK - 1, module.BLOCK, len(vectors) - 1):
+    for number in (0, BLOCK - 1, BLOCK, len(vectors) - 1):
         query = vectors[number].astype(np.float32)
         (found,) = rows.nearest([Probe(query, 20)])
         assert found.hits[0].image_id == f"i{number}"
@@ -236,6 +237,81 @@ def test_rows_come_change_and_go_as_in_a_dictionary() -> None:
         assert same(found.hits, sorted(hits, key=lambda h: (h.distance, h.image_id))[:30])
 
 
+WRITES = {
+    "none": (3000, 0, 0),
+    "some": (3000, 40, 0.4),
+    "some more than there is room for": (BLOCK - 5, 30, 0.1),
+    "as many as there is room for once more": (BLOCK - 5, BLOCK, 0),
+    "more than are looked at one by one": (3000, 2 * FEW_WRITES, 0.6),
+}
+
+
+@pytest.mark.parametrize("prepare", [as_it_is, warmed])
+@pytest.mark.parametrize("writes", WRITES)
+def test_rows_written_after_a_scan_are_found_as_they_are_then(
+    writes: str, prepare: Callable[[Rows], Rows]
+) -> None:
+    choose = random.Random(17)
+    before, count, share_removed = WRITES[writes]
+    vectors = drawn(18, before + count).astype(F16)
+    queries = drawn(19, 5)
+    rows = prepare(filled(vectors[:before]))
+    held = {n: vectors[n] for n in range(before)}
+    probes = [Probe(query, 50) for query in queries]
+    scan = rows.scan(probes)
+    for n in range(before, before + count):
+        if choose.random() < share_removed:
+            gone = choose.choice([*held])
+            rows.remove(key(gone))
+            del held[gone]
+            continue
+        # What is nearest to a question comes in another's place, or moves away from it.
+        number = choose.choice([n, n, choose.randrange(before)])
+        vector = (queries[n % 5] + 0.3 * vectors[n]).astype(F16) if n % 2 else -vectors[n]
+        rows.put([Shown(key(number), f"i{number}", f"l{number % 3}")], vector[None])
+        held[number] = vector
+    stored, numbers = np.stack([*held.values()]), [*held]
+    for query, result in zip(queries, rows.nearest(probes, scan), strict=True):
+        distances = cosine_distances(query, stored).tolist()
+        wanted = [Hit(f"i{n}", f"l{n % 3}", d) for n, d in zip(numbers, distances, strict=True)]
+        wanted.sort(key=lambda hit: (hit.distance, hit.image_id))
+        assert same(result.hits, wanted[:50])
+
+
+def test_rows_that_come_and_go_after_a_scan_are_not_found() -> None:
+    """Though the last of them stood where there was no room yet."""
+    vectors = drawn(22, BLOCK + 5).astype(F16)
+    rows, probes = filled(vectors[: BLOCK - 5]), [Probe(drawn(21, 1)[0], 5)]
+    scan = rows.scan(probes)
+    for n in range(BLOCK - 5, BLOCK + 5):
+        rows.put([Shown(key(n), f"i{n}", "l0")], vectors[n : n + 1])
+    for n in range(BLOCK - 5, BLOCK + 5):
+        rows.remove(key(n))
+    (found,) = rows.nearest(probes, scan)
+    assert same(found.hits, brute(vectors[: BLOCK - 5], probes[0].vector, 5))
+
+
+def test_rows_that_all_go_after_a_scan_are_not_found() -> None:
+    vectors = drawn(20, 30).astype(F16)
+    rows, probes = filled(vectors), [Probe(drawn(21, 1)[0], 5)]
+    scan = rows.scan(probes)
+    for number in range(30):
+        rows.remove(key(number))
+    assert rows.nearest(probes, scan)[0].hits == ()
+
+
+def test_a_part_of_many_questions_may_be_scanned_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 250)
+    vectors = drawn(7, 100).astype(F16)
+    rows, probes = filled(vectors), [Probe(query, 5) for query in drawn(8, 7)]
+    scan = rows.scan(probes)
+    assert scan is not None
+    assert len(scan) == 2
+    rows.remove(key(3))
+    for probe, result in zip(probes, rows.nearest(probes, scan), strict=True):
+        assert same(result.hits, brute(vectors, probe.vector, 5, without=3))
+
+
 @pytest.mark.parametrize("element", [F16, F32], ids=str)
 def test_what_goes_is_overwritten(element: np.dtype) -> None:
     """Wherever it stands, and after others have moved."""
@@ -252,10 +328,10 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
         assert not holds(vectors[number])
     rows.put([Shown(key(5), "i5", "l0")], vectors[:1])
     assert not holds(vectors[5])
-    assert not rows._levels[len(rows) :].any()
+    assert not rows.levels[len(rows) :].any()
     rows.clear()
     assert not rows.vectors.any()
-    assert not rows._levels.any()
+    assert not rows.levels.any()
     assert len(rows) == 0
     assert rows.nearest([Probe(drawn(1, 1)[0], 3)])[0].hits == ()
 
@@ -263,18 +339,18 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
 def test_no_more_room_is_taken_than_may_be() -> None:
     block = Rows(DIM, F16, 0).nbytes
     rows = Rows(DIM, F16, 3 * block + 1)
-    vectors = drawn(13, 3 * module.BLOCK + 1).astype(F16)
+    vectors = drawn(13, 3 * BLOCK + 1).astype(F16)
 
     def put(start: int, stop: int) -> None:
         numbers = range(start, stop)
         rows.put([Shown(key(n), f"i{n}", "l0") for n in numbers], vectors[start:stop])
 
-    for start in range(0, 3 * module.BLOCK, 1024):
+    for start in range(0, 3 * BLOCK, 1024):
         put(start, start + 1024)
         assert rows.nbytes <= 3 * block
     with pytest.raises(OverBudget):
-        put(3 * module.BLOCK - 5, 3 * module.BLOCK + 1)
-    assert len(rows) == 3 * module.BLOCK
+        put(3 * BLOCK - 5, 3 * BLOCK + 1)
+    assert len(rows) == 3 * BLOCK
     put(0, 1024)  # again
     (found,) = rows.nearest([Probe(vectors[7].astype(np.float32), 1)])
     assert found.hits[0].image_id == "i7"

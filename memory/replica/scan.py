@@ -1,0 +1,87 @@
+"""A scan of all rows in 8-bit integers: bounds of each row's cosine with each query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.model.vectors import Vector
+from memory.replica import levels
+
+if TYPE_CHECKING:
+    from memory.replica.rows import Rows
+
+ROUNDING = 2e-6
+"""What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
+BLOCK = 4096
+"""Rows that are scanned together, and the unit of room: torch compiles anew for each shape, 20 ms."""
+FEW = BLOCK // 2
+"""So many need no torch."""
+MANY_QUERIES = 64
+
+
+class RowScan:
+    """Inner products of queries with all rows; rows that are written later cost no other scan."""
+
+    def __init__(self, rows: Rows, queries: Sequence[Vector]) -> None:
+        self._rows = rows
+        self._count = len(queries)
+        coarse, fine, self._steps, rest = levels.in_two_levels(np.stack(queries))
+        self._asked = np.concatenate([coarse, fine])
+        self._missing = rest.max()
+        self._sums, self._writes = self._products(), rows.writes
+
+    def __len__(self) -> int:
+        """How many queries."""
+        return self._count
+
+    def bounds(self) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Of each query the least and the greatest that its cosine with each row, as it is now, can be.
+
+        With row r = r' + e and query q = q' + f, both of length 1: r.q = r'.q' + r'.f + e.q, and the
+        last two are at most |r'||f| + |e| (Cauchy and Schwarz). A query has two sums of levels, the
+        second for what the first leaves, so that |f| is next to nothing. To be gone through once.
+        """
+        self._renew()
+        rows, count, missing = self._rows, len(self._rows), self._missing
+        off = rows.errors[:count] * np.float32(1 + missing) + np.float32(missing + ROUNDING)
+        for i in range(len(self)):
+            score = self._sums[i, :count]
+            score *= np.float32(self._steps[i, 0])
+            score += self._sums[len(self) + i, :count] * np.float32(self._steps[i, 1])
+            score *= rows.steps[:count]
+            yield score - off, score + off
+
+    def _renew(self) -> None:
+        rows, written = self._rows, self._rows.writes - self._writes
+        if written > len(rows.written) or self._sums.shape[1] < len(rows):
+            self._sums = self._products()
+        elif written:
+            places = np.unique(list(rows.written)[-written:])
+            places = places[places < len(rows)]
+            self._sums[:, places] = levels.float_product(self._asked, rows.levels[places])
+
+    def _products(self) -> npt.NDArray[np.float32]:
+        """Inner products of integers, shape (queries, room of the rows)."""
+        rows, asked = self._rows, self._asked
+        found = np.empty((len(asked), len(rows.levels)), np.float32)
+        multiply: Callable[..., npt.NDArray[Any]] = levels.float_product
+        if rows.is_warm:
+            multiply = levels.int_product
+            asked = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
+            asked[: len(self._asked)] = self._asked
+        for start in range(0, len(rows), BLOCK):
+            products = multiply(asked, rows.levels[start : start + BLOCK])
+            found[:, start : start + BLOCK] = products[: len(found)]
+        return found
+
+
+def compile_products(dim: int) -> None:
+    """Load torch and let it compile for every number of queries, which takes seconds."""
+    count = 1
+    while count < MANY_QUERIES:
+        count *= 2
+        levels.int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))
