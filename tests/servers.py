@@ -9,20 +9,22 @@ them); servers that this process starts. Nothing skips: what cannot be had fails
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memory.errors import Unavailable
+from kafka.errors import KafkaError
+
 from streams.config.settings import CACHE
-from streams.kafka.admin import topic_ids
-from streams.kafka.cluster import KafkaCluster
+from streams.local.kafka_probe import identify
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import LocalServerError
 from streams.local.redis_server import RedisServer
-from streams.local.server import free_port
+from streams.local.server import PROBE_TIMEOUT, free_port
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
@@ -116,11 +118,13 @@ def _kafka_container(image: str) -> tuple[DockerContainer, str]:
 
 
 def _wait_for_kafka(address: str, container: DockerContainer) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline, (host, port) = time.monotonic() + START_SECONDS, address.split(":")
     while True:
         try:
-            topic_ids(KafkaCluster(address), [])
-        except Unavailable as error:
+            # kafka-python's own clients try less and less often, and leave sockets open.
+            with socket.create_connection((host, int(port)), PROBE_TIMEOUT) as connection:
+                identify(connection, None)
+        except (OSError, ValueError, struct.error, KafkaError) as error:
             container.reload()
             if container.status == "running" and time.monotonic() < deadline:
                 time.sleep(0.5)

@@ -32,7 +32,7 @@ def test_a_container_in_which_no_kafka_comes_up_is_told_with_what_it_said(tmp_pa
     ends_at_once = {"VISUAL_MEMORY_TEST_KAFKA_IMAGE": SERVICE}
     before = images_of_containers()
     with (
-        pytest.raises(LocalServerError, match=r"(?s)(exited and said:\n.*usage.*){2}"),
+        pytest.raises(LocalServerError, match=r"(?s)(exited and said:\nUsage.*){2}"),
         servers.kafka(tmp_path, ends_at_once),
     ):
         pass
