@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
+from mode.utils.futures import maybe_async
 
 from memory.errors import Misconfigured, Unavailable
 from streams.contract.records import Record
@@ -95,7 +96,28 @@ class Read(NamedTuple):
 Seek = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):
+class _ConsumerInLoop(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread without the thread: it runs on the app's loop.
+
+    To be handed from loop to loop and back costs a fetch more than it takes to be read. No role's work
+    keeps the loop from its heartbeats: what blocks is in threads (`Delivery.in_thread`).
+    """
+
+    def __init__(self, consumer: Any, *, loop: Any, **named: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, **named)
+
+    async def start(self) -> None:
+        self._thread_started.set()
+        await self._default_start()
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await maybe_async(fun(*args, **kwargs))
+
+    async def stop(self) -> None:
+        if self._started.is_set() and not self._stopped.is_set():
+            self._stopped.set()
+            await self._shutdown_thread()
+
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer: Any = super()._create_worker_consumer(transport)
         # Faust asks for it with its own transactions only.
@@ -126,7 +148,7 @@ class _Consumer(driver.Consumer):
         return super().ack(message)
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        return _ConsumerInLoop(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's
         """What was fetched, a message a partition: a record alone costs Faust 150 µs on its way.
