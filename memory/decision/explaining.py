@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memory.decision.flipping import smallest_flip, tolerance_of_wrong_labels
 from memory.decision.values import shapley_values
-from memory.decision.voting import Tally, count
+from memory.decision.voting import Tally
 from memory.model.answers import Contribution, Flip, Hit, Why
 from memory.model.questions import MAX_REMOVED
 
@@ -16,7 +16,7 @@ def explain(says: Tally, hits: Sequence[Hit], winner: str) -> Why:
 
     There must be `MAX_REMOVED` more hits than vote, or all that the memory holds.
     """
-    sums, _ = count(says)
+    sums, _ = says.result
     total = sum(sums.values())
     values = shapley_values(says, winner)
     contributions = []

@@ -8,7 +8,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from memory.decision.voting import Tally, count
+from memory.decision.voting import Tally
 
 NEITHER, WINNER, RIVAL = range(3)
 """Which of two classes had a voter last: of two equal sums the one that was reached first wins."""
@@ -44,7 +44,7 @@ def smallest_flip(votes: Tally, winner: str, limit: int) -> Change | None:
         return None
     left = [i for i in range(len(votes.labels)) if i not in set(fewest)]
     rest = Tally([votes.labels[i] for i in left], [votes.scales[i] for i in left], votes.ranks)
-    return Change(fewest, str(count(rest)[1]))
+    return Change(fewest, str(rest.result[1]))
 
 
 def tolerance_of_wrong_labels(votes: Tally, winner: str) -> int:
@@ -54,7 +54,7 @@ def tolerance_of_wrong_labels(votes: Tally, winner: str) -> int:
     most, of the winner twice their weight; it may be a label that nobody has yet.
     """
     voters = [(votes.labels[i], votes.scales[i] * votes.ranks[i]) for i in range(votes.voting)]
-    sums, _ = count(votes)
+    sums, _ = votes.result
     gains = sorted(
         ((adds * (1 + (label == winner)), label) for label, adds in voters), reverse=True
     )

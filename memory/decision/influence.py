@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.decision.flipping import FLOAT_ERROR
-from memory.decision.voting import Tally, count
+from memory.decision.voting import Tally
 
 
 def deciding(votes: Tally, winner: str) -> list[int]:
@@ -21,7 +21,7 @@ def deciding(votes: Tally, winner: str) -> list[int]:
     The next one behind moves up, so `votes` must hold one more than vote, or all that there are. Exact, also
     for ties: in floats first, for all voters at once, and where those cannot tell in whole numbers.
     """
-    sums, _ = count(votes)
+    sums, _ = votes.result
     lead = sums[winner] - max((sum_ for label, sum_ in sums.items() if label != winner), default=0)
     # What a removal can bring a rival at most: the voter's own weight, and what those behind it gain by
     # moving up a rank, which for no scale is more than the weight of its rank. Ranks weigh ever less.
@@ -34,7 +34,7 @@ def deciding(votes: Tally, winner: str) -> list[int]:
     return [
         place
         for place in np.flatnonzero(ahead >= -unclear).tolist()
-        if ahead[place] > unclear or count(_without(votes, place))[1] != winner
+        if ahead[place] > unclear or _without(votes, place).result[1] != winner
     ]
 
 
@@ -48,7 +48,10 @@ def _ahead_without_each(votes: Tally, winner: str, places: int) -> npt.NDArray[n
         [columns.setdefault(label, len(columns)) for label in votes.labels[: voting + 1]]
     )
     most, ranks = max(votes.scales) or 1, _of_the_first(votes.ranks)
-    scales = np.array([scale / most for scale in votes.scales[: voting + 1]])
+    if min(votes.scales) == most:
+        scales = np.ones(len(codes))
+    else:
+        scales = np.array([scale / most for scale in votes.scales[: voting + 1]])
     moved_up = scales[1:] * ranks[: len(codes) - 1]
     classes = max(len(columns), 2)
     # Without the first all others move up; without the next, what is ahead of it stays.

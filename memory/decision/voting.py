@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from memory.model.answers import Hit, Neighbor, Vote
 from memory.model.questions import Rule
@@ -34,7 +34,7 @@ FactorOf = Callable[[str, str], float]
 """What the weight of a neighbour is multiplied by, of its image id and its label."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tally:
     """What each of some hits, nearest first, adds to its class at each rank, in whole numbers.
 
@@ -51,6 +51,17 @@ class Tally:
     def voting(self) -> int:
         """How many vote."""
         return min(len(self.labels), len(self.ranks))
+
+    @cached_property
+    def result(self) -> tuple[Mapping[str, int], str | None]:
+        """The sum of each class, and the class that wins."""
+        sums: dict[str, int] = {}
+        winner, maximum = None, 0
+        for label, scale, rank in zip(self.labels, self.scales, self.ranks, strict=False):
+            reached = sums[label] = sums.get(label, 0) + scale * rank
+            if reached > maximum:
+                winner, maximum = label, reached
+        return sums, winner
 
 
 def tally(hits: Sequence[Hit], rule: Rule, *, k: int, factor_of: FactorOf | None = None) -> Tally:
@@ -98,27 +109,22 @@ def vote_of(
         factors = (factor_of(hit.image_id, hit.label) for hit in voters)
         weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
     neighbors = tuple(
-        Neighbor(hit.image_id, hit.label, hit.distance, rank, weight)
-        for rank, (hit, weight) in enumerate(zip(voters, weights, strict=True))
+        map(
+            Neighbor,
+            [hit.image_id for hit in voters],
+            [hit.label for hit in voters],
+            [hit.distance for hit in voters],
+            range(len(voters)),
+            weights,
+        )
     )
-    sums, label = count(says)
+    sums, label = says.result
     total = sum(sums.values())
     return Vote(
         label=label,
         shares={label: reached / total for label, reached in sums.items()} if total else {},
         neighbors=neighbors,
     )
-
-
-def count(votes: Tally) -> tuple[dict[str, int], str | None]:
-    """The sum of each class, and the class that wins."""
-    sums: dict[str, int] = {}
-    winner, maximum = None, 0
-    for label, scale, rank in zip(votes.labels, votes.scales, votes.ranks, strict=False):
-        reached = sums[label] = sums.get(label, 0) + scale * rank
-        if reached > maximum:
-            winner, maximum = label, reached
-    return sums, winner
 
 
 def _weights(rule: Rule, hits: Sequence[Hit]) -> Sequence[float]:

@@ -159,8 +159,8 @@ class Reliability:
                 for place in places
             ]
             lists = [
-                (rows.numbers[[place for _, _, place in found]], found[-1][0] if found else 0.0)
-                for found in rows.found(probes)
+                (rows.numbers[list(places)], distances[-1] if distances else 0.0)
+                for distances, _, places in rows.found(probes)
             ]
             self._note_unsure(np.concatenate([numbers, *(others for others, _ in lists)]))
         for number, (others, farthest) in zip(numbers.tolist(), lists, strict=True):

@@ -6,9 +6,9 @@ every row; of those the distances are computed in float64, as everywhere.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,25 @@ class Shown(NamedTuple):
     label: str
     selectors: str = ""
     corrected: bool = False
+
+
+_IMAGE_ID, _LABEL = attrgetter("image_id"), attrgetter("label")
+
+
+class Found(NamedTuple):
+    """What is nearest, by (distance, image id), and where it stands; lists of one length."""
+
+    distances: Sequence[float] = ()
+    told: Sequence[Shown] = ()
+    places: Sequence[int] = ()
+
+    def first(self, k: int) -> Found:
+        """The first `k` in their order, which the ids of those that are as far decide."""
+        distances, told, places = self
+        order = sorted(range(len(places)), key=lambda i: (distances[i], told[i].image_id))[:k]
+        return Found(
+            [distances[i] for i in order], [told[i] for i in order], [places[i] for i in order]
+        )
 
 
 class Rows:
@@ -185,20 +204,17 @@ class Rows:
         """
         return [
             SearchResult(
-                tuple(Hit(image_id, self.shown[row].label, d) for d, image_id, row in found),
-                exact=True,
+                tuple(map(Hit, map(_IMAGE_ID, told), map(_LABEL, told), distances)), exact=True
             )
-            for found in self.found(probes, begun)
+            for distances, told, _ in self.found(probes, begun)
         ]
 
-    def found(
-        self, probes: Sequence[Probe], begun: RowScan | None = None
-    ) -> Iterator[list[tuple[float, str, int]]]:
-        """As `nearest`: distance, image id and place of each."""
+    def found(self, probes: Sequence[Probe], begun: RowScan | None = None) -> Iterator[Found]:
+        """As `nearest`."""
         while probes:
             scan = begun or self.scan(probes)
             if scan is None:
-                yield from ([] for _ in probes)
+                yield from (Found() for _ in probes)
                 return
             some, probes, begun = probes[: len(scan)], probes[len(scan) :], None
             for probe, (low, high) in zip(some, scan.bounds(), strict=True):
@@ -218,12 +234,12 @@ class Rows:
         probe: Probe,
         low: npt.NDArray[np.float32],
         high: npt.NDArray[np.float32],
-    ) -> list[tuple[float, str, int]]:
+    ) -> Found:
         without = self._excluded(probe.without)
         low[without] = high[without] = -np.inf
         k = min(probe.k, self._count - len(without))
         if k <= 0:
-            return []
+            return Found()
         # So many rows are at least as near as this: what is surely farther is none of them.
         rows = np.flatnonzero(high >= levels.kth_greatest(low, k))
         unsorted = self._distances(probe.vector, rows)
@@ -231,10 +247,9 @@ class Rows:
         # With all that are as far as the last, of whom the ids decide.
         end = np.searchsorted(distances, distances[k - 1], side="right")
         places = rows[order[:end]].tolist()
-        ids = [self.shown[row].image_id for row in places]
-        found = zip(distances[:end].tolist(), ids, places, strict=True)
+        found = Found(distances[:end].tolist(), list(map(self.shown.__getitem__, places)), places)
         tied = (distances[1:end] == distances[: end - 1]).any()
-        return heapq.nsmallest(k, found) if tied else list(found)
+        return found.first(k) if tied else found
 
     @property
     def highest_number(self) -> int:
@@ -275,6 +290,10 @@ class Rows:
 
     def _distances(self, query: Vector, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         if len(rows) < MANY_CANDIDATES:
-            return cosine_distances(query, self.vectors[rows])
+            return cosine_distances(query, self._widened(rows))
         _, first, same = np.unique(self.hashes[rows], return_index=True, return_inverse=True)
-        return cosine_distances(query, self.vectors[rows[first]])[same]
+        return cosine_distances(query, self._widened(rows[first]))[same]
+
+    def _widened(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.floating[Any]]:
+        some = self.vectors[rows]
+        return levels.widened(some) if self.is_warm and some.dtype == np.float16 else some

@@ -18,7 +18,7 @@ from memory.decision.explaining import explain
 from memory.decision.flipping import smallest_flip, tolerance_of_wrong_labels
 from memory.decision.influence import UseCounts, deciding
 from memory.decision.values import shapley_values
-from memory.decision.voting import WEIGHTS, count, tally, vote
+from memory.decision.voting import WEIGHTS, tally, vote
 from memory.model.answers import Hit
 from memory.model.questions import MAX_REMOVED, Factors, Rule
 from tests.memory.test_voting import hits
@@ -234,7 +234,7 @@ def test_all_lists_of_twelve_neighbours_of_two_labels(rule: Rule) -> None:
     for labelling, leader, expected in zip(LABELLINGS, winner, fewest, strict=True):
         found = hits("".join("ab"[int(label)] for label in labelling), TWELVE)
         says = tally(found, rule, k=12)
-        assert count(says)[1] == "a b"[leader + 1]
+        assert says.result[1] == "a b"[leader + 1]
         change = smallest_flip(says, "a b"[leader + 1], 11)
         assert (12 if change is None else len(change.places)) == expected
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,6 +27,7 @@ from memory.model.vectors import Vector
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.redis.search import VectorSearch
+from memory.replica import index as module
 from memory.replica.index import BUSY_SECONDS, BUSY_SHARE, ReplicaState, ReplicatedIndex, Unobserved
 from memory.replica.reliability import Reliability
 from memory.replica.rows import Rows
@@ -463,39 +465,40 @@ def test_wrong_counts_follow_redis_and_equal_the_recount(
 
 
 def test_wrong_counts_take_a_small_share_of_the_time_while_questions_come(
-    opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
+    opened: Callable[..., ReplicatedIndex],
+    writer: RedisIndex,
+    seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However long the least is that can be done at a time."""
-    spent: list[tuple[float, float]] = []
-    asked: list[float] = []
+    """However long the least is that can be done at a time; by a clock of the test's own."""
+    now, spent = [time.monotonic() + 60], [0.0]
 
     def work(*_: object) -> bool:
-        started = time.monotonic()
-        time.sleep(0.02)
-        spent.append((started, time.monotonic() - started))
+        now[0] += 0.02
+        spent[0] += 0.02
         return False
 
     writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(5)])
     index = opened(ReplicatedIndex)
-    with patch.object(Reliability, "work", side_effect=work):
-        index.start(1 << 30, seen, counts_wrong=True)
-        loaded(index)
-        until(lambda: spent)
-        answers(index, [3])
-        began = time.monotonic()
-        while time.monotonic() < began + 2:
-            asked.append(time.monotonic())
-            answers(index, [3])
-            time.sleep(0.01)
-        # A busy machine may hold a part up, or the questions for so long that nobody seems to ask.
-        beside = [
-            took
-            for started, took in spent
-            if any(0 < started - at < BUSY_SECONDS / 2 for at in asked)
-        ]
-        assert beside, "they go on"
-        assert sum(sorted(beside)[:-1]) <= 2 * BUSY_SHARE * (time.monotonic() - began)
-        index.stop()
+    index.start(1 << 30, seen, counts_wrong=True)
+    loaded(index)
+    index.stop()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Reliability, "work", work)
+    index._load()
+
+    def share_of_time(*, asked: bool) -> float:
+        began, before = now[0], spent[0]
+        while now[0] < began + 20:
+            if asked:
+                answers(index, [3])
+            index._count_wrong()
+            now[0] += 0.01
+        return (spent[0] - before) / (now[0] - began)
+
+    assert BUSY_SHARE / 2 < share_of_time(asked=True) < 1.5 * BUSY_SHARE
+    now[0] += BUSY_SECONDS
+    assert share_of_time(asked=False) > 0.5
 
 
 def test_counts_that_fail_leave_the_search_to_the_replica(
