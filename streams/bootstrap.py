@@ -33,7 +33,7 @@ from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.fence_log import KafkaFenceLog, read_facts
 from streams.kafka.log_witness import LogWitness
-from streams.workers import faust_app, handlers, probes
+from streams.workers import faust_app, handlers, probes, worker_process
 from streams.workers.attempts import RecordAttempts
 from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.delivery import Source
@@ -196,7 +196,7 @@ def worker(
     role: str,
     wrap_index: Callable[[MemoryIndex], MemoryIndex] = lambda index: index,
 ) -> faust.App:
-    """A worker of one role, checked and wired, ready for `faust_app.run_app`.
+    """A worker of one role, checked and wired, ready for `worker_process.run_app`.
 
     `wrap_index` may put something before the index, as tests of rare failures do.
     Raises `Misconfigured` when a topic or a server breaks a promise, `Unavailable` when one
@@ -262,7 +262,7 @@ def wire(
 
     @app.task  # type: ignore[untyped-decorator]  # Faust is untyped here
     async def serve_probes() -> None:
-        with faust_app.refusing():
+        with worker_process.refusing():
             told = partial(beside, memory.index)
             await probes.serve(settings.web_host, settings.web_port, readiness, told)
         await readiness.watch()
@@ -273,7 +273,7 @@ def wire(
 def run_worker(settings: Settings, role: str) -> NoReturn:
     """Run one role until a signal ends it."""
     prepare_process()
-    faust_app.run_app(worker(settings, role), settings.log_level)
+    worker_process.run_app(worker(settings, role), settings.log_level)
 
 
 def run_monitor(settings: Settings) -> None:

@@ -263,7 +263,8 @@ def test_faust_is_imported_by_delivery_and_where_it_is_wired() -> None:
         for path, tree in sources("streams").items()
         if packages_of(tree) & {"faust", "mode", "aiokafka"}
     }
-    assert users <= {*DELIVERY, "streams/workers/fetched_batches.py", "streams/bootstrap.py"}
+    rooms = {f"streams/workers/{name}.py" for name in ("fetched_batches", "worker_process")}
+    assert users <= {*DELIVERY, *rooms, "streams/bootstrap.py"}
 
 
 def test_the_local_servers_know_nothing_of_the_project() -> None:

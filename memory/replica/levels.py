@@ -39,7 +39,7 @@ def int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray
     return found.T if is_second else found
 
 
-def widened(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+def widen(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Half precision in float32, as exact: numpy takes several times as long as torch."""
     import torch
 

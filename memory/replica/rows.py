@@ -296,4 +296,4 @@ class Rows:
 
     def _widened(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.floating[Any]]:
         some = self.vectors[rows]
-        return levels.widened(some) if self.is_warm and some.dtype == np.float16 else some
+        return levels.widen(some) if self.is_warm and some.dtype == np.float16 else some

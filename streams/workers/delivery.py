@@ -1,7 +1,7 @@
 """Delivery: what batches and single questions share of Faust's rules for offsets and rebalances.
 
 `batch_delivery` and `task_delivery` decide when an event is done; `faust_app` has the app's
-settings, its first offsets and its bounded end. Nothing else knows Faust's rules.
+settings and its first offsets, `worker_process` its bounded end. Nothing else knows Faust's rules.
 
 What Faust does by default loses events: an exception that leaves an agent acks its batch, and
 its commit arithmetic can pass events that were never acked. So here no exception leaves an
@@ -34,12 +34,12 @@ from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka.log_witness import LogWitness
 from streams.workers.attempts import Attempts
-from streams.workers.faust_app import Read, Transport, exit_now, group_trouble
+from streams.workers.faust_app import Read, Transport, group_trouble
 from streams.workers.fetched_batches import unreadable
 from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
+from streams.workers.worker_process import exit_now
 
 _log = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
 
 STARTS_BEFORE_SUSPICION = 1

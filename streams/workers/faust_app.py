@@ -1,84 +1,32 @@
-"""The Faust app: its settings, its consumer's first offsets, its bounded end.
+"""The Faust app: its settings, its consumer and that one's first offsets.
 
 Part of delivery: with delivery.py the only place that knows Faust from inside.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
-import signal
 import tempfile
-import threading
-import time
-import traceback
 from asyncio import Task
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any, NamedTuple
 
 import faust
 from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
-from mode.utils.futures import maybe_async
 
-from memory.errors import Misconfigured, Unavailable
+from memory.errors import Unavailable
 from streams.contract.records import Record
 from streams.kafka.cluster import Security
+from streams.workers import worker_process
 from streams.workers.fetched_batches import patch_aiokafka
 
 _log = logging.getLogger(__name__)
 
-SHUTDOWN_SECONDS = 12.0
 BATCH_BYTES = 1 << 20
-EXIT_REFUSED = 2
-EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
-LONG_COLLECTION_SECONDS = 0.005
-
-
-def end_within(seconds: float) -> None:
-    """Bound a shutdown: Faust can wait for ever for events that are not acked."""
-    timer = threading.Timer(seconds, os._exit, args=(0,))
-    timer.daemon = True
-    timer.start()
-
-
-def exit_now(what: str, error: BaseException) -> NoReturn:
-    """End the process now: carrying on past what was not done would lose it.
-
-    The last line says why; only the message of a `Misconfigured` surely quotes no event.
-    """
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    why = error if isinstance(error, Misconfigured) else f"unexpected {type(error).__name__}"
-    _log.critical("exiting\n%s%s: %s", frames, what, why)
-    logging.shutdown()
-    os._exit(EXIT_UNEXPECTED)
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Let `Misconfigured` end the process as where it refuses to start; the last line says why."""
-    try:
-        yield
-    except Misconfigured as error:
-        _log.critical("%s", error)
-        logging.shutdown()
-        os._exit(EXIT_REFUSED)
-
-
-class BoundedWorker(faust.Worker):
-    """A Faust worker whose SIGTERM and SIGINT always end it."""
-
-    def _on_sigterm(self) -> None:
-        end_within(SHUTDOWN_SECONDS)
-        super()._on_sigterm()
-
-    def _on_sigint(self) -> None:
-        end_within(SHUTDOWN_SECONDS)
-        self._schedule_shutdown(signal.SIGINT)
 
 
 class Read(NamedTuple):
@@ -111,7 +59,8 @@ class _ConsumerInLoop(driver.AIOKafkaConsumerThread):
         await self._default_start()
 
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await maybe_async(fun(*args, **kwargs))
+        found = fun(*args, **kwargs)
+        return await found if isawaitable(found) else found
 
     async def stop(self) -> None:
         if self._started.is_set() and not self._stopped.is_set():
@@ -160,7 +109,7 @@ class _Consumer(driver.Consumer):
         except KafkaError:
             if group_trouble(self.app) is not None:
                 # Delivery sees it too, and ends the worker with a last line that says so.
-                await self.sleep(SHUTDOWN_SECONDS)
+                await self.sleep(worker_process.SHUTDOWN_SECONDS)
             raise
         generation = self.app.consumer_generation_id
         for tp, records in (fetched or {}).items():
@@ -252,32 +201,6 @@ def make_app(
         # A message is what was fetched of a partition.
         stream_buffer_maxsize=1,
     )
-
-
-class SparingCollections:
-    """Lets no full garbage collection take long over the same objects twice; one of `gc.callbacks`.
-
-    What imports leave behind, torch's most of all, takes 60 to 150 ms to look through. Nobody is
-    answered meanwhile, and hardly anything of it ever becomes garbage.
-    """
-
-    def __init__(self) -> None:
-        self._began = 0.0
-
-    def __call__(self, phase: str, info: Mapping[str, int]) -> None:
-        if info["generation"] < 2:
-            return
-        if phase == "start":
-            self._began = time.perf_counter()
-        elif time.perf_counter() - self._began > LONG_COLLECTION_SECONDS:
-            gc.freeze()
-
-
-def run_app(app: faust.App, log_level: str) -> NoReturn:
-    """Run a worker until a signal or the unexpected ends it."""
-    gc.callbacks.append(SparingCollections())
-    worker = BoundedWorker(app, loglevel=log_level, redirect_stdouts=False)
-    worker.execute_from_commandline()
 
 
 def group_trouble(app: Any) -> BaseException | None:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.delivery import Delivery
-from streams.workers.faust_app import Read, exit_now
-from streams.workers.offsets import Offsets
+from streams.workers.faust_app import Read
+from streams.workers.worker_process import exit_now
 
 NOTE_SECONDS = 1.0
 
@@ -20,6 +21,31 @@ AnswerRecord = Callable[[Record], Awaitable[Sequence[OutgoingRecord]]]
 
 _alone: ContextVar[Record | None] = ContextVar("_alone", default=None)
 """The record that the running task answers with all places to itself."""
+
+
+@dataclass(slots=True)
+class Offsets:
+    """Which offsets of each partition are finished when they finish in any order."""
+
+    _open: dict[int, set[int]] = field(default_factory=dict)
+    _next: dict[int, int] = field(default_factory=dict)
+    _noted: dict[int, int] = field(default_factory=dict)
+
+    def start(self, partition: int, offset: int) -> None:
+        self._open.setdefault(partition, set()).add(offset)
+        self._next[partition] = max(self._next.get(partition, 0), offset + 1)
+
+    def finish(self, partition: int, offset: int) -> None:
+        self._open[partition].discard(offset)
+
+    def take_advances(self) -> dict[int, int]:
+        """By partition, the offset below which all is finished, where it grew since last asked."""
+        moved = {}
+        for partition, following in self._next.items():
+            below = min(self._open[partition], default=following)
+            if below > self._noted.get(partition, 0):
+                moved[partition] = self._noted[partition] = below
+        return moved
 
 
 class Places:

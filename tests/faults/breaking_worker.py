@@ -32,7 +32,7 @@ from streams.config.settings import Settings, load
 from streams.contract import questions
 from streams.contract.cloudevents import Header
 from streams.kafka.fence_log import KafkaFenceLog
-from streams.workers import delivery, faust_app
+from streams.workers import delivery, worker_process
 
 POISON = "poison"
 POISON_SOURCE = b"cannot-be-decoded"
@@ -212,7 +212,7 @@ def main(role: str) -> None:
     break_group(armed)
     break_wiring(armed)
     app = bootstrap.worker(settings, role, lambda index: Breaking(index, armed))
-    faust_app.run_app(app, settings.log_level)
+    worker_process.run_app(app, settings.log_level)
 
 
 if __name__ == "__main__":

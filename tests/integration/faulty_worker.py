@@ -14,7 +14,7 @@ from typing import Any
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
-from streams.workers import faust_app
+from streams.workers import worker_process
 
 
 class UnexpectedError(Exception):
@@ -52,7 +52,7 @@ def main(role: str) -> None:
     settings = load()
     fault, count = os.environ.get("FAULT", "none:0:0"), Path(os.environ["FAULT_FILE"])
     app = bootstrap.worker(settings, role, lambda index: Faulty(index, fault, count))
-    faust_app.run_app(app, settings.log_level)
+    worker_process.run_app(app, settings.log_level)
 
 
 if __name__ == "__main__":

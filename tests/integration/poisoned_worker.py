@@ -16,7 +16,7 @@ from memory.model.state import CorrectionWrite, Put, PutResult, TraceWrite
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
-from streams.workers import faust_app
+from streams.workers import worker_process
 
 POISONOUS_K = 66
 """Of a question; one more is looked for."""
@@ -62,4 +62,4 @@ class Poisoned:
 
 if __name__ == "__main__":
     settings = load()
-    faust_app.run_app(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)
+    worker_process.run_app(bootstrap.worker(settings, sys.argv[1], Poisoned), settings.log_level)

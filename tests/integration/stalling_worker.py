@@ -11,7 +11,7 @@ from typing import Any
 from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.config.settings import load
-from streams.workers import faust_app, readiness
+from streams.workers import readiness, worker_process
 
 
 class Stalling:
@@ -38,7 +38,7 @@ def main(role: str) -> None:
     settings = load()
     readiness.STALLED_SECONDS, readiness.LAG_SECONDS = 2.0, 0.2
     file = Path(os.environ["STALLED_FILE"])
-    faust_app.run_app(
+    worker_process.run_app(
         bootstrap.worker(settings, role, lambda i: Stalling(i, file)), settings.log_level
     )
 

@@ -28,7 +28,7 @@ from streams.contract.topics import Topic
 from streams.kafka import admin
 from streams.kafka.cluster import KafkaCluster
 from streams.local.server import free_port
-from streams.workers import faust_app
+from streams.workers import worker_process
 from tests.integration.events import EMBEDDER
 from tests.integration.guide import GUIDE, SECTIONS, blocks, run_blocks
 from tests.integration.running import KEY, ROOT
@@ -124,8 +124,8 @@ def test_roles_topics_settings_and_codes_of_the_guide_exist() -> None:
     named |= set(re.findall(r"`([A-Z_]+)`", same))
     assert named <= {field.upper() for field in Settings.model_fields}
     codes = set(re.findall(r"^\| (\d+) \| ", GUIDE, flags=re.MULTILINE))
-    assert str(faust_app.EXIT_UNEXPECTED) in codes
-    assert f"within {faust_app.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
+    assert str(worker_process.EXIT_UNEXPECTED) in codes
+    assert f"within {worker_process.SHUTDOWN_SECONDS:.0f} seconds" in GUIDE
     assert LIBRARY in GUIDE
 
 
@@ -161,4 +161,4 @@ def test_the_systemd_unit_of_the_guide_runs_a_worker_of_the_instances_role() -> 
         )
         assert done.stdout == f"worker {role}\n"
     stops = int(unit["Service"]["TimeoutStopSec"])
-    assert stops > faust_app.SHUTDOWN_SECONDS
+    assert stops > worker_process.SHUTDOWN_SECONDS

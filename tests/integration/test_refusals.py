@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import redis
 from kafka.admin import NewPartitions
 
 from memory.errors import Misconfigured
+from memory.replica.index import ReplicatedIndex
 from streams import bootstrap
 from streams.config import memory_topics
 from streams.config.connections import kafka_cluster
@@ -43,6 +44,22 @@ def settings(kafka_bootstrap: str, redis_url: str, unique: Callable[[str], str])
     memory_topics.create_topics(made)
     bootstrap.worker(made, "ingest")
     return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A worker's process ends where it refuses to start, and its replica with it; this one goes on."""
+    started: list[ReplicatedIndex] = []
+    start = ReplicatedIndex.start
+
+    def noted(index: ReplicatedIndex, *arguments: Any, **named: Any) -> None:
+        started.append(index)
+        start(index, *arguments, **named)
+
+    monkeypatch.setattr(ReplicatedIndex, "start", noted)
+    yield
+    for index in started:
+        index.stop()
 
 
 def other(settings: Settings, **changes: object) -> Settings:

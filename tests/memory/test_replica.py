@@ -484,8 +484,8 @@ def test_wrong_counts_take_a_small_share_of_the_time_while_questions_come(
     loaded(index)
     index.stop()
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Reliability, "work", work)
     index._load()
+    monkeypatch.setattr(index._reliability, "work", work)
 
     def share_of_time(*, asked: bool) -> float:
         began, before = now[0], spent[0]

@@ -24,7 +24,7 @@ from memory.model.logs import NO_TIMES
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.local.process import write_atomically
-from streams.workers import batch_delivery, delivery, faust_app
+from streams.workers import batch_delivery, delivery, faust_app, worker_process
 from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.task_delivery import TaskDelivery
 
@@ -157,7 +157,7 @@ def main(told: Mapping[str, Any]) -> None:
     }
     handler = Handler(told)
     app.task(lambda: note_taken(app, Path(told["folder"], "taken")))
-    faust_app.SHUTDOWN_SECONDS = told.get("bound", faust_app.SHUTDOWN_SECONDS)
+    worker_process.SHUTDOWN_SECONDS = told.get("bound", worker_process.SHUTDOWN_SECONDS)
     if told.get("tasks"):
 
         async def answer(record: Record) -> list[OutgoingRecord]:
@@ -170,7 +170,7 @@ def main(told: Mapping[str, Any]) -> None:
         tasks.start(answer, PLACES)
     else:
         BatchDelivery(app, source, **more).start(handler)
-    faust_app.run_app(app, "INFO")
+    worker_process.run_app(app, "INFO")
 
 
 if __name__ == "__main__":

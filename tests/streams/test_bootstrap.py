@@ -35,7 +35,7 @@ from streams.contract.records import Record
 from streams.contract.topics import HEADROOM, Topic
 from streams.kafka import admin, fence_log
 from streams.kafka.cluster import KafkaCluster
-from streams.workers import faust_app, probes
+from streams.workers import faust_app, probes, worker_process
 from streams.workers.agents import ForgetAgent, QueryAgent, WritingAgent
 from streams.workers.delivery import Source
 from streams.workers.metrics import observe_stage
@@ -638,7 +638,7 @@ def test_a_worker_runs_at_the_level_of_the_settings_in_a_prepared_process() -> N
     with (
         replaced("prepare_process") as prepare,
         replaced("worker") as worker,
-        patch.object(faust_app, "run_app", autospec=True) as run,
+        patch.object(worker_process, "run_app", autospec=True) as run,
     ):
         for name, part in (("prepare", prepare), ("worker", worker), ("run", run)):
             order.attach_mock(part, name)

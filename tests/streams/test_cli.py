@@ -16,7 +16,7 @@ from memory.errors import Misconfigured
 from streams.cli import UNEXPECTED, cli, main
 from streams.cli.options import visible
 from streams.local.server import HOST, free_port
-from streams.workers import faust_app
+from streams.workers import worker_process
 from tests.integration.guide import SECTIONS
 from tests.integration.running import KEY, ROOT
 
@@ -75,7 +75,7 @@ def test_what_nobody_foresaw_is_a_line_without_its_text(
     monkeypatch.setattr("streams.cli.cli", fail)
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == UNEXPECTED == faust_app.EXIT_UNEXPECTED
+    assert ended.value.code == UNEXPECTED == worker_process.EXIT_UNEXPECTED
     (line,) = capsys.readouterr().err.splitlines()
     assert "ZeroDivisionError at test_cli.py:" in line
     assert SECRET not in line

@@ -23,9 +23,9 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
 from streams.contract.records import Record
 from streams.kafka.cluster import KafkaCluster
-from streams.workers import faust_app
-from streams.workers.faust_app import EXIT_UNEXPECTED
-from streams.workers.offsets import Offsets
+from streams.workers import worker_process
+from streams.workers.task_delivery import Offsets
+from streams.workers.worker_process import EXIT_UNEXPECTED
 from tests.streams.delivery_worker import BATCH, PLACES, SECRET
 from tests.waiting import until
 
@@ -148,7 +148,7 @@ def test_to_die_is_to_end_at_once_with_a_traceback_and_without_the_message() -> 
     """The message may quote an event, and so may those of its causes."""
     program = """
         import logging
-        from streams.workers.faust_app import exit_now
+        from streams.workers.worker_process import exit_now
         logging.basicConfig()
         def fails():
             try:
@@ -176,7 +176,7 @@ def test_what_an_operator_has_to_mend_is_the_last_thing_that_is_said() -> None:
     program = """
         import logging
         from memory.errors import Misconfigured
-        from streams.workers.faust_app import exit_now
+        from streams.workers.worker_process import exit_now
         logging.basicConfig()
         try:
             raise Misconfigured("made anew while this worker ran: label-correction")
@@ -193,7 +193,7 @@ def test_a_shutdown_that_hangs_is_ended() -> None:
     """With a thread that never ends, as a Faust worker with events that are not acked."""
     ended = python(
         "import threading, time\n"
-        "from streams.workers.faust_app import end_within\n"
+        "from streams.workers.worker_process import end_within\n"
         "threading.Thread(target=time.sleep, args=(600,)).start()\n"
         "end_within(0.2)\n"
         "time.sleep(600)\n"
@@ -203,13 +203,13 @@ def test_a_shutdown_that_hangs_is_ended() -> None:
 
 def test_a_shutdown_that_does_not_hang_is_not_held_up() -> None:
     ended = python(
-        "from streams.workers.faust_app import end_within\nend_within(600)\nprint('ended')\n"
+        "from streams.workers.worker_process import end_within\nend_within(600)\nprint('ended')\n"
     )
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
 
 
 def test_the_bound_leaves_a_supervisor_time() -> None:
-    assert faust_app.SHUTDOWN_SECONDS < 20
+    assert worker_process.SHUTDOWN_SECONDS < 20
 
 
 # Workers on a real Kafka
@@ -395,7 +395,7 @@ def test_what_finds_the_store_away_is_tried_again_in_place_and_in_order(place: W
 @pytest.mark.parametrize(
     ("tasks", "how", "bound"),
     [
-        (False, signal.SIGTERM, faust_app.SHUTDOWN_SECONDS),
+        (False, signal.SIGTERM, worker_process.SHUTDOWN_SECONDS),
         (True, signal.SIGTERM, 2),
         (False, signal.SIGINT, 2),
     ],

@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from streams.workers import faust_app
+from streams.workers import faust_app, worker_process
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def _as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_as_before")
 def test_what_survives_a_long_full_collection_of_a_worker_is_not_looked_through_again() -> None:
-    run_app: Callable[..., object] = faust_app.run_app
-    with patch.object(faust_app, "BoundedWorker"):
+    run_app: Callable[..., object] = worker_process.run_app
+    with patch.object(worker_process, "BoundedWorker"):
         run_app(None, "INFO")
     many = [[n] for n in range(300_000)]
     gc.collect()
@@ -36,8 +36,8 @@ def test_what_survives_a_long_full_collection_of_a_worker_is_not_looked_through_
 def test_what_is_soon_looked_through_stays_with_the_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(faust_app, "LONG_COLLECTION_SECONDS", 60)
-    gc.callbacks.append(faust_app.SparingCollections())
+    monkeypatch.setattr(worker_process, "LONG_COLLECTION_SECONDS", 60)
+    gc.callbacks.append(worker_process.SparingCollections())
     gc.collect()
     assert not gc.get_freeze_count()
 

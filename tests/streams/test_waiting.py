@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory.errors import Unavailable
 from memory.model.answers import Position
 from memory.model.events import LogPartition
-from streams.workers.offsets import Offsets
+from streams.workers.task_delivery import Offsets
 from streams.workers.waiting import Batcher, WaitingRoom, Watch
 
 AT = Position("image-ingest", "t", 0, 7)
