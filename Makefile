@@ -10,6 +10,9 @@ STAMP = $(VENV)/.installed
 # Three at a time, each with servers of its own: with two, two cores stood idle for a third of the time. ARGS='-n 0' runs one after the other.
 SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
 
+# Else each of the hundreds of processes that tests start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo quick test test-prometheus test-docker faults crash crash-demo fuzz check audit format bench bench-peers experiments clean
 
 help:  ## show this
@@ -30,7 +33,7 @@ test: check  ## check, then all tests on real servers (ARGS='-k fence': some)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 quick: check  ## check, then the tests that need no server, for the loop
-	$(BIN)/python -m pytest -m 'not servers' -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m 'not servers' -n 3 --dist worksteal $(ARGS)
 
 test-prometheus: $(STAMP)  ## dashboards and alerts over real workers; needs prometheus and promtool
 	$(BIN)/python -m pytest tests/prometheus/check_rules.py tests/prometheus/check_live.py $(ARGS)

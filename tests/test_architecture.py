@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -54,12 +55,17 @@ DEFINITIONS = (
 def sources(*packages: str) -> dict[str, ast.Module]:
     """Syntax trees by path, as in ``memory/model/merge.py``."""
     found = {
-        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+        path.relative_to(ROOT).as_posix(): _parse(path)
         for package in packages
         for path in sorted((ROOT / package).rglob("*.py"))
     }
     assert found, f"no source in {packages}"
     return found
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def imported(tree: ast.Module) -> Iterator[str]:

@@ -53,6 +53,24 @@ CONTENTS = DIM
 """Different pictures of an image. One more has a payload that no memory takes."""
 
 times = st.integers(1, LAST)
+# Made once: hypothesis takes longer to make a strategy than to draw from it.
+_images, _labels = st.sampled_from(IMAGES), st.sampled_from(LABELS)
+_sources = st.sampled_from(SOURCES)
+_subjects = st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)
+_contents = st.integers(0, CONTENTS)
+_attributes = st.dictionaries(st.sampled_from(ATTRIBUTES), _labels)
+_said = st.none() | _labels
+_selectors = st.sampled_from(
+    [
+        *(Selector(SelectorKind.IMAGE, image) for image in IMAGES),
+        *(Selector(SelectorKind.SUBJECT, subject) for subject in SUBJECTS),
+        *(Selector(SelectorKind.SOURCE, source) for source in SOURCES),
+        Selector(SelectorKind.LABEL, LABELS[0]),
+    ]
+)
+_booleans = st.booleans()
+_tens = st.integers(0, 9)
+_expansions = st.sets(_images)
 
 
 def exact() -> ExactIndex:
@@ -68,11 +86,11 @@ def address(time: int, *parts: object) -> LogAddress:
 
 @st.composite
 def ingests(draw: st.DrawFn) -> Admitted:
-    time, image, label = draw(times), draw(st.sampled_from(IMAGES)), draw(st.sampled_from(LABELS))
-    source = draw(st.sampled_from(SOURCES))
-    subjects = tuple(draw(st.lists(st.sampled_from(SUBJECTS), unique=True, max_size=2)))
-    content = draw(st.integers(0, CONTENTS))
-    attributes = draw(st.dictionaries(st.sampled_from(ATTRIBUTES), st.sampled_from(LABELS)))
+    time, image, label = draw(times), draw(_images), draw(_labels)
+    source = draw(_sources)
+    subjects = tuple(draw(_subjects))
+    content = draw(_contents)
+    attributes = draw(_attributes)
     vector = np.eye(CONTENTS + 1, DIM, dtype=np.float32)[content]  # the last one is zero
     # Two events that differ in nothing else are one event, so the stamp covers them here.
     told = sorted(f"{name}={value}" for name, value in attributes.items())
@@ -94,38 +112,28 @@ def ingests(draw: st.DrawFn) -> Admitted:
 
 @st.composite
 def corrections(draw: st.DrawFn) -> Admitted:
-    time, image = draw(times), draw(st.sampled_from(IMAGES))
-    label = draw(st.none() | st.sampled_from(LABELS))
+    time, image, label = draw(times), draw(_images), draw(_said)
     stamp = make_stamp(time, "reviewer", image, label)
     return Admitted(Correction(stamp, image, label, address(time, stamp)))
 
 
 @st.composite
 def prunings(draw: st.DrawFn) -> Admitted:
-    time, image, pruned = draw(times), draw(st.sampled_from(IMAGES)), draw(st.booleans())
+    time, image, pruned = draw(times), draw(_images), draw(_booleans)
     stamp = make_stamp(time, "operator", image, str(pruned))
     return Admitted(Prune(stamp, image, pruned, address(time, stamp)))
 
 
 @st.composite
 def forgets(draw: st.DrawFn) -> Admitted:
-    selector = draw(
-        st.sampled_from(
-            [
-                *(Selector(SelectorKind.IMAGE, image) for image in IMAGES),
-                *(Selector(SelectorKind.SUBJECT, subject) for subject in SUBJECTS),
-                *(Selector(SelectorKind.SOURCE, source) for source in SOURCES),
-                Selector(SelectorKind.LABEL, LABELS[0]),
-            ]
-        )
-    )
-    time, permanent = draw(times), draw(st.integers(0, 9)) == 9
+    selector = draw(_selectors)
+    time, permanent = draw(times), draw(_tens) == 9
     request = Forget(f"{selector} {time} {permanent}", selector, time, permanent)
     until = oracle.until_of(request, request.time, clock_skew=0)
     expansion: frozenset[ImageKey] = frozenset()
     if selector.kind is SelectorKind.LABEL:
         # What a label found when it was expanded depends on the moment; it is part of the event.
-        expansion = frozenset(map(KEYS.image, draw(st.sets(st.sampled_from(IMAGES)))))
+        expansion = frozenset(map(KEYS.image, draw(_expansions)))
     return Admitted(request, until, expansion)
 
 

@@ -10,13 +10,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image, ImageDraw, ImageFilter
 
 from memory.embedders import (
@@ -30,10 +29,26 @@ from memory.embedders.batches import Embeddings
 from memory.embedders.torch_features import TorchFeatures, pool_for
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 
+
+class _Late:
+    """A module that takes seconds to import, which those who only look for tests need not wait for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = _Late("torch")
+
 ROOT = Path(__file__).parents[2]
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-hf: Any = transformers  # typed in part only
+hf: Any = _Late("transformers")  # typed in part only
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -365,30 +380,27 @@ def test_an_image_too_large_for_the_memory_alone_is_unavailable() -> None:
         embedder.embed([*plain(1, 2, 3), Image.new("RGB", (4, 4)), *plain(5)])
 
 
-class Raises(torch.nn.Module):
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        raise self.error
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
-        (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), MemoryError),
-        (RuntimeError("shapes do not match"), RuntimeError),
+        (lambda: torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
+        (
+            lambda: RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+            MemoryError,
+        ),
+        (lambda: RuntimeError("shapes do not match"), RuntimeError),
     ],
 )
 def test_torch_running_out_of_memory_is_a_memory_error(
-    error: Exception, expected: type[Exception]
+    error: Callable[[], Exception], expected: type[Exception]
 ) -> None:
+    def fail(*_: object) -> torch.Tensor:
+        raise error()
+
     features = TorchFeatures(
-        Raises(error),
+        torch.nn.Identity(),
         lambda images: torch.zeros(len(images), 3),
-        lambda model, pixels: model(pixels),
+        fail,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
