@@ -200,7 +200,7 @@ class Rows:
     def nearest(self, probes: Sequence[Probe], begun: RowScan | None = None) -> list[SearchResult]:
         """For each probe its nearest rows, by (distance, image id), without those it excludes.
 
-        `begun` is a scan for these probes, before which rows may have been others.
+        `begun` is a scan for these probes; rows may have changed since.
         """
         return [
             SearchResult(
