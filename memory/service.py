@@ -284,7 +284,7 @@ class VisualMemory:
         )
 
     def recall(self, queries: Sequence[Query]) -> list[Prediction | Rejected]:
-        """Answer questions together; positions are read before the search: "at least".
+        """Answer questions together, from what is merged up to the positions told, at least.
 
         What a question supposes holds for it alone. It is `Rejected` where it excludes what the
         memory does not show, or everything.
