@@ -41,11 +41,12 @@ from streams.config.stack_secrets import (
 from streams.local.detach import detach
 from streams.local.kafka_probe import KafkaLogin
 from streams.local.kafka_server import KafkaServer
-from streams.local.process import ChildSpec, LocalServerError, Process, write_atomically
+from streams.local.process import ChildSpec, LocalServerError, Process
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
 from streams.local.shared_metrics import settle_dead_process
-from streams.local.supervisor import Supervisor, announce, read_state
+from streams.local.state import announce, read_state, write_atomically
+from streams.local.supervisor import Supervisor
 
 ADDRESSES_FILE = "addresses.json"
 
@@ -178,17 +179,17 @@ class _Stack:
             ),
         )
 
-    def processes(self) -> list[Process | ChildSpec]:
-        """In the order of their start: servers, a worker a role, the one that erases, the monitor."""
+    def processes(self) -> list[Process | ChildSpec | tuple[ChildSpec, ...]]:
+        """In the order of their start: servers, the ingest worker, all others together."""
         if self._kafka is not None:
             self._create_topics(self._kafka)
         servers = [
             *([self._broker] if self._kafka is None else []),
             *([self._store] if self._redis is None else []),
         ]
-        workers = [self._worker(role, free_port()) for role in ROLES]
-        others = [self._worker("erase", free_port()), self._worker("monitor", self._monitor_port)]
-        return [*servers, *workers, *others]
+        # The first worker makes the memory that the others want to find.
+        first, *others = (self._worker(role, free_port()) for role in (*ROLES, "erase"))
+        return [*servers, first, (*others, self._worker("monitor", self._monitor_port))]
 
     def _worker(self, role: str, port: int) -> ChildSpec:
         def environment() -> Mapping[str, str]:

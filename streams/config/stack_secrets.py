@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from memory.errors import Misconfigured
-from streams.local.process import write_atomically
+from streams.local.state import write_atomically
 
 SECRETS_FOLDER = "secrets"
 HMAC_KEY = "visual_memory_hmac_key"

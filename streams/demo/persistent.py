@@ -15,7 +15,7 @@ from streams import bootstrap, stack
 from streams.client import MemoryClient
 from streams.config.settings import Settings
 from streams.local.process import LocalServerError
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 
 _T = TypeVar("_T")
 

@@ -15,8 +15,9 @@ from kafka.errors import KafkaError
 from streams.local.class_archive import ClassArchive
 from streams.local.downloads import find_java, install_kafka
 from streams.local.kafka_probe import MECHANISM, KafkaLogin, identify
-from streams.local.process import LocalServerError, write_atomically
+from streams.local.process import LocalServerError
 from streams.local.server import HOST, Server, free_port
+from streams.local.state import write_atomically
 
 _ENDED_BY_SIGTERM = 143
 

@@ -10,14 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from streams.local.spawner import LAUNCHER, Spawner
 
@@ -66,16 +65,25 @@ class ChildSpec:
     address: str | None = None
 
 
+class Child(Protocol):
+    """A started process, as `subprocess.Popen` is one."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self) -> int: ...
+
+
 class Process:
     """One child process: its own session, output in a file, killed if this process dies.
 
     The spec is fixed; subclasses override `command` to decide argv and environment at each
-    start. Methods may be called from any thread.
+    start, or `launch` to start it another way. Methods may be called from any thread.
     """
 
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: Child | None = None
         self._lock = threading.RLock()
         self._log_start = 0
 
@@ -161,6 +169,18 @@ class Process:
         except OSError:
             return False
 
+    def launch(self, argv: Sequence[str], env: Mapping[str, str] | None, output: BinaryIO) -> Child:
+        """Run a command in a session of its own, killed if this process dies; called by `spawn`."""
+        return _spawner.popen(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=self._spec.cwd,
+            start_new_session=True,
+        )
+
     def spawn(self) -> None:
         """Start the child without waiting for it.
 
@@ -172,15 +192,7 @@ class Process:
             try:
                 argv, env = self.command()
                 with self._open_log() as output:
-                    self._popen = _spawner.popen(
-                        [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *argv],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=env,
-                        cwd=self._spec.cwd,
-                        start_new_session=True,
-                    )
+                    self._popen = self.launch(argv, env, output)
             except OSError as error:
                 raise LocalServerError(f"{self.name} cannot be started: {error}") from error
 
@@ -191,6 +203,10 @@ class Process:
         ready_timeout; it has been killed then.
         """
         self.spawn()
+        self.wait_until_ready(cancelled)
+
+    def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """The second half of `start`, for one that has been spawned."""
         try:
             self._wait_until_ready(cancelled)
         except BaseException:
@@ -279,18 +295,3 @@ class Process:
 
 
 _spawner = Spawner()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, readable by its owner only, so that no reader sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", encoding="utf-8", delete=False
-    ) as file:
-        unfinished = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink()
-            raise

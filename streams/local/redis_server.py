@@ -12,8 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from streams.local.downloads import install_redis
-from streams.local.process import write_atomically
 from streams.local.server import HOST, PROBE_TIMEOUT, Server
+from streams.local.state import write_atomically
 
 
 class RedisServer(Server):

@@ -1,7 +1,7 @@
 """Child processes that start in order and are restarted, for one folder.
 
-Knows nothing of the project but its neighbour `process`. `Supervisor` runs an ordered list of
-processes and writes `stack.json`, which `read_state` gives to others.
+Knows nothing of the project but its neighbours. `Supervisor` runs an ordered list of processes and
+writes `stack.json`, which `state` gives to others.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -28,11 +28,10 @@ from streams.local.process import (
     Log,
     Process,
     silent,
-    write_atomically,
 )
 from streams.local.spawner import start_ticks
+from streams.local.state import STATE_FILE, read_state, write_atomically
 
-STATE_FILE = "stack.json"
 LOCK_FILE = "lock"
 _SAID = 500
 """Characters shown of the last line that a child wrote."""
@@ -49,10 +48,15 @@ class _Child:
     retry_at: float | None = None
 
 
+def _child(process: Process | ChildSpec) -> _Child:
+    kept = Process(process) if isinstance(process, ChildSpec) else process
+    return _Child(kept, Prober(kept))
+
+
 class Supervisor:
     """Keeps an ordered list of processes running for one folder, the only one to do so.
 
-    Each starts when the one before is ready. One that dies, hangs, or is not ready in time after a
+    Each starts when the one before is ready, those of a tuple together. One that dies, hangs, or is not ready in time after a
     restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
     beginning after it has lived for steady seconds. They stop in reverse order. on_running is
     called once, when all are ready; on_ended with the process id of each that has died, before
@@ -62,7 +66,7 @@ class Supervisor:
     def __init__(
         self,
         data_dir: Path,
-        processes: Sequence[Process | ChildSpec],
+        processes: Sequence[Process | ChildSpec | tuple[Process | ChildSpec, ...]],
         *,
         backoff: tuple[float, float] = (0.5, 10.0),
         steady: float = 30.0,
@@ -73,8 +77,11 @@ class Supervisor:
         self._dir = data_dir
         self._on_running = on_running
         self._on_ended = on_ended
-        kept = [Process(each) if isinstance(each, ChildSpec) else each for each in processes]
-        self._children = [_Child(process, Prober(process)) for process in kept]
+        self._stages = [
+            [_child(one) for one in (each if isinstance(each, tuple) else (each,))]
+            for each in processes
+        ]
+        self._children = [child for stage in self._stages for child in stage]
         names = [child.process.name for child in self._children]
         if len(set(names)) != len(names):
             raise ValueError(f"two processes have one name: {names}")
@@ -120,20 +127,16 @@ class Supervisor:
     def _supervise(self) -> None:
         try:
             self._publish("starting")
-            for child in self._children:
+            for stage in self._stages:
                 if self._stop_requested:
                     return
-                self._log(f"{child.process.name}: starting")
                 try:
                     self._is_starting = True
-                    child.process.start(lambda: self._stop_requested)
+                    self._start(stage)
                 except KeyboardInterrupt:
                     return
                 finally:
                     self._is_starting = False
-                child.started, child.ready = time.monotonic(), True
-                child.prober.begin(ready=True)
-                self._publish("starting")
             self._on_running()
             self._publish("running")
             while not self._stop_requested:
@@ -147,6 +150,18 @@ class Supervisor:
             self._publish("stopping")
             self._stop_all()
             (self._dir / STATE_FILE).unlink(missing_ok=True)
+
+    def _start(self, stage: Sequence[_Child]) -> None:
+        for child in stage:
+            self._log(f"{child.process.name}: starting")
+            if len(stage) > 1:
+                child.process.spawn()
+        for child in stage:
+            wait = child.process.wait_until_ready if len(stage) > 1 else child.process.start
+            wait(lambda: self._stop_requested)
+            child.started, child.ready = time.monotonic(), True
+            child.prober.begin(ready=True)
+            self._publish("starting")
 
     def _tend(self, child: _Child) -> bool:
         """Restart a child when its time has come; True when the state has changed."""
@@ -200,12 +215,16 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         errors = []
-        for child in reversed(self._children):
-            child.ready = False
-            try:
-                child.process.stop()
-            except LocalServerError as error:
-                errors.append(str(error))
+        for stage in reversed(self._stages):
+            for child in stage:
+                child.ready = False
+            with ThreadPoolExecutor() as together:
+                ends = [together.submit(child.process.stop) for child in stage]
+            for end in ends:
+                try:
+                    end.result()
+                except LocalServerError as error:
+                    errors.append(str(error))
         if errors:
             raise LocalServerError("; ".join(errors))
 
@@ -269,24 +288,3 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def announce(data_dir: Path, pid: int) -> None:
-    """Let others find a supervisor that has been started just now and has said nothing yet."""
-    if (started := start_ticks(pid)) is not None:
-        state = {"pid": pid, "started": started, "status": "starting", "children": {}}
-        write_atomically(data_dir / STATE_FILE, json.dumps(state))
-
-
-def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """The state of the supervisor of this folder, or None when none is alive.
-
-    Keys: pid, started (clock ticks since boot), status (starting, running, stopping) and
-    children: name -> pid, ready, restarts, address, log.
-    """
-    try:
-        state: dict[str, Any] = json.loads((data_dir / STATE_FILE).read_text())
-    except FileNotFoundError:
-        return None
-    # A pid alone may have been given to somebody else since.
-    return state if start_ticks(state["pid"]) == state["started"] else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.running import ROOT
 
 SEED = int(os.environ.get("SEED", "1"))

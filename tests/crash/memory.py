@@ -21,7 +21,8 @@ from streams.config.settings import CACHE
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import ChildSpec, Process
 from streams.local.redis_server import RedisServer
-from streams.local.supervisor import Supervisor, read_state
+from streams.local.state import read_state
+from streams.local.supervisor import Supervisor
 from tests.crash.asking import Asker
 from tests.crash.plan import STOPPED_SECONDS, WORKERS, Fault, Plan
 from tests.crash.workers import settings_of

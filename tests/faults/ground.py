@@ -42,7 +42,7 @@ from streams.contract.topics import Topic
 from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.faults.breaking_worker import DIM
 from tests.integration.events import admitted_events, read_all, rebuilt_digests, rejected
 from tests.integration.running import Running, running

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streams.config.connections import kafka_cluster
 from streams.config.roles import ROLES
 from streams.contract.records import OutgoingRecord
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.fuzz.records import Fuzz, fuzzed_records
 from tests.integration.events import rejected
 from tests.integration.running import Running

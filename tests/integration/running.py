@@ -20,7 +20,8 @@ from streams.config import memory_topics
 from streams.config.settings import ENVIRONMENT_PREFIX, Settings, load
 from streams.local.process import ChildSpec
 from streams.local.server import free_port
-from streams.local.supervisor import Supervisor, read_state
+from streams.local.state import read_state
+from streams.local.supervisor import Supervisor
 from streams.stack import answers
 from streams.workers.monitor import Monitor
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.running import ROOT
 from tests.waiting import until
 

@@ -40,7 +40,7 @@ from streams.contract.topics import Topic
 from streams.erasure.wiring import NICENESS
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.events import read_all
 from tests.integration.running import KEY, SIGNING_KEY, Running, running
 from tests.integration.searching import found_in, read_files

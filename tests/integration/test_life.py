@@ -30,7 +30,7 @@ from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import Process
 from streams.local.redis_server import RedisServer
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import Running, running
 from tests.integration.test_readiness import reasons

@@ -26,7 +26,7 @@ from streams.config import stack_secrets
 from streams.config.connections import kafka_cluster
 from streams.config.settings import ENVIRONMENT_PREFIX, load
 from streams.kafka import admin
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import ROOT
 from tests.waiting import until

@@ -27,7 +27,7 @@ from streams.config.connections import kafka_cluster
 from streams.config.settings import CACHE
 from streams.local.kafka_server import KafkaServer
 from streams.local.redis_server import RedisServer
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.integration.running import SIGNING_KEY, Running, running
 from tests.integration.test_bad_input import png
 from tests.integration.test_batches import damage

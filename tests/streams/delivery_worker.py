@@ -23,7 +23,7 @@ from memory.model.events import LogPartition
 from memory.model.logs import NO_TIMES
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
-from streams.local.process import write_atomically
+from streams.local.state import write_atomically
 from streams.workers import batch_delivery, delivery, faust_app, worker_process
 from streams.workers.batch_delivery import BatchDelivery
 from streams.workers.task_delivery import TaskDelivery

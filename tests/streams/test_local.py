@@ -30,7 +30,7 @@ from streams.local.kafka_server import KafkaServer
 from streams.local.process import LocalServerError
 from streams.local.redis_server import RedisServer
 from streams.local.server import free_port
-from streams.local.supervisor import read_state
+from streams.local.state import read_state
 from tests.waiting import until
 
 # kafka-python reads its schemas with a function that Python 3.11 deprecates.

@@ -19,7 +19,8 @@ import pytest
 from streams.local import prober
 from streams.local.detach import detach
 from streams.local.process import ChildSpec, LocalServerError, Process
-from streams.local.supervisor import Supervisor, announce, read_state
+from streams.local.state import announce, read_state
+from streams.local.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
@@ -212,6 +213,37 @@ time.sleep(600)
         eventually(lambda: status(tmp_path) == "running")
     assert order.read_text().split() == ["+a", "+b", "+c", "-c", "-b", "-a"]
     assert read_state(tmp_path) is None
+
+
+def test_those_of_a_tuple_start_together_and_stop_together(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, signal, sys, time
+def meet(word):
+    for name in ("a", "b"):
+        mark = pathlib.Path({str(tmp_path)!r}, word + name)
+        if name == sys.argv[1]:
+            mark.touch()
+        while not mark.exists():
+            time.sleep(0.01)
+def end(*_):
+    meet("-")
+    meet("=")  # killed before, had the other not been asked to end meanwhile
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+meet("+")
+print("up", flush=True)
+time.sleep(600)
+"""
+    specs = []
+    for name in ("a", "b"):
+        spec = child(tmp_path, code, name)
+        specs.append(ChildSpec(name, [*spec.argv, name], spec.log, ready=spec.ready))
+    before = child(tmp_path, SLEEPER, "before")
+    supervisor = Supervisor(tmp_path, [before, tuple(specs)])
+    with in_background(supervisor):
+        eventually(lambda: status(tmp_path) == "running")
+    met = {file.name for file in tmp_path.glob("[-+=]*")}
+    assert met == {"+a", "+b", "-a", "-b", "=a", "=b"}
 
 
 def test_a_child_that_dies_is_started_again_and_the_others_are_left_alone(tmp_path: Path) -> None:
