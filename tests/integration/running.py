@@ -24,9 +24,11 @@ from streams.local.state import read_state
 from streams.local.supervisor import Supervisor
 from streams.stack import answers
 from streams.workers.monitor import Monitor
+from tests.integration.zygote import ForkedProcess, Zygote
 
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32)).hex()
+ZYGOTE = Zygote()
 SIGNING_KEY = bytes(range(32, 64)).hex()
 
 
@@ -146,10 +148,15 @@ def running(
             stop_timeout=20,
         )
 
-    specs = [spec(role, n) for role, count in workers.items() for n in range(count)]
+    # The first makes the memory that the others want to find.
+    first, *others = (
+        ForkedProcess(spec(role, n), ZYGOTE)
+        for role, count in workers.items()
+        for n in range(count)
+    )
     up = threading.Event()
     failure: list[Exception] = []
-    supervisor = Supervisor(folder, specs, backoff=backoff, on_running=up.set)
+    supervisor = Supervisor(folder, [first, tuple(others)], backoff=backoff, on_running=up.set)
 
     def run() -> None:
         try:

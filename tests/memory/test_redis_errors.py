@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import redis
 
 from memory.errors import Misconfigured, Unavailable
 from memory.redis.connection import PASSING, connect, map_redis_errors
+from memory.redis.schema import load_law
 
 
 def kinds(of: type[redis.RedisError]) -> Iterator[type[redis.RedisError]]:
@@ -86,6 +88,26 @@ def test_a_command_that_a_user_may_not_run_is_named(redis_client: redis.Redis) -
     finally:
         reader.close()
         store.acl_deluser("reader")
+
+
+def test_functions_that_a_user_may_not_load_are_left_to_one_who_may(
+    redis_client: redis.Redis,
+) -> None:
+    store: Any = redis_client
+    load_law(redis_client)
+    older = files("memory.redis").joinpath("law.lua").read_text("utf-8") + "-- older\n"
+    may = ["+client|setinfo", "+function|list", "+fcall_ro"]
+    store.acl_setuser("reader", enabled=True, nopass=True, commands=may, reset=True)
+    try:
+        options = {"username": "reader", "password": "any"}
+        with connect(_address(redis_client), **options) as reader:
+            load_law(reader)
+            store.function_load(older, replace=True)
+            with pytest.raises(Misconfigured, match="may not load them; let one that may"):
+                load_law(reader)
+    finally:
+        store.acl_deluser("reader")
+        load_law(redis_client)
 
 
 def _address(client: redis.Redis) -> str:

@@ -6,13 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from memory.errors import Misconfigured
+from memory.errors import Misconfigured, Reason, Rejected, Unavailable
+from memory.model.answers import Findings
 from streams.cli import UNEXPECTED, cli, main
 from streams.cli.options import visible
 from streams.local.server import HOST, free_port
@@ -185,3 +187,39 @@ def test_the_guides_table_has_every_code_that_a_worker_ends_with() -> None:
     """0: test_local_stack.py, 2: here and test_refusals.py, 70: test_delivery.py."""
     codes = SECTIONS["Exit codes and probes"]
     assert re.findall(r"^\| (\d+) \| ", codes, flags=re.MULTILINE) == ["0", "2", "70"]
+
+
+class Uncounted:
+    """An index, and a client of a query worker, that have not come to an end of their counting."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def wrong_counts(self) -> None:
+        self.asked += 1
+
+    def review(self, *_: object, **__: object) -> Findings:
+        self.asked += 1
+        raise Rejected(Reason.NOT_COUNTED, "not yet")
+
+
+def test_counts_are_waited_for_as_long_as_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Uncounted()
+    monkeypatch.setattr("streams.bootstrap.client", lambda *_: nullcontext(one))
+    monkeypatch.setattr("streams.cli.review.COUNTED_ASK_SECONDS", 0.01)
+    where = ("--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1/0")
+    done = CliRunner().invoke(
+        cli, ["influence", "--timeout", "0.2", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
+    )
+    assert isinstance(done.exception, Rejected)
+    assert done.exception.reason is Reason.NOT_COUNTED
+    assert one.asked > 1
+
+    one.asked = 0
+    monkeypatch.setattr("streams.cli.review._counting", lambda _: nullcontext(one))
+    done = CliRunner().invoke(
+        cli, ["prune", "--timeout", "0.2", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
+    )
+    assert isinstance(done.exception, Unavailable)
+    assert "not read and compared within 0.2 s" in str(done.exception)
+    assert one.asked > 1

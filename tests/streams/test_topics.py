@@ -175,6 +175,15 @@ def test_what_was_configured_is_waited_for_until_it_can_be_read(
     assert admin.check(KafkaCluster(kafka_bootstrap), created) == []
 
 
+def test_a_setting_that_kafka_refuses_is_named_with_its_reason(
+    kafka_bootstrap: str, created: list[TopicSpec]
+) -> None:
+    query = spec(created, Topic.QUERY)
+    never = {"retention.ms": replace(query.settings["retention.ms"], value="-5")}
+    with pytest.raises(Misconfigured, match=f"{query.name}: cannot be configured: .*retention.ms"):
+        admin.configure(KafkaCluster(kafka_bootstrap), [replace(query, settings=never)])
+
+
 def test_too_few_partitions_are_named(kafka_bootstrap: str, created: list[TopicSpec]) -> None:
     wanted = [replace(s, partitions=3) for s in created if s.topic is Topic.QUERY]
     (problem,) = admin.check(KafkaCluster(kafka_bootstrap), wanted)
