@@ -7,8 +7,8 @@ PEERS = .venv-peers
 EXPERIMENTS = .venv-experiments
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-# Three at a time, each with servers of its own: with two, two cores stood idle for a third of the time. ARGS='-n 0' runs one after the other.
-SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
+# Four at a time, each with servers of its own: with three, two cores stood idle for a sixth of the time. ARGS='-n 0' runs one after the other.
+SIDE_BY_SIDE = -n 4 --dist loadfile --no-loadscope-reorder
 
 # Else each of the hundreds of processes that tests start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE

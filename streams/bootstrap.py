@@ -273,7 +273,7 @@ def wire(
 def run_worker(settings: Settings, role: str) -> NoReturn:
     """Run one role until a signal ends it."""
     prepare_process()
-    worker_process.run_app(worker(settings, role), settings.log_level)
+    worker_process.run_app(worker(settings, role), settings.log_level, gives_way=ROLES[role].writes)
 
 
 def run_monitor(settings: Settings) -> None:

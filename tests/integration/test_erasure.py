@@ -444,6 +444,14 @@ def test_the_erase_worker_stands_back_from_the_others(erasing: Erasing) -> None:
     assert len(nice) == 5
 
 
+def test_those_that_write_preempt_nobody_who_answers(erasing: Erasing) -> None:
+    state = read_state(erasing.memory.folder)
+    assert state is not None
+    of = {role: os.sched_getscheduler(child["pid"]) for role, child in state["children"].items()}
+    writes = dict.fromkeys(("ingest", "correct", "forget"), os.SCHED_BATCH)
+    assert of == {**writes, "query": os.SCHED_OTHER, "erase": os.SCHED_OTHER}
+
+
 def test_a_request_for_later_is_carried_out_then_and_one_that_is_stopped_never(
     erasing: Erasing,
 ) -> None:

@@ -633,7 +633,8 @@ def test_probes_listen_where_the_settings_say_and_watch_the_workers_lag() -> Non
 
 
 @holds("log_level")
-def test_a_worker_runs_at_the_level_of_the_settings_in_a_prepared_process() -> None:
+@pytest.mark.parametrize("role", ["correct", "query"])
+def test_a_worker_runs_at_the_level_of_the_settings_in_a_prepared_process(role: str) -> None:
     order = Mock()
     with (
         replaced("prepare_process") as prepare,
@@ -643,11 +644,11 @@ def test_a_worker_runs_at_the_level_of_the_settings_in_a_prepared_process() -> N
         for name, part in (("prepare", prepare), ("worker", worker), ("run", run)):
             order.attach_mock(part, name)
         run_worker: Callable[..., object] = bootstrap.run_worker
-        run_worker(SETTINGS, "correct")
+        run_worker(SETTINGS, role)
     assert order.mock_calls == [
         call.prepare(),
-        call.worker(SETTINGS, "correct"),
-        call.run(worker.return_value, "WARNING"),
+        call.worker(SETTINGS, role),
+        call.run(worker.return_value, "WARNING", gives_way=role == "correct"),
     ]
 
 
