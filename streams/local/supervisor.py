@@ -56,9 +56,10 @@ def _child(process: Process | ChildSpec) -> _Child:
 class Supervisor:
     """Keeps an ordered list of processes running for one folder, the only one to do so.
 
-    Each starts when the one before is ready, those of a tuple together. One that dies, hangs, or is not ready in time after a
-    restart, is started again after backoff[0] seconds, doubling to backoff[1], from the
-    beginning after it has lived for steady seconds. They stop in reverse order. on_running is
+    Each starts when the one before is ready, and they stop in reverse order; those of a tuple start
+    and stop together (no `Server`, which may have to choose another port as it starts). One that
+    dies, hangs, or is not ready in time after a restart, is started again after backoff[0] seconds,
+    doubling to backoff[1], from the beginning after it has lived for steady seconds. on_running is
     called once, when all are ready; on_ended with the process id of each that has died, before
     it is started again. log and on_ended may fail with an OSError, as on a full disk.
     """
