@@ -23,6 +23,14 @@ from streams.config.settings import prepare_process
 from streams.local.server import Server
 from tests import servers
 
+# Else the others stand idle while the last of these ends; those that compute lie between those that wait.
+LONGEST = tuple(
+    f"test_{name}.py"
+    for name in (
+        *("erasure", "accuracy", "local_stack", "delivery", "demo", "life"),
+        *("law_properties", "exceptions", "command", "cut_logs"),
+    )
+)
 SERVERS = {"kafka_bootstrap", "redis_url"}
 # How long an example takes, or its making, says how busy the machine is.
 hypothesis.settings.register_profile(
@@ -42,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     for item in items:
         if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
             item.add_marker(pytest.mark.servers)
