@@ -65,7 +65,7 @@ class ChildSpec:
     address: str | None = None
 
 
-class Child(Protocol):
+class Started(Protocol):
     """A started process, as `subprocess.Popen` is one."""
 
     pid: int
@@ -83,7 +83,7 @@ class Process:
 
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
-        self._popen: Child | None = None
+        self._popen: Started | None = None
         self._lock = threading.RLock()
         self._log_start = 0
 
@@ -169,7 +169,9 @@ class Process:
         except OSError:
             return False
 
-    def launch(self, argv: Sequence[str], env: Mapping[str, str] | None, output: BinaryIO) -> Child:
+    def launch(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, output: BinaryIO
+    ) -> Started:
         """Run a command in a session of its own, killed if this process dies; called by `spawn`."""
         return _spawner.popen(
             [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *argv],

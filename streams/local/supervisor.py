@@ -21,14 +21,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from streams.local.prober import Prober
-from streams.local.process import (
-    POLL,
-    ChildSpec,
-    LocalServerError,
-    Log,
-    Process,
-    silent,
-)
+from streams.local.process import POLL, ChildSpec, LocalServerError, Log, Process, silent
 from streams.local.spawner import start_ticks
 from streams.local.state import STATE_FILE, read_state, write_atomically
 
@@ -153,13 +146,15 @@ class Supervisor:
             (self._dir / STATE_FILE).unlink(missing_ok=True)
 
     def _start(self, stage: Sequence[_Child]) -> None:
+        is_alone = len(stage) == 1
         for child in stage:
             self._log(f"{child.process.name}: starting")
-            if len(stage) > 1:
+            if not is_alone:
                 child.process.spawn()
         for child in stage:
-            wait = child.process.wait_until_ready if len(stage) > 1 else child.process.start
-            wait(lambda: self._stop_requested)
+            process = child.process
+            begin = process.start if is_alone else process.wait_until_ready
+            begin(lambda: self._stop_requested)
             child.started, child.ready = time.monotonic(), True
             child.prober.begin(ready=True)
             self._publish("starting")
@@ -219,7 +214,7 @@ class Supervisor:
         for stage in reversed(self._stages):
             for child in stage:
                 child.ready = False
-            with ThreadPoolExecutor() as together:
+            with ThreadPoolExecutor(len(self._children)) as together:
                 ends = [together.submit(child.process.stop) for child in stage]
             for end in ends:
                 try:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from streams.local.process import ChildSpec
 from streams.local.spawner import start_ticks
 from tests.integration.zygote import ROOT, ForkedProcess, Zygote
+from tests.waiting import until
 
 SAYS = """
 import json, os, signal, sys, time
@@ -66,13 +66,11 @@ def test_it_is_a_child_in_a_session_of_its_own_and_says_how_it_ended(
             int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
         )
         os.kill(pid, signal.SIGKILL)
-        while worker.alive:
-            time.sleep(0.01)
+        until(lambda: not worker.alive)
         assert worker.returncode == -signal.SIGKILL
     ends = process("end")
     ends.spawn()
-    while ends.alive:
-        time.sleep(0.01)
+    until(lambda: not ends.alive)
     assert ends.returncode == 7
 
 
@@ -105,5 +103,4 @@ def test_it_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", asking], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    while start_ticks(int(done.stdout)) is not None:
-        time.sleep(0.01)
+    until(lambda: start_ticks(int(done.stdout)) is None)

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from streams.config.settings import ENVIRONMENT_PREFIX
-from streams.local.process import Child, ChildSpec, Process
+from streams.local.process import ChildSpec, Process, Started
 
 ROOT = Path(__file__).parents[2]
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 REQUEST_BYTES = 2**17
+OWN = (ENVIRONMENT_PREFIX, "FAULT", "STALLED", "PYTEST_CURRENT_TEST")
 IMPORTED = (
     *("streams.cli", "streams.bootstrap", "threadpoolctl", "numpy.ma"),
     *("faust.app", "faust.agents", "faust.tables", "faust.tables.globaltable", "faust.web.drivers"),
@@ -108,7 +109,7 @@ class ForkedProcess(Process):
 
     def launch(
         self, argv: Sequence[str], environment: Mapping[str, str] | None, output: BinaryIO
-    ) -> Child:
+    ) -> Started:
         assert environment is not None
         if self._zygote.fits(environment):
             return self._zygote.fork(argv[1:], environment, output)
@@ -116,8 +117,8 @@ class ForkedProcess(Process):
 
 
 def _foreign(environment: Mapping[str, str]) -> dict[str, str]:
-    own = (ENVIRONMENT_PREFIX, "FAULT", "STALLED", "PYTEST_CURRENT_TEST")
-    return {name: value for name, value in environment.items() if not name.startswith(own)}
+    """Without the variables of this project and its tests, which nothing reads as it is imported."""
+    return {name: value for name, value in environment.items() if not name.startswith(OWN)}
 
 
 def _prctl(option: int, value: int) -> None:
