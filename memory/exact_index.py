@@ -16,7 +16,7 @@ from memory.model.answers import Hit, Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
@@ -242,12 +242,15 @@ class ExactIndex(KeyedDigests, Uncounted):
         return dict(self._positions)
 
     def advance(
-        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
-    ) -> None:
+        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
+    ) -> bool:
+        if any(self._positions.get(place, 0) < offset for place, offset in noted.items()):
+            return False
         for place, time in youngest.items():
             self._times[place] = max(self._times.get(place, NEVER), time)
         for place, offset in positions.items():
             self._positions[place] = max(self._positions.get(place, -1), offset)
+        return True
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
         found: dict[LogPartition, list[Witness]] = {}

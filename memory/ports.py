@@ -10,7 +10,7 @@ from memory.model.answers import Effect, Influence, SearchResult, Suspect
 from memory.model.events import ClaimPayload, LogPartition, Selector, Surroundings
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import WrongCounts
 from memory.model.state import Digests, Item, Put, PutResult, Stats
@@ -63,11 +63,12 @@ class Positions(Protocol):
         ...
 
     def advance(
-        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
-    ) -> None:
+        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
+    ) -> bool:
         """Move positions forward; never back, so a zombie does no harm.
 
-        No record below them was appended later than the `youngest` of its partition, µs.
+        No record below them was appended later than the `youngest` of its partition, µs. False, and
+        nothing moves, where one is less than was `noted`: the store has forgotten it.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 from memory.model.events import LogPartition
 
@@ -29,5 +30,7 @@ class Cut:
     time: int
 
 
-NO_TIMES: Mapping[LogPartition, int] = MappingProxyType({})
+ByPartition: TypeAlias = Mapping[LogPartition, int]
+"""Offsets or times, µs."""
+OF_NONE: ByPartition = MappingProxyType({})
 NO_WITNESSES: Mapping[LogPartition, Sequence[Witness]] = MappingProxyType({})

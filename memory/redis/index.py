@@ -16,7 +16,7 @@ from memory.model.answers import Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_TIMES, NO_WITNESSES, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
@@ -258,9 +258,9 @@ class RedisIndex(KeyedDigests, Uncounted):
         return scan.positions(self._client, self._namespace, self.names.prefix, follow=follow)
 
     def advance(
-        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
-    ) -> None:
-        marks.advance(self._client, self.names, positions, youngest)
+        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
+    ) -> bool:
+        return marks.advance(self._client, self.names, positions, youngest, noted)
 
     def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
         return marks.witnesses_of(self._client, self.names)

@@ -18,7 +18,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 8
+local VERSION = 9
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 local SEALED = 'SEALED the memory is about to be replaced by a rebuilt one'
@@ -427,7 +427,8 @@ local function advance(keys, args)
 end
 
 -- KEYS: positions, marks. ARGS: how many of the next are of positions, then of both as of `advance`. In one
--- step: a position without the time of what was read before it would be taken for a cut.
+-- step: a position without the time of what was read before it would be taken for a cut. Programs of
+-- version 8 call it.
 local function advance_both(keys, args)
   local count = tonumber(args[1])
   local ends = slice(args, 2, count)
@@ -435,6 +436,18 @@ local function advance_both(keys, args)
   raise_to(keys[2], slice(args, 2 + count, #args - 1 - count))
   raise_to(keys[1], ends)
   return 'OK'
+end
+
+-- KEYS: positions, marks. ARGS: how many of the next are of what positions are at least, and how many after them
+-- of positions, then of these and of marks as of `advance`. 0, and nothing moves, where one is less than that.
+local function advance_noted(keys, args)
+  local count = tonumber(args[1])
+  for i = 3, 2 + count, 2 do
+    local held = tonumber(redis.call('HGET', keys[1], args[i]) or '0')
+    if held < tonumber(args[i + 1]) then return 0 end
+  end
+  local moved = advance_both(keys, {args[2], unpack(args, 3 + count)})
+  return moved == 'OK' and 1 or moved
 end
 
 -- KEYS: positions, marks. ARGS: place, offset, time. The log was cut at the offset: what it held
@@ -727,6 +740,7 @@ register('vm1_told', guarded(told), IN_A_FULL_REDIS)
 register('vm1_fence', guarded(fence), IN_A_FULL_REDIS)
 register('vm1_advance', guarded(advance), IN_A_FULL_REDIS)
 register('vm1_advance_both', guarded(advance_both), IN_A_FULL_REDIS)
+register('vm1_advance_noted', guarded(advance_noted), IN_A_FULL_REDIS)
 register('vm1_influence', guarded(influence), {})
 register('vm1_sent', guarded(sent), IN_A_FULL_REDIS)
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)

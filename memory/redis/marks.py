@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memory.model.events import LogPartition
-from memory.model.logs import Cut, Witness
+from memory.model.logs import ByPartition, Cut, Witness
 from memory.redis.connection import map_redis_errors
 from memory.redis.names import KeyNames, named_partition, place_name
 
@@ -19,15 +19,19 @@ from memory.redis.names import KeyNames, named_partition, place_name
 def advance(
     client: Any,
     names: KeyNames,
-    positions: Mapping[LogPartition, int],
-    youngest: Mapping[LogPartition, int],
-) -> None:
+    positions: ByPartition,
+    youngest: ByPartition,
+    noted: ByPartition,
+) -> bool:
+    held = [part for place, offset in noted.items() for part in (place_name(place), offset)]
     ends = [part for place, end in positions.items() for part in (place_name(place), end)]
     times = [
         part for place, time in youngest.items() for part in (f"time:{place_name(place)}", time)
     ]
+    arguments = (len(held), len(ends), *held, *ends, *times)
     with map_redis_errors():
-        client.fcall("vm1_advance_both", 2, names.positions, names.marks, len(ends), *ends, *times)
+        moved = client.fcall("vm1_advance_noted", 2, names.positions, names.marks, *arguments)
+    return bool(moved)
 
 
 def note_witnesses(

@@ -214,15 +214,16 @@ class Delivery:
         )
 
     async def _advance(self, ends: Mapping[LogPartition, int]) -> None:
-        def advance() -> None:
-            # Redis keeps the greatest, so a gap would be passed for ever.
-            self._check_positions()
-            youngest = self._known_log.keep(place.partition for place in ends)
-            self._positions.advance(ends, youngest)
+        await self._retry(lambda: self.in_thread(self._advance_now, ends))
 
-        await self._retry(lambda: self.in_thread(advance))
-        for partition, end in ends.items():
-            self._noted[partition] = max(end, self._noted.get(partition, 0))
+    def _advance_now(self, ends: Mapping[LogPartition, int]) -> None:
+        youngest = self._known_log.keep(place.partition for place in ends)
+        # Redis keeps the greatest, so a gap would be passed for ever.
+        noted = {place: self._noted.get(place, 0) for place in ends}
+        if not self._positions.advance(ends, youngest, noted):
+            raise PositionsWentBack
+        for place, end in ends.items():
+            self._noted[place] = max(end, noted[place])
 
     def _log_partition(self, partition: int) -> LogPartition:
         return LogPartition(self._source.topic_id, partition)

@@ -96,10 +96,11 @@ class Breaking:
                 end()
         return result
 
-    def advance(self, *given: Mapping[LogPartition, int]) -> None:
-        self.__getattr__("advance")(*given)
+    def advance(self, *given: Mapping[LogPartition, int]) -> Any:
+        moved = self.__getattr__("advance")(*given)
         with self._counting:  # the fence log's position moves so too
             self._under_way = max(0, self._under_way - 1)
+        return moved
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._index, name)

@@ -577,6 +577,18 @@ def test_positions_only_move_forward(index: MemoryIndex) -> None:
     assert index.positions() == {("t", 0): 10, ("t", 1): 1, ("t", 2): 9_007_199_254_740_991}
 
 
+def test_positions_that_the_store_has_forgotten_do_not_move(index: MemoryIndex) -> None:
+    here, there, time = LogPartition("t", 0), LogPartition("t", 1), 1_790_000_000_000_001
+    assert index.advance({here: 5}, {here: time}, {here: 0})
+    assert not index.advance({here: 9}, {here: time + 1}, {here: 6})
+    assert not index.advance({here: 9, there: 3}, {here: time + 1}, {here: 5, there: 1})
+    assert index.positions() == {here: 5}
+    assert index.witnesses() == {here: [Witness(5, time)]}
+    assert index.advance({here: 9, there: 3}, {here: time + 1}, {here: 5, there: 0})
+    assert index.advance({here: 8}, {}, {here: 7}), "a zombie knows of less"
+    assert index.positions() == {here: 9, there: 3}
+
+
 def test_a_log_is_known_by_what_was_last_so_of_it(index: MemoryIndex) -> None:
     here, there = LogPartition("t", 0), LogPartition("t", 1)
     assert index.witnesses() == {}

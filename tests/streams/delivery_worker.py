@@ -20,7 +20,7 @@ from typing import Any
 
 from memory.errors import Unavailable
 from memory.model.events import LogPartition
-from memory.model.logs import NO_TIMES
+from memory.model.logs import OF_NONE, ByPartition
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.local.state import write_atomically
@@ -54,15 +54,18 @@ class FileLedger:
         }
 
     def advance(
-        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
-    ) -> None:
+        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
+    ) -> bool:
         after = {partition: offset for (_, partition), offset in self.positions().items()}
+        if any(after.get(partition, 0) < offset for (_, partition), offset in noted.items()):
+            return False
         for (_, partition), offset in positions.items():
             after[partition] = max(offset, after.get(partition, 0))
         # In one step: another thread reads it, and a kill may come at any time.
         written = self._positions.with_suffix(".new")
         written.write_text(json.dumps(after))
         written.replace(self._positions)
+        return True
 
     def follow(self) -> None:
         """There is no other memory."""
@@ -146,6 +149,7 @@ def main(told: Mapping[str, Any]) -> None:
     app = faust_app.make_app(
         told["group"], told["bootstrap"], instance=None, max_record_bytes=1 << 20, batch=BATCH
     )
+    delivery.WATCH_SECONDS = told.get("watch", delivery.WATCH_SECONDS)
     source = delivery.Source("ingest", told["topic"], TOPIC_ID, BATCH, told.get("at_once", 1))
     ledger = FileLedger(told)
     more: dict[str, Any] = {

@@ -24,6 +24,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from streams.contract.records import Record
 from streams.kafka.cluster import KafkaCluster
 from streams.workers import worker_process
+from streams.workers.delivery import PositionsWentBack
 from streams.workers.task_delivery import Offsets
 from streams.workers.worker_process import EXIT_UNEXPECTED
 from tests.streams.delivery_worker import BATCH, PLACES, SECRET
@@ -414,6 +415,23 @@ def test_a_ledger_that_fails_as_nobody_expects_ends_the_worker(place: Workplace)
         assert process.wait(60) == EXIT_UNEXPECTED, place.log()
     assert place.calls() == []
     assert SECRET not in place.log()
+
+
+@pytest.mark.parametrize("tasks", [False, True])
+@pytest.mark.parametrize("watch", [0.1, 3600])
+def test_a_ledger_that_forgets_what_it_held_ends_the_worker_before_a_gap_is_passed(
+    place: Workplace, watch: float, *, tasks: bool
+) -> None:
+    """Found by looking now and then, and else as the next position moves."""
+    with place.worker("plain", tasks=tasks, watch=watch) as process:
+        place.until(place.all_done, process)
+        place.restore({"0": 3})
+        if watch == 3600:
+            assert process.poll() is None
+            place.send(PARTITIONS)
+        assert process.wait(60) == EXIT_UNEXPECTED, place.log()
+    assert PositionsWentBack.__name__ in place.log()
+    assert place.positions() == {"0": 3}
 
 
 @pytest.mark.parametrize("tasks", [False, True])

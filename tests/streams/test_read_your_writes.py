@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from memory.errors import Rejected
 from memory.model.answers import Position, Prediction
 from memory.model.events import LogPartition
-from memory.model.logs import NO_TIMES
+from memory.model.logs import OF_NONE, ByPartition
 from memory.model.questions import Query
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
@@ -303,10 +303,11 @@ class BackAgain(RedisIndex):
     """A mistake: a position is what was last written, also by one who is late."""
 
     def advance(
-        self, positions: Mapping[LogPartition, int], youngest: Mapping[LogPartition, int] = NO_TIMES
-    ) -> None:
+        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
+    ) -> bool:
         for (topic_id, partition), offset in positions.items():
             self._client.hset(self.names.positions, f"{topic_id}:{partition}", offset)
+        return True
 
 
 def with_delivery(kind: type[Carried]) -> type[Worker]:
