@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
-from memory.errors import Moved
+from memory.errors import Moved, Unavailable
 from memory.model.events import LogPartition
 from streams.contract.records import OutgoingRecord, Record
 from streams.workers.delivery import Delivery
@@ -64,13 +65,27 @@ class BatchDelivery(Delivery):
     ) -> None:
         """Carry out a batch; its position moves when that of the batch before has."""
         records = [read.record for read in reads]
+        ends = self._ends_of(records)
+        is_noted = False
+
+        def carry_out() -> Sequence[OutgoingRecord]:
+            nonlocal is_noted
+            outgoing = handle(records)
+            # Where nothing is to be told or waited for, another way to a thread and back is saved.
+            if not outgoing and (before is None or before.done()):
+                with suppress(Unavailable):
+                    self._advance_now(ends)
+                    is_noted = True
+            return outgoing
+
         while True:
             try:
-                outgoing = await self._retry(lambda: self.in_thread(handle, records))
+                outgoing = await self._retry(lambda: self.in_thread(carry_out))
                 await self.publish(outgoing)
                 if before is not None:
                     await asyncio.wait([before])
-                await self._advance(self._ends_of(records))
+                if not is_noted:
+                    await self._advance(ends)
             except Moved:
                 # All of it again: a step that was done is in the memory that was left.
                 await self._retry(lambda: self.in_thread(self._positions.follow))

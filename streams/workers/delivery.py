@@ -147,8 +147,8 @@ class Delivery:
     async def in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Run what blocks off the event loop. Raises TimeoutError when it hangs."""
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, function, *arguments)
-        return await asyncio.wait_for(work, self._source.patience)
+        async with asyncio.timeout(self._source.patience):
+            return await loop.run_in_executor(self._threads, function, *arguments)
 
     async def publish(self, outgoing: Sequence[OutgoingRecord]) -> None:
         """Send, and return once every record is acknowledged by all in-sync replicas."""

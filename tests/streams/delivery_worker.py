@@ -44,6 +44,7 @@ class FileLedger:
     def __init__(self, told: Mapping[str, str]) -> None:
         self._positions = Path(told["folder"], "positions")
         self._way = told["way"]
+        self._go = Path(told["folder"], "go")
 
     def positions(self) -> Mapping[LogPartition, int]:
         if self._way == "broken-ledger":
@@ -56,6 +57,8 @@ class FileLedger:
     def advance(
         self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
     ) -> bool:
+        if self._way == "ledger-away" and not self._go.exists():
+            raise Unavailable("away")
         after = {partition: offset for (_, partition), offset in self.positions().items()}
         if any(after.get(partition, 0) < offset for (_, partition), offset in noted.items()):
             return False

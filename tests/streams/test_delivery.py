@@ -393,6 +393,22 @@ def test_what_finds_the_store_away_is_tried_again_in_place_and_in_order(place: W
     assert max(sum(map(len, call.values())) for call in place.calls()) <= BATCH
 
 
+@pytest.mark.parametrize("tasks", [False, True])
+def test_what_cannot_be_noted_yet_is_noted_later_and_not_carried_out_again(
+    place: Workplace, *, tasks: bool
+) -> None:
+    with place.worker("ledger-away", tasks=tasks) as process:
+        place.until(lambda: "trying again" in place.log(), process)
+        assert place.calls()
+        assert place.positions() == {}
+        (place.folder / "go").touch()
+        place.until(place.all_done, process)
+        assert ended(process) == 0
+    assert {p: sorted(offsets) for p, offsets in place.seen().items()} == dict.fromkeys(
+        range(PARTITIONS), EACH
+    )
+
+
 @pytest.mark.parametrize(
     ("tasks", "how", "bound"),
     [
