@@ -72,6 +72,7 @@ def test_an_address_is_taken_apart(uri: str, address: Address) -> None:
         "https://good.example/images/a%5Cb",
         "https://good.example/images\\a",
         "https://good.example/images/a%00.png",
+        "https://good.example/images/a%7f.png",
         "https://good.example/images/a%0d%0aHost:x",
         "https://good.example/images/a%zz",
         "https://good.example/images/a%",

@@ -457,6 +457,26 @@ def test_an_unknown_specification_names_what_is_allowed(spec: str) -> None:
         load_embedder(spec)
 
 
+@pytest.mark.parametrize(("spec", "revision"), [("org/model@9f1c", "9f1c"), ("org/model", "main")])
+def test_a_revision_is_what_is_loaded_and_no_code_with_it(
+    spec: str, revision: str, dinov2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the library that fetches it is asked; a folder stands for the hub."""
+    asked: list[tuple[object, ...]] = []
+
+    def instead_of(load: Callable[..., Any]) -> Callable[..., Any]:
+        def from_folder(name: str, **options: Any) -> Any:
+            asked.append((name, options["revision"], options["trust_remote_code"]))
+            return load(str(dinov2), **options)
+
+        return from_folder
+
+    for library in (hf.AutoImageProcessor, hf.AutoModel):
+        monkeypatch.setattr(library, "from_pretrained", instead_of(library.from_pretrained))
+    assert load_embedder(f"transformers:{spec}").name == spec
+    assert asked == [("org/model", revision, False)] * 2
+
+
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(Misconfigured, match="'/no/such/model', is not there"):
         load_embedder("transformers:/no/such/model")

@@ -39,6 +39,7 @@ def test_a_rejection_carries_its_reason_and_tells_it() -> None:
     assert rejected.reason is Reason.INVALID_K
     assert rejected.detail == "k must be 1 to 100, not 0"
     assert str(rejected) == "invalid-k: k must be 1 to 100, not 0"
+    assert str(rejected) == "invalid-k: k must be 1 to 100, not 0"
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,6 +24,7 @@ from memory.redis import lease
 from memory.redis.generations import Generations
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
+from tests.waiting import until
 
 DIM = 16
 KEY = bytes(range(32))
@@ -277,6 +280,40 @@ def test_a_dead_rebuilds_lease_is_taken_over_and_it_changes_nothing_more(
         with pytest.raises(Misconfigured, match="taken over"):
             begun(dead)
         assert begun(heir).schema.generation == "2"
+
+
+def test_a_lease_ends_with_who_holds_it(
+    redis_client: redis.Redis, namespace: str, index: RedisIndex
+) -> None:
+    first, second = (Generations(redis_client, namespace, index) for _ in range(2))
+    with first.lease.hold():
+        assert not second.lease.take()
+    assert second.lease.take()
+
+
+def test_who_holds_a_lease_hears_that_another_has_taken_it_over(
+    redis_client: redis.Redis,
+    namespace: str,
+    index: RedisIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when its process stood still for longer than it lasts."""
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
+    first, second = (Generations(redis_client, namespace, index) for _ in range(2))
+    with first.lease.hold() as check:
+        time.sleep(0.4)
+        check()
+        redis_client.hdel(f"{namespace}:meta", "rebuilder", "rebuilder_until")
+        monkeypatch.setattr(lease, "LEASE_SECONDS", 60)
+        assert second.lease.take()
+
+        def is_lost() -> bool:
+            with contextlib.suppress(Misconfigured):
+                check()
+                return False
+            return True
+
+        until(is_lost)
 
 
 def test_facts_of_forgetting_reach_every_generation(

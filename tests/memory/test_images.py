@@ -159,6 +159,22 @@ def test_a_vast_image_in_a_few_kilobytes_is_refused_unallocated(kind: str) -> No
     assert done.stdout.startswith(b"image-too-large: the image has more than 50000000 pixels")
 
 
+@pytest.mark.parametrize(
+    ("options", "place"), [({}, slice(26, 30)), ({"lossless": True}, slice(21, 25))]
+)
+def test_a_webp_is_measured_before_its_decoder_sees_it(
+    options: dict[str, bool], place: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(encoded(picture(), "WEBP", **options))
+    width, height = picture().size
+    assert decode(bytes(data), ImageLimits(max_pixels=width * height)).size == (width, height)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    for limit, wide in ((width * height - 1, width), (11_999 * height - 1, 11_999)):
+        bits = (wide | height << 16) if place.start == 26 else (wide - 1 | (height - 1) << 14)
+        data[place] = bits.to_bytes(4, "little")
+        assert reason(bytes(data), ImageLimits(max_pixels=limit)) is Reason.IMAGE_TOO_LARGE
+
+
 def test_a_png_that_promises_more_than_pillow_itself_allows_is_too_large() -> None:
     assert reason(png(60_000, 60_000, 1, 0, b"\0")) is Reason.IMAGE_TOO_LARGE
 

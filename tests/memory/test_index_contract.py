@@ -339,16 +339,17 @@ def test_a_permanent_barrier_admits_nothing(index: MemoryIndex) -> None:
 
 
 def test_dead_addresses_move_to_the_outbox_and_live_ones_stay(index: MemoryIndex) -> None:
-    old, new = LogAddress(5, "t", 0, "a"), LogAddress(15, "t", 0, "b")
+    start = 1_790_000_000_000_000
+    old, new = LogAddress(start + 5, "t", 0, "a"), LogAddress(start + 15, "t", 0, "b")
     image = index.image_key("i")
-    remember(index, "i", time=15, address=new)
-    remember(index, "i", time=5, address=old)
-    index.put([Put(image, barrier=10)])
+    remember(index, "i", time=start + 15, address=new)
+    remember(index, "i", time=start + 5, address=old)
+    index.put([Put(image, barrier=start + 10)])
     item = index.item(image)
     assert item is not None
     assert item.log == {new}
     assert item.outbox == {old}
-    late = LogAddress(7, "t", 1, "c")
+    late = LogAddress(start + 7, "t", 1, "c")
     index.put([Put(image, address=late)])
     item = index.item(image)
     assert item is not None
@@ -637,6 +638,7 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     assert index.expansion(request, [ImageKey("a")]) == {"a"}
     assert index.expansion(request, [ImageKey("b")]) == {"a", "b"}
     index.close_request(request, 99)
+    assert index.open_requests() == 0
     assert index.open_request(request, 30) == (10, True)
     assert index.open_requests() == 0
     assert index.expansion(request, ()) == frozenset()
@@ -722,6 +724,16 @@ def test_digests_agree_between_adapters(index: MemoryIndex) -> None:
         memory.put([Put(memory.image_key("b"), barrier=4)])
         memory.fence(subject, 1)
     assert index.digests() == oracle.digests()
+
+
+def test_digests_tell_whether_an_image_is_pruned(index: MemoryIndex) -> None:
+    remember(index, "a")
+    seen = [index.digests()]
+    for time, pruned in ((8, True), (9, False)):
+        stamp = make_stamp(time, "a")
+        index.put([Put(index.image_key("a"), write=PruningWrite(stamp, pruned))])
+        seen.append(index.digests())
+    assert len({found.visible for found in seen}) == len({found.full for found in seen}) == 3
 
 
 def test_a_memory_refuses_another_embedder_key_or_shape(

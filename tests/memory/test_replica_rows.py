@@ -332,7 +332,7 @@ def test_what_goes_is_overwritten(element: np.dtype) -> None:
     rows.clear()
     assert not rows.vectors.any()
     assert not rows.levels.any()
-    assert len(rows) == 0
+    assert len(rows) == len(rows.shown) == 0
     assert rows.nearest([Probe(drawn(1, 1)[0], 3)])[0].hits == ()
 
 

@@ -95,6 +95,12 @@ def test_a_share_is_from_0_to_1(least: float) -> None:
     assert why.value.reason is Reason.INVALID_THRESHOLD
 
 
+def test_where_nothing_was_asked_yet_nothing_had_influence() -> None:
+    held = memory("ab")
+    assert held.review(Review(About.INFLUENCE)) == Findings("influence", 0)
+    assert isinstance(held.review(Review(About.INFLUENCE, image_id="nobody")), Rejected)
+
+
 def test_who_voted_and_who_decided_is_counted_once_written_down() -> None:
     held = memory("abba")
     asked = Query(FOUR, 3, Rule.PLURALITY)  # a, b, b: without either b the other a moves up

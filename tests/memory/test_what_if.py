@@ -248,6 +248,15 @@ def test_what_cannot_be_meant_is_refused_when_it_is_said(make: Any, reason: Reas
     assert why.value.reason is reason
 
 
+def test_what_is_composed_is_named_in_the_one_spelling() -> None:
+    assert WhatIf(plus=("e\u0301",), minus=("a\u3000b",)) == WhatIf(plus=("é",), minus=("a b",))
+
+
+def test_as_many_items_as_are_allowed_are_composed() -> None:
+    memory = filled()
+    assert answered(memory, Query(vector(1), what_if=WhatIf(plus=("i1",) * MAX_COMPOSED))).vote
+
+
 def test_as_much_as_is_allowed_is_answered() -> None:
     memory = filled(count=2 * MAX_NAMED)
     shown = [f"i{n}" for n in range(2 * MAX_NAMED)]
