@@ -1,7 +1,7 @@
 from .claims import ClaimFetcher, claim_of
 from .embedders import VectorsOnly, load_embedder
 from .errors import Misconfigured, Reason, Rejected, Unavailable, VisualMemoryError
-from .exact_index import ExactIndex
+from .exact.index import ExactIndex
 from .images import ImageLimits
 from .model.answers import Contribution, Flip, Neighbor, Position, Prediction, Vote, Why
 from .model.events import (

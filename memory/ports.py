@@ -115,11 +115,10 @@ class StateStore(Protocol):
     def enlist(
         self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
     ) -> list[int | Rejected]:
-        """List each image under each of its selectors.
+        """List each image under each of its selectors; of each the greatest of their fences and its barrier, µs.
 
-        Returns, one for each listing, the greatest of those selectors' fences and the item's
-        own barrier, µs (-1: none). An image that would bear too many selectors is not listed
-        under these: `merge.NO_ROOM`. Who enlists and puts beside this one may pass the limit.
+        -1: none. An image that would bear too many selectors is not listed under these:
+        `merge.NO_ROOM`. Who enlists and puts beside this one may pass the limit.
         """
         ...
 
@@ -130,8 +129,8 @@ class StateStore(Protocol):
         """
         ...
 
-    def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        """Merge each into its image's slot, in one round trip. Durable when it returns."""
+    def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
+        """Merge each into its slot in one step, durably; note what dies by it for the `request`."""
         ...
 
     def fence(self, selector: SelectorKey, until: int) -> None:

@@ -196,13 +196,12 @@ class VisualMemory:
         fenced = now_us() if fences else None
         ever_heard_of = set[ImageKey]()
         for page in pages():
-            dying = self._note_dying(key, page, until)
-            results = self._erase(page, until) if page else []
+            results = self._erase(key, page, until) if page else []
             # An image that is named need not be known; one that is listed is.
             ever_heard_of.update(
                 image
                 for image, result in zip(page, results, strict=True)
-                if image not in named or image in dying or result.sources > 0
+                if image not in named or result.erased or result.sources > 0
             )
         erased = now_us()
         self._observe("erase", time.perf_counter() - started)
@@ -242,23 +241,19 @@ class VisualMemory:
             ]
         )
 
-    def _note_dying(
-        self, request: RequestKey, images: Sequence[ImageKey], until: int
-    ) -> set[ImageKey]:
+    def _note_dying(self, request: RequestKey, images: Sequence[ImageKey], until: int) -> None:
         """Those of the images that will be erased, noted before: who ends then counts them all the same."""
-        dying = (
-            set(compress(images, self.index.dying(images, until))) if images else set[ImageKey]()
-        )
-        if dying:
+        if images and (dying := list(compress(images, self.index.dying(images, until)))):
             self.index.note_dying(request, dying)
-        return dying
 
-    def _erase(self, images: Sequence[ImageKey], until: int) -> list[PutResult]:
+    def _erase(
+        self, request: RequestKey, images: Sequence[ImageKey], until: int
+    ) -> list[PutResult]:
         """Raise the barrier of each image, then tell the log.
 
         Who ends between the two carries the request out again, and tells it then.
         """
-        results = self.index.put([Put(image, barrier=until) for image in images])
+        results = self.index.put([Put(image, barrier=until) for image in images], request)
         self._tell(images)
         return results
 

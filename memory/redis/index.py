@@ -146,8 +146,9 @@ class RedisIndex(KeyedDigests, Uncounted):
     def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
         return admit_images(self._client, self.names, puts, encode_puts(puts, self._schema))
 
-    def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        keys = (self.names.item(put.image) for put in puts)
+    def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
+        dying = () if request is None else self.names.request(request)[2:]
+        keys = ((*self.names.item(put.image), *dying) for put in puts)
         calls = zip(keys, encode_puts(puts, self._schema), strict=True)
         does = "put" if any(isinstance(put.write, TraceWrite) for put in puts) else "erase"
         return list(

@@ -138,11 +138,12 @@ local function shred_trace(key)
   redis.call('HDEL', key, unpack(names))
 end
 
--- KEYS: item, wait, outbox. ARGS: barrier, address, selectors, register ('t', 'c', 'p' or ''), stamp,
--- then for 't' the values of TRACE, for 'c' the label ('' withdraws), for 'p' 1 or ''.
+-- KEYS: item, wait, outbox, and it may be the images that a request erases. ARGS: barrier, address, selectors,
+-- register ('t', 'c', 'p' or ''), stamp, then for 't' the values of TRACE, for 'c' the label ('' withdraws), for
+-- 'p' 1 or ''. (The request's key is in another slot, as `guarded` says.)
 -- Returns barrier, won, erased, visible, selectors, size of the outbox.
 local function put(keys, args)
-  local item, wait, outbox = keys[1], keys[2], keys[3]
+  local item, wait, outbox, dying = keys[1], keys[2], keys[3], keys[4]
   local address, given, register, stamp = args[2], args[3], args[4], args[5]
   local was_visible = redis.call('EXISTS', item) == 1
   local key = was_visible and item or wait
@@ -264,8 +265,10 @@ local function put(keys, args)
   end
   note_pruned(item, lives and pruned == '1', was_out)
   if had_trace and is_dead(held[2], barrier) then forget_influence(item) end
-  return {barrier, stands and 1 or 0, (trace_dies or correction_dies or pruning_dies) and 1 or 0,
-          visible and 1 or 0, selectors, redis.call('SCARD', outbox)}
+  local erased = trace_dies or correction_dies or pruning_dies
+  if erased and dying then redis.call('SADD', dying, string.match(item, '{(.*)}$')) end
+  return {barrier, stands and 1 or 0, erased and 1 or 0, visible and 1 or 0, selectors,
+          redis.call('SCARD', outbox)}
 end
 
 -- Of older programs. KEYS: posting, until. ARGS: image. Returns the selector's fence.

@@ -34,7 +34,7 @@ from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka.log_witness import LogWitness
 from streams.workers.attempts import Attempts
-from streams.workers.faust_app import Read, Transport, group_trouble
+from streams.workers.faust_app import Read, Transport, group_trouble, produce
 from streams.workers.fetched_batches import unreadable
 from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
 from streams.workers.worker_process import exit_now
@@ -154,17 +154,9 @@ class Delivery:
         """Send, and return once every record is acknowledged by all in-sync replicas."""
 
         async def send_all() -> None:
-            producer = await self._app.maybe_start_producer()
             try:
                 sent = [
-                    await producer.send(
-                        self._full_name(record.topic),
-                        key=record.key,
-                        value=record.value,
-                        partition=record.partition,
-                        timestamp=None,
-                        headers=list(record.headers),
-                    )
+                    await produce(self._app, self._full_name(record.topic), record)
                     for record in outgoing
                 ]
                 for acknowledgement in sent:

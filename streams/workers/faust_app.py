@@ -5,10 +5,12 @@ Part of delivery: with delivery.py the only place that knows Faust from inside.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 from asyncio import Task
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
@@ -17,9 +19,10 @@ from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
+from mode.services import WaitResults
 
 from memory.errors import Unavailable
-from streams.contract.records import Record
+from streams.contract.records import OutgoingRecord, Record
 from streams.kafka.cluster import Security
 from streams.workers import worker_process
 from streams.workers.fetched_batches import patch_aiokafka
@@ -120,6 +123,26 @@ class _Consumer(driver.Consumer):
                 message.value = [Record.of(record) for record in records]
                 yield tp, message
 
+    async def sleep(self, n: Any) -> None:
+        """As Faust's, which takes a task and its end to let others run for a moment."""
+        await (super().sleep(n) if n else asyncio.sleep(0))
+
+    async def wait_first(self, *awaited: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109 - Faust's
+        """As Faust's, which takes four tasks a message, though its stream has room as a rule."""
+        first, *others = awaited
+        if not isawaitable(first):
+            return await super().wait_first(*awaited, timeout=timeout)
+        with ExitStack() as unused:
+            for other in others:
+                unused.callback(other.close)
+            task = asyncio.ensure_future(first)
+            unused.callback(task.cancel)
+            await asyncio.sleep(0)
+            if task.done() and not self.should_stop:
+                return WaitResults([first], [task.result()], stopped=False)
+            unused.pop_all()
+        return await super().wait_first(task, *others, timeout=timeout)
+
     def on_buffer_full(self, tp: TP) -> None:
         """Let a full stream keep the reader waiting: a pause of its partition is a fetch lost."""
 
@@ -200,6 +223,21 @@ def make_app(
         broker_max_poll_records=batch,
         # A message is what was fetched of a partition.
         stream_buffer_maxsize=1,
+    )
+
+
+async def produce(app: faust.App, topic: str, record: OutgoingRecord) -> Awaitable[Any]:
+    """Hand over a record to be sent; what is returned ends once all in-sync replicas have it."""
+    producer = app.producer
+    if not producer.started:  # to ask for it each time costs three turns of the loop
+        producer = await app.maybe_start_producer()
+    return await producer.send(
+        topic,
+        key=record.key,
+        value=record.value,
+        partition=record.partition,
+        timestamp=None,
+        headers=list(record.headers),
     )
 
 

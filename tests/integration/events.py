@@ -9,7 +9,7 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.errors import Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model import merge
 from memory.model.events import Correction, Forget, Ingest, Prune, SelectorKind, VectorPayload
 from memory.model.forgetting import Barrier

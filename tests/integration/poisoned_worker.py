@@ -11,6 +11,7 @@ from typing import Any
 from memory.errors import Rejected
 from memory.model.answers import SearchResult
 from memory.model.events import LogPartition
+from memory.model.keys import RequestKey
 from memory.model.questions import Probe
 from memory.model.state import CorrectionWrite, Put, PutResult, TraceWrite
 from memory.ports import MemoryIndex
@@ -40,9 +41,9 @@ class Poisoned:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def put(self, puts: Sequence[Put]) -> list[PutResult]:
+    def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
         self._die_of(puts)
-        return self._index.put(puts)
+        return self._index.put(puts, request)
 
     def admit(self, puts: Sequence[Put]) -> list[PutResult | Rejected]:
         self._die_of(puts)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from memory.errors import Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model import merge
 from memory.model.events import (
     Correction,

@@ -12,7 +12,7 @@ import redis
 
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason, Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model import merge
 from memory.model.answers import Influence, SearchResult
 from memory.model.events import MAX_SELECTORS, LogAddress, LogPartition, Selector, SelectorKind
@@ -692,6 +692,19 @@ def test_what_a_barrier_would_erase_is_told_before(index: MemoryIndex) -> None:
         [True, True, True, False]
     )
     assert index.dying(keys, 20) == [False] * 4
+
+
+def test_what_dies_by_a_request_is_noted_as_it_dies(index: MemoryIndex) -> None:
+    request = index.request_key("r")
+    remember(index, "shown", time=20)
+    remember(index, "late", time=21, selectors=(SelectorKey("s"),))
+    keys = [index.image_key(name) for name in ("shown", "late", "never")]
+    index.put([Put(key, barrier=20) for key in keys], request)
+    assert index.note_dying(request, ()) == 1
+    index.put([Put(key, barrier=20) for key in keys], request)
+    assert index.note_dying(request, keys[:1]) == 1
+    index.put([Put(key, barrier=21) for key in keys])
+    assert index.note_dying(request, ()) == 1, "of nobody's request"
 
 
 def test_the_oldest_request_is_the_open_one_that_was_seen_first(index: MemoryIndex) -> None:

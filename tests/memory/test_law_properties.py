@@ -15,13 +15,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory import exact_index
 from memory.embedders import VectorsOnly
 from memory.errors import Rejected
-from memory.exact_index import ExactIndex
+from memory.exact import index as exact_index
+from memory.exact.index import ExactIndex
 from memory.model import merge
 from memory.model.events import Forget, Ingest, Selector, SelectorKind
-from memory.model.keys import ImageKey, SelectorKey
+from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.state import Put, PutResult
 from memory.model.times import FOREVER
 from memory.ports import MemoryIndex
@@ -135,9 +135,9 @@ class Both(ExactIndex):
         self._compare(puts)
         return results
 
-    def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        results = super().put(puts)
-        assert self.other.put(puts) == results
+    def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
+        results = super().put(puts, request)
+        assert self.other.put(puts, request) == results
         self._compare(puts)
         return results
 

@@ -9,7 +9,7 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import Prediction
 from memory.model.events import Ingest, Selector, VectorPayload
 from memory.model.questions import Factors, Query, Rule, WhatIf

@@ -16,7 +16,7 @@ import redis
 
 from memory.embedders import VectorsOnly
 from memory.errors import Moved, Unavailable
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import SearchResult
 from memory.model.keys import SelectorKey
 from memory.model.questions import Exclusion, Probe

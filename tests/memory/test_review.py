@@ -9,7 +9,7 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import (
     Effect,
     Findings,

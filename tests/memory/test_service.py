@@ -14,7 +14,7 @@ from PIL import Image
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.images import ImageLimits
 from memory.model.answers import Position, Prediction, SearchResult
 from memory.model.events import (

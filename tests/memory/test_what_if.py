@@ -11,7 +11,7 @@ import pytest
 
 from memory.embedders import VectorsOnly
 from memory.errors import Reason, Rejected
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import Prediction
 from memory.model.events import Correction, Forget, Ingest, Selector, SelectorKind, VectorPayload
 from memory.model.questions import (

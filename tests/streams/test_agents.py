@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import Findings, Position, Prediction
 from memory.model.events import (
     Correction,

@@ -15,7 +15,7 @@ import pytest
 from memory.claims import AddressRules
 from memory.embedders import VectorsOnly
 from memory.errors import Misconfigured, Reason
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.images import ImageLimits
 from memory.model.events import LogPartition
 from memory.model.forgetting import Fence, FenceFact

@@ -10,7 +10,7 @@ import pytest
 from kafka import KafkaProducer
 
 from memory.errors import Reason, Rejected, Unavailable
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.answers import Position
 from memory.model.events import LogPartition
 from memory.model.state import Put, Trace, TraceWrite

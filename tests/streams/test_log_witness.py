@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.events import LogPartition
 from memory.model.logs import Witness
 from streams.kafka import log_witness

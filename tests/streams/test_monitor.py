@@ -16,7 +16,7 @@ from kafka import TopicPartition
 from prometheus_client import REGISTRY
 
 from memory.errors import Misconfigured, Unavailable
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from memory.model.events import LogPartition
 from memory.model.logs import Cut
 from memory.model.state import Stats

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memory.errors import Unavailable
-from memory.exact_index import ExactIndex
+from memory.exact.index import ExactIndex
 from streams.workers import readiness
 from streams.workers.readiness import Headway, Readiness
 

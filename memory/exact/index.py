@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from memory.errors import Rejected
+from memory.exact.positions import ExactPositions
 from memory.model import merge
 from memory.model.answers import Hit, Influence, SearchResult
-from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
+from memory.model.logs import ByPartition
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
 from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
@@ -24,7 +24,7 @@ from memory.model.times import NEVER, Stamp, stamp_time
 from memory.model.vectors import Vector, cosine_distances, distances_to_nearest, stored_vector
 
 
-class ExactIndex(KeyedDigests, Uncounted):
+class ExactIndex(KeyedDigests, ExactPositions, Uncounted):
     """`memory.ports.MemoryIndex` in numpy. `dtype` is the element type vectors are stored in."""
 
     def __init__(
@@ -32,7 +32,8 @@ class ExactIndex(KeyedDigests, Uncounted):
     ) -> None:
         self._embedder = embedder
         self._dim = dim
-        super().__init__(hmac_key)
+        KeyedDigests.__init__(self, hmac_key)
+        ExactPositions.__init__(self)
         self._dtype = np.dtype(dtype)
         self.state = merge.State()
         self._erased: dict[RequestKey, set[ImageKey]] = {}
@@ -40,10 +41,6 @@ class ExactIndex(KeyedDigests, Uncounted):
         self._requests: dict[RequestKey, tuple[int, bool]] = {}
         self._expansions: dict[RequestKey, set[ImageKey]] = {}
         self._told: set[Barrier | Posting] = set()
-        self._positions: dict[LogPartition, int] = {}
-        self._times: dict[LogPartition, int] = {}
-        self._witnesses: dict[LogPartition, dict[int, int]] = {}
-        self._cuts: dict[LogPartition, list[Cut]] = {}
         self._used: dict[ImageKey, tuple[int, int]] = {}
 
     @property
@@ -56,9 +53,6 @@ class ExactIndex(KeyedDigests, Uncounted):
 
     def ping(self) -> None:
         """Always there."""
-
-    def follow(self) -> None:
-        """There is no other."""
 
     def enlist(
         self, listings: Sequence[tuple[Sequence[SelectorKey], ImageKey]]
@@ -87,8 +81,12 @@ class ExactIndex(KeyedDigests, Uncounted):
             return barrier
         return self._merge(self._stored(replace(put, barrier=max(put.barrier, barrier))))
 
-    def put(self, puts: Sequence[Put]) -> list[PutResult]:
-        return [self._merge(self._stored(put)) for put in puts]
+    def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
+        results = [self._merge(self._stored(put)) for put in puts]
+        if request is not None:
+            dead = [put.image for put, done in zip(puts, results, strict=True) if done.erased]
+            self.note_dying(request, dead)
+        return results
 
     def _merge(self, put: Put) -> PutResult:
         before = self.state.items.get(put.image, merge.EMPTY)
@@ -207,9 +205,7 @@ class ExactIndex(KeyedDigests, Uncounted):
             results.append(SearchResult(tuple(hits[: probe.k]), exact=True))
         return results
 
-    def search_as_of(
-        self, probes: Sequence[Probe]
-    ) -> tuple[Mapping[LogPartition, int], list[SearchResult]]:
+    def search_as_of(self, probes: Sequence[Probe]) -> tuple[ByPartition, list[SearchResult]]:
         positions = self.positions()
         return positions, self.search(probes)
 
@@ -237,51 +233,6 @@ class ExactIndex(KeyedDigests, Uncounted):
 
     def item(self, image: ImageKey) -> Item | None:
         return self.state.items.get(image)
-
-    def positions(self) -> Mapping[LogPartition, int]:
-        return dict(self._positions)
-
-    def advance(
-        self, positions: ByPartition, youngest: ByPartition = OF_NONE, noted: ByPartition = OF_NONE
-    ) -> bool:
-        if any(self._positions.get(place, 0) < offset for place, offset in noted.items()):
-            return False
-        for place, time in youngest.items():
-            self._times[place] = max(self._times.get(place, NEVER), time)
-        for place, offset in positions.items():
-            self._positions[place] = max(self._positions.get(place, -1), offset)
-        return True
-
-    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
-        found: dict[LogPartition, list[Witness]] = {}
-        for place in self._positions.keys() & self._times.keys():
-            found[place] = [Witness(self._positions[place], self._times[place])]
-        for place, noted in self._witnesses.items():
-            others = [Witness(offset, time) for offset, time in sorted(noted.items(), reverse=True)]
-            found[place] = [*found.get(place, []), *others]
-        return {place: held for place, held in found.items() if held}
-
-    def note_witnesses(
-        self,
-        witnesses: Mapping[LogPartition, Sequence[Witness]],
-        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
-    ) -> None:
-        for place, gone in instead_of.items():
-            for witness in gone:
-                self._witnesses.get(place, {}).pop(witness.offset, None)
-        for place, new in witnesses.items():
-            noted = self._witnesses.setdefault(place, {})
-            for witness in new:
-                noted[witness.offset] = max(witness.time, noted.get(witness.offset, NEVER))
-
-    def rewind(self, partition: LogPartition, cut: Cut) -> None:
-        self._positions[partition] = min(self._positions.get(partition, 0), cut.offset)
-        self._witnesses.pop(partition, None)
-        self.advance({}, {partition: cut.time + 1})
-        self._cuts.setdefault(partition, []).append(cut)
-
-    def cuts(self) -> Mapping[LogPartition, Sequence[Cut]]:
-        return self._cuts
 
     def digests(self) -> Digests:
         return merge.digests(self.state.items, self.state.fences)
