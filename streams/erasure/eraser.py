@@ -109,7 +109,6 @@ class Eraser:
         self._sweep: _Sweep | None = None
         self._next_beat = self._next_sweep = self._next_rewrite = self._next_claims = 0.0
         self._next_look = 0.0
-        self._rewriting = False
 
     def open(self) -> None:
         """Read what was told so far."""
@@ -185,12 +184,10 @@ class Eraser:
     def _rewrite_files(self) -> None:
         stage = "redis_purged"
         lacking = self.ledger.lacking(stage)
-        if not lacking or (not self._rewriting and time.monotonic() < self._next_rewrite):
+        if not lacking or time.monotonic() < self._next_rewrite:
             return
-        self._rewriting = True
         if not self._files.rewrite() or (as_of := self._files.as_of) is None:
             return
-        self._rewriting = False
         self._next_rewrite = time.monotonic() + self._pause
         for erasure in lacking:
             if erasure.taken_up <= as_of:

@@ -100,6 +100,10 @@ WRONG_USE = {
         ["query", "--item", "i", "--weight", "cat=0.5"],
         "write image= or label=",
     ),
+    "a weight of what has none": (
+        ["query", "--item", "i", "--weight", "colour=red=0.5"],
+        "write image= or label=",
+    ),
     "a weight that is none": (
         ["query", "--item", "i", "--weight", "label=cat=heavy"],
         "and a number",
@@ -201,6 +205,27 @@ class Uncounted:
     def review(self, *_: object, **__: object) -> Findings:
         self.asked += 1
         raise Rejected(Reason.NOT_COUNTED, "not yet")
+
+
+class Unheard(Uncounted):
+    """A client of a query worker that knows of no such item."""
+
+    def review(self, *_: object, **__: object) -> Findings:
+        self.asked += 1
+        raise Rejected(Reason.UNKNOWN_ITEM, "no such item")
+
+
+def test_what_no_count_would_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Unheard()
+    monkeypatch.setattr("streams.bootstrap.client", lambda *_: nullcontext(one))
+    monkeypatch.setattr("streams.cli.review.COUNTED_ASK_SECONDS", 0.01)
+    where = ("--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1/0")
+    done = CliRunner().invoke(
+        cli, ["influence", "i", "--timeout", "1", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
+    )
+    assert isinstance(done.exception, Rejected)
+    assert done.exception.reason is Reason.UNKNOWN_ITEM
+    assert one.asked == 1
 
 
 def test_counts_are_waited_for_as_long_as_was_said(monkeypatch: pytest.MonkeyPatch) -> None:

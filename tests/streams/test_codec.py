@@ -770,6 +770,12 @@ def test_a_pruning_survives_its_record(
     assert (event.time, event.image_id, event.pruned) == (time, image_id, pruned)
 
 
+def test_a_pruning_that_the_memory_would_reject_is_not_sent() -> None:
+    with pytest.raises(Rejected) as caught:
+        encoding.encode_pruning(source="desk", event_id="e", time=NOW, image_id=" i", pruned=True)
+    assert caught.value.reason is Reason.INVALID_ID
+
+
 def test_two_prunings_of_one_time_have_two_stamps() -> None:
     stamps = set()
     for pruned in (True, False):

@@ -35,7 +35,7 @@ from memory.redis.reports import Leftovers
 from streams.config.settings import CACHE, load
 from streams.contract import decoding, encoding
 from streams.contract.messages import Receipt, SelectorDigest
-from streams.contract.records import OutgoingRecord
+from streams.contract.records import OutgoingRecord, Record
 from streams.contract.signing import Chain, SigningKey
 from streams.contract.topics import Topic, declare
 from streams.erasure import eraser as eraser_module
@@ -179,6 +179,22 @@ def test_a_scan_finds_all_that_names_the_forgotten_and_nothing_else(
     assert found(again) == placed(dead)
     assert again.without_tombstone() == []  # the first one wrote their tombstones
     assert again.records == 13 + 6
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "there"), [(5, b"v", True), (5, None, False), (6, b"v", False)]
+)
+def test_only_the_dead_themselves_are_still_there(
+    *, offset: int, value: bytes | None, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither what lives between them nor their tombstones."""
+    place = TopicPartition("vm.image-ingest", 0)
+    left = Record(place.topic, 0, offset, b"k", value, (), 1)
+    log = object.__new__(ErasureLog)
+    asked = Mock(return_value=[[left]])
+    monkeypatch.setattr(log, "_read", asked)
+    assert log.still_there({place: [5, 7]}) is there
+    asked.assert_called_once_with({place: 5}, {place: 8})
 
 
 def claim(event: str, uri: str, *, subject: str = "ann") -> OutgoingRecord:
@@ -612,6 +628,39 @@ def test_the_log_is_looked_at_seldom_where_it_takes_long(
         eraser.step()
         seen.append(log.starts.call_count)
     assert seen == looks
+
+
+def test_files_are_not_written_anew_again_before_a_pause_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(eraser_module, "time", Mock(monotonic=lambda: now[0]))
+    log, chain, index, leftovers, files = (Mock() for _ in range(5))
+    chain.open.return_value = [receipt("r")]
+    chain.poll.return_value = chain.append.return_value = []
+    leftovers.dead_events.return_value = []
+    leftovers.copies_as_of.return_value = None
+    log.full_name = str
+    log.ends.return_value = {TopicPartition("forget-request", 0): 1}
+    log.starts.return_value = {}
+    index.positions.return_value = {}
+    files.as_of = 0  # never late enough for this request
+    eraser = Eraser(
+        *(index, leftovers, files, log, chain, {"forget-request": "a"}),
+        name="vm",
+        pause=600,
+        beat=3600,
+        limit=1e6,
+        claims=False,
+    )
+    eraser.open()
+    seen = []
+    for passed, done in ((0, False), (1, True), (1, True), (500, True), (100, True)):
+        now[0] += passed
+        files.rewrite.return_value = done
+        eraser.step()
+        seen.append(files.rewrite.call_count)
+    assert seen == [1, 2, 2, 2, 3], "one that has begun goes on at once"
 
 
 # Later

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -456,6 +457,31 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     system = downloads.find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert downloads.find_java() == system
+
+
+def test_the_java_that_was_named_comes_before_that_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("named", "path"):
+        java = tmp_path / folder / "bin" / "java"
+        java.parent.mkdir(parents=True)
+        java.write_text("#!/bin/sh\necho 'openjdk version \"21.0.2\"' >&2\n")
+        java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"), prepend=":")
+    assert downloads.find_java() == tmp_path / "path" / "bin" / "java"
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "named"))
+    assert downloads.find_java() == tmp_path / "named" / "bin" / "java"
+
+
+def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = server.free_port()
+    with socket.create_server((server.HOST, 0)) as taken:
+        ports = [taken.getsockname()[1], free]
+        monkeypatch.setattr(server, "random", SimpleNamespace(sample=lambda *_: ports))
+        assert server.free_port() == free
+        ports.remove(free)
+        with pytest.raises(LocalServerError, match="no free port"):
+            server.free_port()
 
 
 def test_a_machine_without_java_gets_one_that_can_keep_classes(

@@ -13,9 +13,12 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from memory.errors import Reason
+from memory.model.times import SECOND
 from streams import bootstrap
 from streams.config.settings import load
+from streams.contract.messages import Receipt, SelectorDigest
 from streams.erasure import metrics as erasure_metrics
+from streams.erasure.bound import Bound
 from streams.workers import metrics
 from streams.workers.metrics import (
     MEASURED,
@@ -46,6 +49,8 @@ LABELS = {
 """Few values each; `label` has those that a setting allows."""
 
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric._name)
+
+NOW = 1_790_000_000_000_000
 
 
 def exported(metric: MetricWrapperBase) -> str:
@@ -104,6 +109,35 @@ def test_buckets_grow_and_reach_what_is_promised(metric: MetricWrapperBase) -> N
         # Erasing waits for files to be written anew.
         assert bounds[0] <= (1 if metric is erasure_metrics.ERASURE_SECONDS else 0.005)
         assert bounds[-1] >= 30
+
+
+def test_a_stage_takes_from_when_a_request_was_to_be_carried_out() -> None:
+    def observed() -> list[float]:
+        told = (
+            REGISTRY.get_sample_value(f"visual_memory_erasure_seconds_{kind}", {"stage": stage})
+            for stage in ("log_compacted", "redis_purged")
+            for kind in ("count", "sum")
+        )
+        return [value for value in told if value is not None]
+
+    erasure_metrics.begin_stages_at_zero()
+    before = observed()
+    stages = {"received": NOW, "erased": NOW + SECOND, "redis_purged": NOW + 3 * SECOND}
+    said = Receipt("r", "erased", stages, SelectorDigest("subject", "d"), 9, 4, memory="vm")
+    erasure_metrics.observe_stages({"received", "erased"}, said)
+    erasure_metrics.observe_stages({"received", "erased", "redis_purged"}, said)
+    *others, count, total = before
+    assert observed() == pytest.approx([*others, count + 1, total + 3])
+
+
+def test_the_bound_is_told_beside_its_limit() -> None:
+    def told(name: str) -> float | None:
+        return REGISTRY.get_sample_value(f"visual_memory_erasure_{name}_seconds")
+
+    erasure_metrics.export_bound(Bound({"log": 7.0, "redis": 5.0}, ()), 86_400)
+    assert (told("bound"), told("limit")) == (7, 86_400)
+    erasure_metrics.export_bound(None, 60)
+    assert (told("bound"), told("limit")) == (-1, 60)
 
 
 def test_all_names_are_different_and_there_are_some() -> None:

@@ -108,6 +108,7 @@ def test_selectors_alone_will_do() -> None:
         ({"subject_identities": [identity(5)]}, Reason.INVALID_SELECTOR),
         ({"subject_identities": [identity(" ann")]}, Reason.INVALID_SELECTOR),
         ({"subject_identities": [identity(kind="")]}, Reason.INVALID_SELECTOR),
+        ({"subject_identities": [identity(kind=5)]}, Reason.INVALID_SELECTOR),
         (
             {
                 "subject_identities": [

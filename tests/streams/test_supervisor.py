@@ -367,6 +367,27 @@ def test_a_child_that_hangs_is_told_as_not_ready_and_started_again(
     assert "child: no answer for 3 s" in said
 
 
+def test_a_child_that_is_slow_to_start_again_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LIVENESS_SECONDS", 0.1)
+    said: list[str] = []
+    well = tmp_path / "well"
+    well.touch()
+    spec = child(tmp_path, ready=well.exists, live=well.exists, hang_timeout=0.5)
+    with in_background(Supervisor(tmp_path, [spec], backoff=(0.05, 1), log=said.append)):
+        eventually(lambda: status(tmp_path) == "running")
+        well.unlink()
+        os.kill(children(tmp_path)["child"]["pid"], signal.SIGKILL)
+        eventually(lambda: children(tmp_path)["child"]["restarts"] == 1)
+        pid = children(tmp_path)["child"]["pid"]
+        time.sleep(2)
+        assert children(tmp_path)["child"]["pid"] == pid, said
+        well.touch()
+        eventually(lambda: children(tmp_path)["child"]["ready"])
+        assert children(tmp_path)["child"]["restarts"] == 1
+
+
 def test_a_child_that_answers_that_it_is_not_ready_is_told_so_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
