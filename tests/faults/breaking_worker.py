@@ -108,7 +108,7 @@ class Breaking:
             return found
 
         def step(*arguments: Any, **options: Any) -> Any:
-            if name in {"enlist", "put", "admit", "vectors_of"} and self._is_poison(*arguments):
+            if name in {"enlist", "put", "admit", "vectors_of"} and self._is_poison(arguments[0]):
                 end()
             result = found(*arguments, **options)
             if self._armed.due(name):

@@ -433,8 +433,7 @@ def test_a_ledger_that_fails_as_nobody_expects_ends_the_worker(place: Workplace)
     assert SECRET not in place.log()
 
 
-@pytest.mark.parametrize("tasks", [False, True])
-@pytest.mark.parametrize("watch", [0.1, 3600])
+@pytest.mark.parametrize(("watch", "tasks"), [(0.1, False), (3600, True)])
 def test_a_ledger_that_forgets_what_it_held_ends_the_worker_before_a_gap_is_passed(
     place: Workplace, watch: float, *, tasks: bool
 ) -> None:
