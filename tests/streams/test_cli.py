@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 from memory.model.answers import Findings
@@ -215,14 +215,18 @@ class Unheard(Uncounted):
         raise Rejected(Reason.UNKNOWN_ITEM, "no such item")
 
 
-def test_what_no_count_would_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Unheard()
+def asked_of(one: Uncounted, monkeypatch: pytest.MonkeyPatch, *command: str) -> Result:
+    """What a command comes to whose counts this one tells."""
     monkeypatch.setattr("streams.bootstrap.client", lambda *_: nullcontext(one))
+    monkeypatch.setattr("streams.cli.review._counting", lambda _: nullcontext(one))
     monkeypatch.setattr("streams.cli.review.COUNTED_ASK_SECONDS", 0.01)
     where = ("--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1/0")
-    done = CliRunner().invoke(
-        cli, ["influence", "i", "--timeout", "1", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
-    )
+    return CliRunner().invoke(cli, [*command, *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY})
+
+
+def test_what_no_count_would_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Unheard()
+    done = asked_of(one, monkeypatch, "influence", "i", "--timeout", "1")
     assert isinstance(done.exception, Rejected)
     assert done.exception.reason is Reason.UNKNOWN_ITEM
     assert one.asked == 1
@@ -230,21 +234,13 @@ def test_what_no_count_would_change_is_not_asked_again(monkeypatch: pytest.Monke
 
 def test_counts_are_waited_for_as_long_as_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Uncounted()
-    monkeypatch.setattr("streams.bootstrap.client", lambda *_: nullcontext(one))
-    monkeypatch.setattr("streams.cli.review.COUNTED_ASK_SECONDS", 0.01)
-    where = ("--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1/0")
-    done = CliRunner().invoke(
-        cli, ["influence", "--timeout", "0.2", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
-    )
+    done = asked_of(one, monkeypatch, "influence", "--timeout", "0.2")
     assert isinstance(done.exception, Rejected)
     assert done.exception.reason is Reason.NOT_COUNTED
     assert one.asked > 1
 
     one.asked = 0
-    monkeypatch.setattr("streams.cli.review._counting", lambda _: nullcontext(one))
-    done = CliRunner().invoke(
-        cli, ["prune", "--timeout", "0.2", *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY}
-    )
+    done = asked_of(one, monkeypatch, "prune", "--timeout", "0.2")
     assert isinstance(done.exception, Unavailable)
     assert "not read and compared within 0.2 s" in str(done.exception)
     assert one.asked > 1

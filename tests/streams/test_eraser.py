@@ -597,13 +597,16 @@ def test_an_eraser_ends_when_its_topics_are_others_by_now() -> None:
         assert topics.check_topics.call_count == 2
 
 
-@pytest.mark.parametrize(("beat", "looks"), [(3600.0, [1, 1, 1, 2]), (5.0, [1, 1, 2, 3])])
-def test_the_log_is_looked_at_seldom_where_it_takes_long(
-    beat: float, looks: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by which erasers wait, in a list of one."""
     now = [100.0]
     monkeypatch.setattr(eraser_module, "time", Mock(monotonic=lambda: now[0]))
-    log, chain, index, leftovers, files = (Mock() for _ in range(5))
+    return now
+
+
+def waiting_eraser(log: Mock, files: Mock, beat: float) -> Eraser:
+    """Of a request that is erased, in a log that is not merged yet."""
+    chain, index, leftovers = (Mock() for _ in range(3))
     chain.open.return_value = [receipt("r")]
     chain.poll.return_value = chain.append.return_value = []
     leftovers.dead_events.return_value = []
@@ -612,7 +615,6 @@ def test_the_log_is_looked_at_seldom_where_it_takes_long(
     log.ends.return_value = {TopicPartition("forget-request", 0): 1}
     log.starts.return_value = {}
     index.positions.return_value = {}
-    files.rewrite.return_value = False
     eraser = Eraser(
         *(index, leftovers, files, log, chain, {"forget-request": "a"}),
         name="vm",
@@ -622,6 +624,17 @@ def test_the_log_is_looked_at_seldom_where_it_takes_long(
         claims=False,
     )
     eraser.open()
+    return eraser
+
+
+@pytest.mark.parametrize(("beat", "looks"), [(3600.0, [1, 1, 1, 2]), (5.0, [1, 1, 2, 3])])
+def test_the_log_is_looked_at_seldom_where_it_takes_long(
+    beat: float, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, files = Mock(), Mock()
+    files.rewrite.return_value = False
+    now = clock(monkeypatch)
+    eraser = waiting_eraser(log, files, beat)
     seen = []
     for passed in (0.0, 0.4, 0.2, 14.5):
         now[0] += passed
@@ -633,27 +646,9 @@ def test_the_log_is_looked_at_seldom_where_it_takes_long(
 def test_files_are_not_written_anew_again_before_a_pause_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(eraser_module, "time", Mock(monotonic=lambda: now[0]))
-    log, chain, index, leftovers, files = (Mock() for _ in range(5))
-    chain.open.return_value = [receipt("r")]
-    chain.poll.return_value = chain.append.return_value = []
-    leftovers.dead_events.return_value = []
-    leftovers.copies_as_of.return_value = None
-    log.full_name = str
-    log.ends.return_value = {TopicPartition("forget-request", 0): 1}
-    log.starts.return_value = {}
-    index.positions.return_value = {}
-    files.as_of = 0  # never late enough for this request
-    eraser = Eraser(
-        *(index, leftovers, files, log, chain, {"forget-request": "a"}),
-        name="vm",
-        pause=600,
-        beat=3600,
-        limit=1e6,
-        claims=False,
-    )
-    eraser.open()
+    files = Mock(as_of=0)  # never late enough for this request
+    now = clock(monkeypatch)
+    eraser = waiting_eraser(Mock(), files, 3600)
     seen = []
     for passed, done in ((0, False), (1, True), (1, True), (500, True), (100, True)):
         now[0] += passed
