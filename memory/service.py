@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain, compress
 from typing import TypeVar
 
@@ -90,10 +91,11 @@ class VisualMemory:
 
         What is already forgotten is refused before it costs a fetch, a decoding or an embedding.
         """
-        index, digest, keys = self.index, self._embedder.digest, self.index.selector_key
+        index, digest = self.index, self._embedder.digest
+        key_of = cache(index.selector_key)  # many come from one source
         results: Sequence[PutResult | Rejected]
         arrivals = [
-            Arrival(event, index.image_key(event.image_id), tuple(map(keys, event.selectors)))
+            Arrival(event, index.image_key(event.image_id), tuple(map(key_of, event.selectors)))
             for event in events
         ]
         if all(isinstance(event.payload, VectorPayload) for event in events):

@@ -50,7 +50,8 @@ class LogPartition(NamedTuple):
 def _spell(event: object, field: str, name: str, what: str, reason: Reason, limit: int) -> None:
     """Let a new event hold the one spelling of a name. Raises `Rejected`."""
     spelt = canonical_name(name, what=what, reason=reason, limit=limit)
-    object.__setattr__(event, field, spelt)
+    if spelt is not name:
+        object.__setattr__(event, field, spelt)
 
 
 class SelectorKind(StrEnum):
@@ -172,10 +173,10 @@ class Ingest:
                 Reason.INVALID_SUBJECT,
                 f"{len(self.subjects)} subjects; at most {MAX_SUBJECTS} are allowed",
             )
-        spelt = (
+        spelt = [
             canonical_name(subject, what="a subject", reason=Reason.INVALID_SUBJECT, limit=MAX_ID)
             for subject in self.subjects
-        )
+        ]
         object.__setattr__(self, "subjects", tuple(spelt))
 
     @property

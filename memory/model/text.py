@@ -36,11 +36,12 @@ def checked_text(value: str, *, what: str, reason: Reason, limit: int) -> str:
     Refused: empty, longer than `limit` characters, surrounding white space, control
     characters and lone surrogates.
     """
-    if not value.strip():
+    stripped = value.strip()
+    if not stripped:
         raise Rejected(reason, f"{what} is empty")
     if len(value) > limit:
         raise Rejected(reason, f"{what} has {len(value)} characters; at most {limit} are allowed")
-    if value != value.strip():
+    if value != stripped:
         raise Rejected(reason, f"{what} has white space around it; strip it")
     if value.isprintable():
         return value

@@ -16,6 +16,12 @@ Vector = npt.NDArray[np.float32]
 
 def check_direction(rows: npt.NDArray[np.floating[Any]], what: str = "the vector") -> None:
     """Raise `Rejected` (NOT_FINITE, ZERO_VECTOR) where a vector, the last axis, points nowhere."""
+    if rows.ndim == 1:
+        with np.errstate(over="ignore"):
+            square = rows.dot(rows)
+        # Nearly always it tells at once; large or tiny elements over- or underflow in it.
+        if 0 < square < np.inf:
+            return
     if not np.isfinite(rows).all():
         raise Rejected(Reason.NOT_FINITE, f"{what} has NaN or infinite elements")
     if not rows.any(axis=-1).all():

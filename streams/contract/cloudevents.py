@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -76,18 +76,24 @@ RESERVED = frozenset(
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NAME = re.compile(r"[a-z0-9]+")
+_OURS = frozenset(map(str, Header))
 _TYPE = re.compile(r"visual-memory\.([a-z-]+)\.v[0-9]+")
 _TIME = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
-    r"(?:[Zz]|([+-])([0-9]{2}):([0-5][0-9]))"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-5][0-9])"
 )
-_CORE = (Header.SPECVERSION, Header.ID, Header.SOURCE, Header.TYPE, Header.TIME)
+_CORE = tuple(map(str, (Header.SPECVERSION, Header.ID, Header.SOURCE, Header.TYPE, Header.TIME)))
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every event says about itself. `attributes` are the other ones, without ``ce_``."""
+    """What every event says about itself, and its record's key.
 
+    `attributes` are the other ones, without ``ce_``.
+    """
+
+    key: str
     id: str
     source: str
     type: str
@@ -116,22 +122,25 @@ def read(record: Record, topic: Topic) -> Envelope | Marker:
             Reason.UNKNOWN_CONTENT_TYPE,
             "send the event in binary mode: its attributes as ce_ headers, its data as the value",
         )
-    for header in _CORE:
-        if header not in headers:
-            raise Rejected(Reason.MISSING_HEADER, f"the header {header} is missing")
-    specversion, event_id, source, type_, time = (headers.pop(header) for header in _CORE)
+    try:
+        specversion, event_id, source, type_, time = (headers.pop(header) for header in _CORE)
+    except KeyError as missing:
+        raise Rejected(Reason.MISSING_HEADER, f"the header {missing.args[0]} is missing") from None
     if specversion != SPECVERSION:
         raise Rejected(Reason.UNKNOWN_VERSION, f"{Header.SPECVERSION} must be {SPECVERSION}")
     _check_type(type_, topic)
     checked_text(event_id, what=Header.ID, reason=Reason.INVALID_ID, limit=MAX_ID)
     checked_text(source, what=Header.SOURCE, reason=Reason.INVALID_SOURCE, limit=MAX_ID)
-    if record.key != record_key(source, event_id):
+    key = record_key(source, event_id)
+    if record.key != key:
         raise Rejected(
             Reason.WRONG_KEY,
             "the record's key must be the hex SHA-256 of ce_source, a NUL byte and ce_id",
         )
     attributes = {name.removeprefix(PREFIX): text for name, text in headers.items()}
-    return Envelope(event_id, source, type_, parse_time(time), content_type, attributes)
+    return Envelope(
+        key.decode(), event_id, source, type_, parse_time(time), content_type, attributes
+    )
 
 
 def _marker(record: Record) -> Marker | None:
@@ -153,13 +162,14 @@ def _texts(record: Record) -> dict[str, str]:
     """The headers that are the contract's or attributes; others are ignored."""
     texts: dict[str, str] = {}
     for name, value in record.headers:
-        if not name.startswith(PREFIX) and name != Header.CONTENT_TYPE:
-            continue
-        if name.startswith(PREFIX) and not is_name(name.removeprefix(PREFIX)):
-            raise Rejected(
-                Reason.INVALID_HEADER,
-                "the name of a ce_ header has more than lower-case letters and digits after ce_",
-            )
+        if name not in _OURS:
+            if not name.startswith(PREFIX):
+                continue
+            if not is_name(name.removeprefix(PREFIX)):
+                raise Rejected(
+                    Reason.INVALID_HEADER,
+                    "the name of a ce_ header has more than lower-case letters and digits after ce_",
+                )
         if name in texts:
             raise Rejected(Reason.REPEATED_HEADER, f"{_shown(name)} is there more than once")
         try:
@@ -173,7 +183,7 @@ def _texts(record: Record) -> dict[str, str]:
 
 def _shown(name: str) -> str:
     """A header's name, if it is one of the contract's: a stranger's may hold anything."""
-    return f"the header {name}" if name in set(Header) else "a ce_ header"
+    return f"the header {name}" if name in _OURS else "a ce_ header"
 
 
 def is_name(name: str) -> bool:
@@ -220,21 +230,15 @@ def write(
 
 def parse_time(text: str, what: str = Header.TIME) -> int:
     """µs of an RFC 3339 time with its offset; digits below µs are cut. Raises `Rejected`, which says `what`."""
-    found = _TIME.fullmatch(text)
-    if not found:
+    if not _TIME.fullmatch(text):
         raise Rejected(
             Reason.INVALID_TIME, f"{what} must be an RFC 3339 time with its offset from UTC"
         )
-    *fields, fraction, sign, hours, minutes = found.groups()
     try:
-        offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-        zone = timezone(-offset if sign == "-" else offset)
-        year, month, day, hour, minute, second = map(int, fields)
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=zone)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError:
         raise Rejected(Reason.INVALID_TIME, f"{what} names no moment") from None
-    micros = int(((fraction or "") + "000000")[:6])
-    return checked_time((moment - EPOCH) // timedelta(microseconds=1) + micros)
+    return checked_time((moment - EPOCH) // _MICROSECOND)
 
 
 def format_time(time: int) -> str:

@@ -40,7 +40,7 @@ from streams.contract.payloads import (
     read_object,
     read_payload,
 )
-from streams.contract.records import Marker, Record, record_key
+from streams.contract.records import Marker, Record
 from streams.contract.strict_json import load_json
 from streams.contract.topics import Topic
 
@@ -142,8 +142,7 @@ def _read_answer(record: Record, topic: Topic, shape: type[_T]) -> _T | Marker:
 
 
 def _address(event: Envelope, record: Record, topic_id: str) -> LogAddress:
-    key = record_key(event.source, event.id).decode()
-    return LogAddress(event.time, topic_id, record.partition, key)
+    return LogAddress(event.time, topic_id, record.partition, event.key)
 
 
 def _subjects(text: str | None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from math import inf
 
 from memory.errors import Misconfigured
@@ -37,6 +38,7 @@ class Topic(StrEnum):
     FENCES = "fences"
 
 
+@cache
 def event_type(topic: Topic) -> str:
     """The versioned ce_type of the events on a topic."""
     return f"visual-memory.{topic}.v1"

@@ -95,6 +95,11 @@ class WritingAgent(Generic[E]):
         merge: Callable[[Sequence[E]], list[Outcome]],
     ) -> None:
         self._role = role
+        # To look them up costs an event more than to count it.
+        self._merged, self._superseded = (
+            EVENTS.labels(role, outcome) for outcome in ("merged", "superseded")
+        )
+        self._freshness = FRESHNESS_SECONDS.labels(role)
         self._decode: Callable[[Record], E | Marker] = decode
         self._merge: Callable[[Sequence[E]], list[Outcome]] = merge
 
@@ -111,11 +116,10 @@ class WritingAgent(Generic[E]):
     def _report(self, record: Record, event: E, outcome: Outcome) -> list[OutgoingRecord]:
         match outcome:
             case Merged(won, shared_id):
-                SHARED_IDS.inc(shared_id)
-                EVENTS.labels(self._role, "merged" if won else "superseded").inc()
-                FRESHNESS_SECONDS.labels(self._role).observe(
-                    max(0.0, time.time() - event.time / SECOND)
-                )
+                if shared_id:
+                    SHARED_IDS.inc()
+                (self._merged if won else self._superseded).inc()
+                self._freshness.observe(max(0.0, time.time() - event.time / SECOND))
                 return []
             case Refused(admitted_after):
                 REVIVALS_BLOCKED.inc()
