@@ -18,7 +18,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 9
+local VERSION = 10
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 local SEALED = 'SEALED the memory is about to be replaced by a rebuilt one'
@@ -138,17 +138,27 @@ local function shred_trace(key)
   redis.call('HDEL', key, unpack(names))
 end
 
+local LOOKED_UP = {'b', 'ts', 'cs', 'sel', 'asserted', 'corrected', 'told', 'ps', 'pruned'}
+
+-- Whether an image is shown, which it is not without a trace, and what its hash holds of LOOKED_UP and of an
+-- address: an empty list where it has none.
+local function look_up(item, wait, address)
+  if redis.call('EXISTS', item, wait) == 0 then return false, {} end
+  local fields = {unpack(LOOKED_UP)}
+  fields[#fields + 1] = '>' .. address
+  local held = redis.call('HMGET', item, unpack(fields))
+  if held[2] then return true, held end
+  return false, redis.call('HMGET', wait, unpack(fields))
+end
+
 -- KEYS: item, wait, outbox, and it may be the images that a request erases. ARGS: barrier, address, selectors,
 -- register ('t', 'c', 'p' or ''), stamp, then for 't' the values of TRACE, for 'c' the label ('' withdraws), for
--- 'p' 1 or ''. (The request's key is in another slot, as `guarded` says.)
+-- 'p' 1 or ''. (The request's key is in another slot, as `guarded` says.) Then what `look_up` said.
 -- Returns barrier, won, erased, visible, selectors, size of the outbox.
-local function put(keys, args)
+local function merge(keys, args, was_visible, held)
   local item, wait, outbox, dying = keys[1], keys[2], keys[3], keys[4]
   local address, given, register, stamp = args[2], args[3], args[4], args[5]
-  local was_visible = redis.call('EXISTS', item) == 1
   local key = was_visible and item or wait
-  local held = redis.call('HMGET', key, 'b', 'ts', 'cs', 'sel', 'asserted', 'corrected', 'told', 'ps',
-                          'pruned')
   local old_barrier = held[1] or ''
   local barrier = greater(args[1], old_barrier)
   local ts, cs, asserted, corrected = held[2] or '', held[3] or '', held[5], held[6] or ''
@@ -201,8 +211,7 @@ local function put(keys, args)
   if lives and (new_trace or new_correction or correction_dies) then
     assign('label', corrected ~= '' and corrected or asserted)
   end
-  if address ~= '' and string.sub(address, 1, 16) > barrier
-      and redis.call('HEXISTS', key, '>' .. address) == 0 then
+  if address ~= '' and string.sub(address, 1, 16) > barrier and not held[10] then
     assign('>' .. address, '')
   end
   local dead = {}
@@ -226,11 +235,14 @@ local function put(keys, args)
     call_with_all('HSET', key, set)
     call_with_all('HDEL', key, drop)
   elseif visible then
-    call_with_all('HDEL', wait, drop)
-    local moved = redis.call('HGETALL', wait)
+    local moved = {}
+    if #held > 0 then
+      call_with_all('HDEL', wait, drop)
+      moved = redis.call('HGETALL', wait)
+      redis.call('DEL', wait)
+    end
     for i = 1, #set do moved[#moved + 1] = set[i] end
     call_with_all('HSET', item, moved)
-    redis.call('DEL', wait)
   elseif lives then
     call_with_all('HDEL', item, drop)
     local moved = redis.call('HGETALL', item)
@@ -267,9 +279,13 @@ local function put(keys, args)
   if had_trace and is_dead(held[2], barrier) then forget_influence(item) end
   local erased = trace_dies or correction_dies or pruning_dies
   if erased and dying then redis.call('SADD', dying, string.match(item, '{(.*)}$')) end
+  -- Nothing awaits a tombstone where nothing was ever forgotten.
   return {barrier, stands and 1 or 0, erased and 1 or 0, visible and 1 or 0, selectors,
-          redis.call('SCARD', outbox)}
+          barrier == '' and 0 or redis.call('SCARD', outbox)}
 end
+
+-- KEYS, ARGS, result: as of `merge`.
+local function put(keys, args) return merge(keys, args, look_up(keys[1], keys[2], args[2])) end
 
 -- Of older programs. KEYS: posting, until. ARGS: image. Returns the selector's fence.
 local function enlist(keys, args)
@@ -319,7 +335,8 @@ end
 -- (The postings are in other slots, as `guarded` says.)
 local function admit(keys, args)
   local given = {unpack(args, 3)}
-  local all, known = words(redis.call('HGET', keys[1], 'sel') or redis.call('HGET', keys[2], 'sel') or '')
+  local was_visible, held = look_up(keys[1], keys[2], given[2])
+  local all, known = words(held[4] or '')
   local bears, new = #all, 0
   for selector in string.gmatch(given[3], '%S+') do
     if not known[selector] then known[selector] = true; new = new + 1 end
@@ -333,7 +350,7 @@ local function admit(keys, args)
   else
     given = {given[1], given[2], '', '', ''}
   end
-  local reply = put({keys[1], keys[2], keys[3]}, given)
+  local reply = merge({keys[1], keys[2], keys[3]}, given, was_visible, held)
   reply[#reply + 1] = has_room and 1 or 0
   return reply
 end
@@ -408,9 +425,7 @@ local function is_sealed(key, places)
 end
 
 local function slice(list, first, count)
-  local part = {}
-  for i = 1, count do part[i] = list[first + i - 1] end
-  return part
+  return {unpack(list, first, first + count - 1)}
 end
 
 local function raise_to(key, fields)

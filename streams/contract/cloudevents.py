@@ -79,7 +79,7 @@ _NAME = re.compile(r"[a-z0-9]+")
 _OURS = frozenset(map(str, Header))
 _TYPE = re.compile(r"visual-memory\.([a-z-]+)\.v[0-9]+")
 _TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt](?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-5][0-9])"
 )
 _CORE = tuple(map(str, (Header.SPECVERSION, Header.ID, Header.SOURCE, Header.TYPE, Header.TIME)))

@@ -287,8 +287,8 @@ WRONG_IN_LUA = [
     ),
     (
         "a correction is lost when its image comes",
-        "local moved = redis.call('HGETALL', wait)",
-        "local moved = {}",
+        "moved = redis.call('HGETALL', wait)",
+        "moved = {}",
     ),
     (
         "who is listed and put in one step meets no fence",
