@@ -79,6 +79,7 @@ _NAME = re.compile(r"[a-z0-9]+")
 _OURS = frozenset(map(str, Header))
 _TYPE = re.compile(r"visual-memory\.([a-z-]+)\.v[0-9]+")
 _TIME = re.compile(
+    # Of hours up to 23: later versions of Python take 24.
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt](?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-5][0-9])"
 )

@@ -155,14 +155,22 @@ def test_markers_are_counted_and_nothing_else() -> None:
 def test_every_outcome_is_counted() -> None:
     role = "counting"
     agent, _ = writing(
-        {0: Merged(won=True), 1: Merged(won=False), 2: Refused(9), 3: UNREADABLE, 4: BROKEN}, role
+        {
+            0: Merged(won=True),
+            1: Merged(won=False),
+            2: Refused(9),
+            3: UNREADABLE,
+            4: BROKEN,
+            5: Merged(won=True),
+        },
+        role,
     )
-    agent([record(n) for n in range(5)])
+    agent([record(n) for n in range(6)])
     counts = {
         outcome: counted("visual_memory_events_total", role=role, outcome=outcome)
         for outcome in ("merged", "superseded", "rejected")
     }
-    assert counts == {"merged": 1, "superseded": 1, "rejected": 3}
+    assert counts == {"merged": 2, "superseded": 1, "rejected": 3}
     for reason in ("forgotten", "missing-header", "truncated-image"):
         assert counted("visual_memory_rejected_total", role=role, reason=reason) == 1
 

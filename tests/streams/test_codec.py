@@ -235,6 +235,12 @@ def test_an_image_with_a_fault_is_rejected_for_it(changes: dict[str, Any], reaso
     assert refused(ingest, image(**changes)) == reason
 
 
+@pytest.mark.parametrize("name", ["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time"])
+def test_which_header_is_missing_is_said(name: str) -> None:
+    with pytest.raises(Rejected, match=f"the header {name} is missing"):
+        ingest(image(**{name: None}))
+
+
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [
@@ -494,6 +500,7 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ({"ce_item": "i"}, Reason.INVALID_PAYLOAD),
         ({"value": b"", "ce_item": ""}, Reason.INVALID_ID),
         ({"ce_replypartition": None}, Reason.MISSING_HEADER),
+        ({"ce_Site": "x"}, Reason.INVALID_HEADER),
         ({"ce_replypartition": "8"}, Reason.INVALID_HEADER),
         ({"ce_replypartition": "-1"}, Reason.INVALID_HEADER),
         ({"ce_replypartition": "9" * 5000}, Reason.INVALID_HEADER),
