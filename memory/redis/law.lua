@@ -425,7 +425,9 @@ local function is_sealed(key, places)
 end
 
 local function slice(list, first, count)
-  return {unpack(list, first, first + count - 1)}
+  local part = {}
+  for i = 1, count do part[i] = list[first + i - 1] end
+  return part
 end
 
 local function raise_to(key, fields)

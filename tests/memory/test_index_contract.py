@@ -493,6 +493,17 @@ def test_an_image_bears_no_more_selectors_than_it_may(index: MemoryIndex) -> Non
     assert index.enlist([(third, image), (fourth, index.image_key("other"))]) == [7, NEVER]
 
 
+def test_a_batch_may_name_any_number_of_selectors_of_one_image(index: MemoryIndex) -> None:
+    """256 images of one id, each of 64 subjects of its own: more than Lua passes as arguments."""
+    image = index.image_key("i")
+    events = [
+        [index.selector_key(Selector(SelectorKind.SUBJECT, f"{event}-{n}")) for n in range(64)]
+        for event in range(256)
+    ]
+    rooms = index.enlist([(named, image) for named in events])
+    assert rooms == [NEVER] * (has_room := MAX_SELECTORS // 64) + [merge.NO_ROOM] * (256 - has_room)
+
+
 def test_facts_of_an_image_are_untold_until_they_are_told(index: MemoryIndex) -> None:
     image = index.image_key("i")
     ada, bob, eve = (
