@@ -500,8 +500,9 @@ def test_a_batch_may_name_any_number_of_selectors_of_one_image(index: MemoryInde
         [index.selector_key(Selector(SelectorKind.SUBJECT, f"{event}-{n}")) for n in range(64)]
         for event in range(256)
     ]
-    rooms = index.enlist([(named, image) for named in events])
-    assert rooms == [NEVER] * (has_room := MAX_SELECTORS // 64) + [merge.NO_ROOM] * (256 - has_room)
+    with_room = MAX_SELECTORS // 64
+    barriers = index.enlist([(named, image) for named in events])
+    assert barriers == [NEVER] * with_room + [merge.NO_ROOM] * (256 - with_room)
 
 
 def test_facts_of_an_image_are_untold_until_they_are_told(index: MemoryIndex) -> None:
