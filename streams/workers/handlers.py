@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from streams.workers.task_delivery import TaskDelivery
 _log = logging.getLogger(__name__)
 
 INFLUENCE_SECONDS = 10.0
+INFLUENCE_SHARE = 0.02
+"""Of the time, what it may take at most to write down how often items were used."""
 
 
 def query_agent(memory: VisualMemory, delivery: TaskDelivery, partitions: int) -> QueryAgent:
@@ -53,15 +56,19 @@ def writing_agent(
 def influence_writer(memory: VisualMemory) -> Callable[[], None]:
     """Writes down how often items were used. A user without the right to is told once, and asks on."""
     denied = False
+    not_before = 0.0
 
     def write() -> None:
-        nonlocal denied
+        nonlocal denied, not_before
+        if (started := time.monotonic()) < not_before:
+            return
         try:
             memory.write_influence()
         except Misconfigured as why:
             if not denied:
                 _log.warning("how often items are neighbours is not counted: %s", why)
             denied = True
+        not_before = started + (time.monotonic() - started) / INFLUENCE_SHARE
 
     return write
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers.agents import SEARCHED_AT_ONCE, ForgetAgent, QueryAgent, WritingAgent
-from streams.workers.handlers import influence_writer
+from streams.workers.handlers import INFLUENCE_SHARE, influence_writer
 from streams.workers.waiting import Batcher, Watch
 
 SECRET = "ada lovelace"
@@ -589,10 +589,30 @@ def test_how_often_items_are_used_is_written_down_as_long_as_that_is_allowed(
     memory = Mock()
     write = influence_writer(memory)
     memory.write_influence.side_effect = Misconfigured("no right") if denied else None
-    write()
-    write()
+    with patch("streams.workers.handlers.time.monotonic", return_value=0.0):
+        write()
+        write()
     assert memory.write_influence.call_count == 2
     assert len([r for r in caplog.records if "not counted: no right" in r.message]) == denied
+
+
+def test_to_write_down_how_often_items_are_used_takes_no_more_than_its_share_of_the_time() -> None:
+    memory, now = Mock(), 100.0
+
+    def take_long() -> None:
+        nonlocal now
+        now += 0.5
+
+    memory.write_influence.side_effect = take_long
+    with patch("streams.workers.handlers.time.monotonic", side_effect=lambda: now):
+        write = influence_writer(memory)
+        write()
+        now = 100 + 0.5 / INFLUENCE_SHARE - 0.01
+        write()
+        assert memory.write_influence.call_count == 1
+        now += 0.01
+        write()
+    assert memory.write_influence.call_count == 2
 
 
 def test_questions_that_come_together_are_searched_together(remembering: Remembering) -> None:
