@@ -5,12 +5,9 @@ What asks for one is marked `servers`, by its fixtures or by hand; `make quick` 
 
 from __future__ import annotations
 
-import gc
 import itertools
-import logging
 import os
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import redis as redis_py
 
 from memory.redis.connection import connect
 from streams.config.settings import prepare_process
+from streams.kafka.unused_sockets import close_unused_sockets
 from streams.local.server import Server
 from tests import servers
 
@@ -41,6 +39,7 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_configure(config: pytest.Config) -> None:
     prepare_process()  # several of them share the cores, as workers do
+    close_unused_sockets()  # of clients that a test makes by itself too
     named = [name for name in servers.ADDRESSES if os.environ.get(name)]
     if named and hasattr(config, "workerinput"):
         raise pytest.UsageError(
@@ -55,8 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
             item.add_marker(pytest.mark.servers)
-        if isinstance(item, pytest.Function) and "sockets_left" in item.fixturenames:
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <:ResourceWarning"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -106,15 +103,3 @@ def unique() -> Callable[[str], str]:
     numbers = itertools.count()
     run = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return lambda kind: f"{kind}-{run}-{next(numbers)}-"
-
-
-@pytest.fixture
-def sockets_left() -> Iterator[None]:
-    """kafka-python leaves a socket open that could not connect, or whose TLS handshake failed."""
-    # It hands the error to the log, whose records pytest keeps until after this fixture's end.
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()

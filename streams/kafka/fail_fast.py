@@ -15,6 +15,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from streams.kafka.tls_diagnosis import fault_of, is_cut_short, speaks_tls
+from streams.kafka.unused_sockets import close_unused_sockets
 
 LOGIN_REFUSED = (
     errors.SaslAuthenticationFailedError,
@@ -86,5 +87,6 @@ class FailFastConnections(KafkaConnectionManager):  # type: ignore[misc]  # kafk
 
 def connections(**configs: Any) -> KafkaNetClient:
     """What kafka-python's clients take as their ``kafka_client``."""
+    close_unused_sockets()
     net = NetworkSelector(**configs)
     return KafkaNetClient(net, FailFastConnections(net, **configs), **configs)

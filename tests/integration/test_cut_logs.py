@@ -25,7 +25,7 @@ from tests.integration.events import EMBEDDER, unit
 from tests.integration.running import Running, running
 from tests.waiting import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("sockets_left")]
+pytestmark = pytest.mark.servers
 
 
 class Ground:

@@ -240,7 +240,6 @@ def killed_for(server: Process, seconds: float, unready: Callable[[], bool]) -> 
 
 
 @pytest.mark.servers
-@pytest.mark.usefixtures("sockets_left")
 def test_servers_that_go_away_while_events_flow_lose_nothing_and_are_named_by_the_probes(
     servers: Mapping[str, Any], tmp_path: Path
 ) -> None:

@@ -364,7 +364,6 @@ def other_ca(deployment: Deployment) -> str:
     return str(path)
 
 
-@pytest.mark.usefixtures("sockets_left")
 @pytest.mark.parametrize(
     ("principal", "broken", "named"),
     [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,7 @@ from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Po
 from memory.model.outcomes import Forgotten, Merged, Refused
 from memory.model.questions import ItemRef, Probe, Query
 from memory.model.state import Item, Put
-from memory.model.times import FOREVER, make_stamp
+from memory.model.times import FOREVER, make_stamp, now_us
 from memory.model.vectors import Vector
 from memory.ports import MemoryIndex
 from memory.service import VisualMemory
@@ -416,8 +418,10 @@ def test_a_name_in_another_form_of_unicode_is_the_same_name(memory: VisualMemory
 
 
 def test_a_forget_names_its_stages_in_order(memory: VisualMemory) -> None:
-    done = memory.forget(forget("subject", "ada"))
-    assert done.first_seen < done.fenced <= done.erased
+    times = itertools.count(now_us())
+    with patch("memory.service.now_us", lambda: next(times)):
+        done = memory.forget(forget("subject", "ada"))
+    assert done.first_seen < done.fenced < done.erased
 
 
 def test_a_permanent_forget_is_for_ever(memory: VisualMemory) -> None:

@@ -234,9 +234,11 @@ def test_a_receipt_tells_the_stages_and_no_raw_id(
     done = Forgotten(10, 99, 20, 30, images=4, matched=matched, repeated=repeated)
     agent, memory = forgetting(lambda _: REQUEST, done)
     before = counted("visual_memory_events_total", role="forget", outcome=counted_as)
+    spent = counted("visual_memory_stage_seconds_sum", stage="forget")
     (receipt,) = agent([record(0)])
     after = counted("visual_memory_events_total", role="forget", outcome=counted_as)
     assert after == before + 1
+    assert 0 < counted("visual_memory_stage_seconds_sum", stage="forget") - spent < 60
     assert receipt.topic is Topic.FORGET_RECEIPT
     assert said(receipt) == {
         "request": "f00d",

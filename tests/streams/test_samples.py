@@ -14,6 +14,7 @@ from PIL import Image
 from memory.model.events import ImagePayload, Ingest
 from memory.model.times import make_stamp
 from streams.demo.emoji import DEMO_CATEGORIES, VENDORS, SamplesError, emoji
+from streams.local.cache import from_cache
 
 TARGET = "emoji-datasource-16.0.0"
 DESCRIBED = (
@@ -161,6 +162,13 @@ def test_what_a_killed_fetch_left_is_removed(npm: Path, tmp_path: Path) -> None:
     (left_over / "half").write_text("")
     emoji("google", tmp_path / "cache")
     assert not left_over.exists()
+
+
+def test_what_is_not_whole_yet_has_a_name_by_which_it_is_removed(tmp_path: Path) -> None:
+    """As above, where whoever fetches is killed."""
+    found = from_cache(tmp_path, "x", lambda folder: (folder / folder.name).touch())
+    (name,) = (entry.name for entry in found.iterdir())
+    assert name.startswith(".x-")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

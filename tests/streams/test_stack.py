@@ -102,3 +102,24 @@ def test_a_folder_that_others_may_write_into_or_own_is_refused(
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(Misconfigured, match="somebody else's"):
         stack_secrets.make_secrets(tmp_path)
+
+
+def test_its_folder_is_made_where_no_folder_is_and_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SecretsWantedError(Exception):
+        pass
+
+    def refuse(_: Path) -> None:
+        raise SecretsWantedError
+
+    monkeypatch.setattr(stack, "make_secrets", refuse)
+    folder = tmp_path / "of" / "a" / "stack"
+    mask = os.umask(0)
+    try:
+        for _ in range(2):
+            with pytest.raises(SecretsWantedError):
+                stack.up(folder)
+    finally:
+        os.umask(mask)
+    assert folder.stat().st_mode & 0o777 == 0o700
