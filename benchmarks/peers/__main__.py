@@ -1,6 +1,6 @@
 """What one would pick instead, beside this service, in one run: interleaved, the same client.
 
-python -m benchmarks.peers [--quick] [--only NAME ...] [--json FILE] [--table FILE]
+python -m benchmarks.peers [--quick] [--items N] [--only NAME ...] [--json FILE] [--table FILE]
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def _resident(pids: tuple[int, ...]) -> float:
     return round(found / 2**20, 1)
 
 
-async def measure(at: Servers, running: Running, scale: int) -> dict[str, Any]:
+async def measure(at: Servers, running: Running, count: int, scale: int) -> dict[str, Any]:
     """All figures of one system that is up and empty."""
-    items = vectors(ITEMS // scale)
+    items = vectors(count)
     asked = vectors(ASKED // scale, seed=1)
     groups = {"broker": at.kafka_pids, "redis": at.redis_pids, "system": running.pids}
     async with Driver.connect(at.kafka, running.dialect) as driver:
@@ -144,6 +144,7 @@ def table(results: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, one round")
+    parser.add_argument("--items", type=int, default=ITEMS, help="items learnt")
     parser.add_argument("--only", action="append", choices=ARMS, help="leave the others out")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--table", type=Path, help="only show the table of such a file")
@@ -152,7 +153,7 @@ def main() -> None:
         print(table(json.loads(options.table.read_text())), end="")
         return
     scale, rounds = (10, 1) if options.quick else (1, ROUNDS)
-    names = options.only or list(ARMS)
+    names, items = options.only or list(ARMS), options.items // scale
     found: dict[str, list[Any]] = {name: [] for name in names}
     for number in range(rounds):
         for index, name in enumerate(names):
@@ -162,12 +163,12 @@ def main() -> None:
                 service.servers(Path(folder)) as servers,
                 ARMS[name](servers, f"arm{index}") as running,
             ):
-                one = asyncio.run(measure(servers, running, scale))
+                one = asyncio.run(measure(servers, running, items, scale))
             found[name].append(one)
             print(f"round {number + 1}, {name}: {json.dumps(one)}", flush=True)
     results = {
         "machine": machine(),
-        "items": ITEMS // scale,
+        "items": items,
         "rounds": rounds,
         "systems": {name: spread(each) for name, each in found.items()},
     }

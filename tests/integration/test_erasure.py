@@ -122,7 +122,7 @@ class Erasing:
         return [
             str(file.relative_to(self.folder))
             for file, data in read_files(self.folder)
-            if any(needle in data for needle in needles)
+            if found_in([data], needles)
         ]
 
     def held(self, needles: Mapping[bytes, str]) -> dict[bytes, str]:
