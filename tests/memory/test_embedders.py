@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -446,6 +447,13 @@ def test_vectors_only_embeds_nothing() -> None:
     with pytest.raises(Rejected) as caught:
         embedder.embed(plain(1))
     assert caught.value.reason is Reason.NO_EMBEDDER
+
+
+def test_lite0_is_given_the_batch_that_is_asked_for() -> None:
+    embedder: Any = load_embedder("lite0", batch_size=3)
+    with patch.object(embedder, "_features", wraps=embedder._features) as embed:
+        embedder.embed([scene(n) for n in range(7)])
+    assert sorted(len(call.args[0]) for call in embed.call_args_list) == [1, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,19 @@ def test_what_is_forgotten_is_overwritten_though_nobody_asks(
     assert stored not in replica.rows.vectors.tobytes()
 
 
+def test_a_replica_that_is_given_up_is_overwritten(
+    writer: RedisIndex, index: ReplicatedIndex
+) -> None:
+    writer.put([shown(writer, f"i{n}", "cat", n, 1) for n in range(3)])
+    answers(index, [0])
+    replica = index._replica
+    assert replica is not None
+    held = replica.rows._arrays()
+    assert replica.rows.vectors.any()
+    index.stop()
+    assert not any(array.any() for array in held)
+
+
 def test_a_memory_over_the_budget_is_searched_in_redis(
     opened: Callable[..., ReplicatedIndex], writer: RedisIndex, seen: Seen
 ) -> None:

@@ -780,6 +780,13 @@ def test_a_distance_that_is_none_or_takes_all_is_refused(distance: float) -> Non
         Surroundings(("i0",), distance)
 
 
+def test_digests_of_surroundings_tell_what_they_are_around(memory: VisualMemory) -> None:
+    given = [(("i0", "i1"), 0.25), (("i0",), 0.25), (("i1",), 0.25), (("i0",), 0.5)]
+    digests = {memory.index.selector_key(Surroundings(*one)) for one in given}
+    assert len(digests) == len(given)
+    assert memory.index.selector_key(Surroundings(("i1", "i0"), 0.25)) in digests
+
+
 @pytest.mark.parametrize("images", [(), tuple(f"i{n}" for n in range(17))])
 def test_too_few_and_too_many_images_to_forget_around_are_refused(images: tuple[str, ...]) -> None:
     with pytest.raises(Rejected, match="1 to 16 are allowed"):
