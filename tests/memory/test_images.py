@@ -12,6 +12,7 @@ import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,18 +161,29 @@ def test_a_vast_image_in_a_few_kilobytes_is_refused_unallocated(kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "place"), [({}, slice(26, 30)), ({"lossless": True}, slice(21, 25))]
+    ("chunk_", "options", "place", "less", "shift"),
+    [
+        (b"VP8 ", {}, slice(26, 30), 0, 16),
+        (b"VP8L", {"lossless": True}, slice(21, 25), 1, 14),
+        (b"VP8X", {"icc_profile": b"any"}, slice(24, 30), 1, 24),
+    ],
 )
 def test_a_webp_is_measured_before_its_decoder_sees_it(
-    options: dict[str, bool], place: slice, monkeypatch: pytest.MonkeyPatch
+    chunk_: bytes,
+    options: dict[str, Any],
+    place: slice,
+    less: int,
+    shift: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = bytearray(encoded(picture(), "WEBP", **options))
+    assert data[12:16] == chunk_
     width, height = picture().size
     assert decode(bytes(data), ImageLimits(max_pixels=width * height)).size == (width, height)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
     for limit, wide in ((width * height - 1, width), (11_999 * height - 1, 11_999)):
-        bits = (wide | height << 16) if place.start == 26 else (wide - 1 | (height - 1) << 14)
-        data[place] = bits.to_bytes(4, "little")
+        bits = wide - less | (height - less) << shift
+        data[place] = bits.to_bytes(place.stop - place.start, "little")
         assert reason(bytes(data), ImageLimits(max_pixels=limit)) is Reason.IMAGE_TOO_LARGE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,27 @@ def test_a_worker_threads_share_two_arenas_of_memory() -> None:
 
     assert arenas("bare") > 2
     assert arenas("prepared") <= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "then"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_do_not_spin_unless_they_are_told_to(
+    given: dict[str, str], then: str
+) -> None:
+    script = (
+        "import os; from streams.config.settings import prepare_process; prepare_process(); "
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | given,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == then
 
 
 def test_a_worker_thread_multiplies_alone() -> None:
