@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.errors import Reason, Rejected
-from memory.model.events import Correction, Ingest, Selector, SelectorKind, VectorPayload
+from memory.model.events import (
+    MAX_ID,
+    MAX_LABEL,
+    Correction,
+    Ingest,
+    Selector,
+    SelectorKind,
+    VectorPayload,
+)
 from memory.model.questions import ItemRef
 from memory.model.text import canonical_name
 from memory.model.times import make_stamp
@@ -128,3 +136,13 @@ def test_every_name_an_event_has_is_spelt_so() -> None:
     assert ItemRef(DECOMPOSED).image_id == COMPOSED
     for kind in SelectorKind:
         assert Selector(kind, DECOMPOSED).value == COMPOSED
+
+
+@pytest.mark.parametrize("kind", SelectorKind)
+def test_a_selector_is_as_long_as_what_it_names_may_be(kind: SelectorKind) -> None:
+    """Else what was learnt could not be forgotten."""
+    longest = MAX_LABEL if kind is SelectorKind.LABEL else MAX_ID
+    assert Selector(kind, "x" * longest).value == "x" * longest
+    with pytest.raises(Rejected) as refusal:
+        Selector(kind, "x" * (longest + 1))
+    assert refusal.value.reason is Reason.INVALID_SELECTOR
