@@ -18,6 +18,7 @@ import redis as redis_py
 from memory.redis.connection import connect
 from streams.config.settings import prepare_process
 from streams.kafka.unused_sockets import close_unused_sockets
+from streams.local import server
 from streams.local.server import Server
 from tests import servers
 
@@ -40,6 +41,9 @@ hypothesis.settings.load_profile("untimed")
 def pytest_configure(config: pytest.Config) -> None:
     prepare_process()  # several of them share the cores, as workers do
     close_unused_sockets()  # of clients that a test makes by itself too
+    if workerinput := getattr(config, "workerinput", None):
+        number = int(workerinput["workerid"].removeprefix("gw"))
+        server.part = number, int(workerinput["workercount"])
     named = [name for name in servers.ADDRESSES if os.environ.get(name)]
     if named and hasattr(config, "workerinput"):
         raise pytest.UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,8 +15,16 @@ PROBE_TIMEOUT = 1.0
 _PORT_TRIES = 5
 
 
+part = 0, 1
+"""Which part of all ports this process chooses from, of how many: those that choose at once, each from
+its own, choose none twice.
+"""
+_chosen: deque[int] = deque(maxlen=1000)
+"""By this process lately: nobody may listen there yet."""
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free now. Raises LocalServerError.
+    """A port of 127.0.0.1 that is free now, and was not returned lately. Raises LocalServerError.
 
     Below the range from which the kernel takes the ports of outgoing connections: a client
     that calls a dead server's port there may be connected to itself and keep the server out.
@@ -24,8 +33,10 @@ def free_port() -> int:
         low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:
         low = 32768
-    for port in random.sample(range(10_000, max(low, 12_000)), 200):
-        if _is_free(port):
+    number, of = part
+    for port in random.sample(range(10_000 + number, max(low, 12_000), of), 200):
+        if port not in _chosen and _is_free(port):
+            _chosen.append(port)
             return port
     raise LocalServerError(f"no free port found on {HOST}")
 

@@ -474,14 +474,24 @@ def test_the_java_that_was_named_comes_before_that_on_the_path(
 
 
 def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = server.free_port()
     with socket.create_server((server.HOST, 0)) as taken:
+        with socket.create_server((server.HOST, 0)) as other:
+            free = other.getsockname()[1]
         ports = [taken.getsockname()[1], free]
         monkeypatch.setattr(server, "random", SimpleNamespace(sample=lambda *_: ports))
         assert server.free_port() == free
         ports.remove(free)
         with pytest.raises(LocalServerError, match="no free port"):
             server.free_port()
+
+
+def test_no_port_is_chosen_twice_before_somebody_listens_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "part", (3, 40))
+    ports = [server.free_port() for _ in range(300)]
+    assert len(set(ports)) == 300
+    assert {(port - 10_000) % 40 for port in ports} == {3}
 
 
 def test_a_machine_without_java_gets_one_that_can_keep_classes(
