@@ -6,6 +6,7 @@ python -m benchmarks.restart [--items 300000] [--rounds 3] [--json FILE]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -25,11 +26,13 @@ from streams.config.settings import load
 NAME = "restart"
 
 
-def is_loaded(memory: Service, items: int) -> bool:
-    try:
-        return memory.metric("query", "visual_memory_replica_items") == items
-    except OSError:  # it is not up yet
-        return False
+def wait_until_loaded(memory: Service, items: int) -> None:
+    """Return when the query worker has so many items in its replica."""
+    while True:
+        with contextlib.suppress(OSError):  # it is not up yet
+            if memory.metric("query", "visual_memory_replica_items") == items:
+                return
+        time.sleep(0.05)
 
 
 def measured(at: Servers, items: int, rounds: int) -> list[dict[str, float]]:
@@ -49,15 +52,13 @@ def measured(at: Servers, items: int, rounds: int) -> list[dict[str, float]]:
     ((question,),) = clustered(1, seed=2)
     found = []
     with service.running(at, NAME, ("query",), hmac_key=key) as memory:
-        while not is_loaded(memory, items):
-            time.sleep(0.05)
+        wait_until_loaded(memory, items)
         for _ in range(rounds):
             os.kill(service.workers()["query"].pid, signal.SIGKILL)
             killed = time.perf_counter()
             memory.ask(question, 10)
             answered = time.perf_counter() - killed
-            while not is_loaded(memory, items):
-                time.sleep(0.05)
+            wait_until_loaded(memory, items)
             found.append(
                 {
                     "answered_s": round(answered, 1),
