@@ -19,9 +19,11 @@ from tests.integration.running import running
 
 EXPECTED, TOLERANCE = 0.428, 0.010
 SWAP = 1e-6
+IN_FLIGHT = 200
+"""Of questions, each of which has so long: no wait here is for all there is to do."""
 
 
-@pytest.mark.timeout(900)  # 4,900 embeddings, on a machine that may be busy with others
+@pytest.mark.timeout(1500)  # 4,900 embeddings, on a machine that may be busy with others
 def test_emoji_of_another_vendor_are_recognised_as_an_exact_search_would(
     kafka_bootstrap: str, redis_url: str, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
@@ -39,11 +41,17 @@ def test_emoji_of_another_vendor_are_recognised_as_an_exact_search_would(
         pending = [client.ingest(s.path, id=s.id, label=s.name) for s in taught]
         positions = [p.position(60) for p in pending]
         last = {(p.topic, p.partition): p for p in sorted(positions, key=lambda p: p.offset)}
-        first = client.query(asked[0].path, k=1, after=list(last.values()), timeout=280)
+        while (
+            first := client.query(asked[0].path, k=1, after=list(last.values()), timeout=280)
+        ).status == "stale":
+            pass  # How long it takes to learn is the machine's affair; the test's own limit ends it.
         assert first.status == "answered"
         assert memory.index().stats().items == 1641
-        futures = [client.ask(s.path, k=1, timeout=280) for s in asked]
-        answers = [future.result(280) for future in futures]
+        answers = []
+        for start in range(0, len(asked), IN_FLIGHT):
+            some = asked[start : start + IN_FLIGHT]
+            futures = [client.ask(s.path, k=1, timeout=280) for s in some]
+            answers += [future.result(280) for future in futures]
 
         correct = sum(a.label == s.name for a, s in zip(answers, asked, strict=True))
         assert abs(correct / 1641 - EXPECTED) <= TOLERANCE

@@ -32,25 +32,27 @@ CONFIGURATIONS = 8
 
 @dataclass
 class Trial:
-    """One configuration of the topics, and when a record was seen to be in no file of each."""
+    """One configuration of the topics, in whose files a record was seen, and of which it is gone."""
 
     cluster: KafkaCluster
     log: ErasureLog
     marker: bytes
     beat: float
     bound: Bound
-    gone: dict[Topic, float] = field(default_factory=dict)
-    began: float = 0.0
+    received: dict[Topic, float] = field(default_factory=dict)
+    seen: set[Topic] = field(default_factory=set)
+    gone: set[Topic] = field(default_factory=set)
     next_beat: float = 0.0
 
     def begin(self) -> None:
         """Records that are to go; of those of a compacted topic the tombstone follows at once."""
-        self.began = time.monotonic()
         with closing(self.cluster.producer()) as producer:
             for topic in (*NAMING, *ANSWERING):
                 producer.send(self.cluster.full_name(topic), self.marker, b"forgotten").get(30)
+                self.received[topic] = time.monotonic()
             for topic in NAMING:
                 producer.send(self.cluster.full_name(topic), None, b"forgotten").get(30)
+                self.received[topic] = time.monotonic()
 
     def beat_now(self) -> None:
         if time.monotonic() >= self.next_beat:
@@ -58,12 +60,20 @@ class Trial:
             self.next_beat = time.monotonic() + self.beat
 
     def look(self, folder: Path) -> bool:
-        """Whether no file holds it any more."""
-        for topic in (*NAMING, *ANSWERING):
+        """Whether no file holds it any more. Fails where one does that should not.
+
+        When it went between two looks nobody knows, and on a busy machine they are seconds apart.
+        """
+        for topic in self.received.keys() - self.gone:
+            part = "log" if topic in NAMING else "answers"
+            since = time.monotonic() - self.received[topic]
             held = read_files(folder, f"**/{self.cluster.full_name(topic)}-*/*")
-            if topic not in self.gone and not any(self.marker in data for _, data in held):
-                self.gone[topic] = time.monotonic() - self.began
-        return len(self.gone) == len(NAMING) + len(ANSWERING)
+            if any(self.marker in data for _, data in held):
+                assert since <= self.bound.parts[part], f"{topic} holds it for {since} s"
+                self.seen.add(topic)
+            else:
+                self.gone.add(topic)
+        return self.gone == self.received.keys()
 
 
 @pytest.fixture
@@ -130,13 +140,9 @@ def test_no_record_stays_longer_than_the_formula_says(
         for trial in trials:
             trial.begin()
             trial.look(folder)
-            assert set(NAMING).isdisjoint(trial.gone), "it is in the files first"
+            assert trial.seen >= {*NAMING}, "it is in the files first"
         waiting = trials
         while waiting := [trial for trial in waiting if not trial.look(folder)]:
-            assert time.monotonic() < trials[-1].began + longest, [trial.gone for trial in trials]
             for trial in trials:
                 trial.beat_now()
             time.sleep(0.1)
-    for trial in trials:
-        assert max(trial.gone[topic] for topic in NAMING) <= trial.bound.parts["log"]
-        assert max(trial.gone[topic] for topic in ANSWERING) <= trial.bound.parts["answers"]
