@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from memory.exact.index import ExactIndex
@@ -192,9 +192,13 @@ def test_a_mistake_in_what_is_kept_is_caught(
     """The youngest record alone does not tell: those behind the cut are younger still."""
     monkeypatch.setattr(log_witness._Reading, "saw", mistake)
     with pytest.raises(AssertionError):
-        settings(max_examples=3000, derandomize=True, database=None)(
-            HISTORIES(lambda b, c, a, g: _all_read(carried(b, c, a, g)))
-        )()
+        settings(
+            max_examples=3000,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],  # what fails is neither shrunk nor explained
+            report_multiple_bugs=False,
+        )(HISTORIES(lambda b, c, a, g: _all_read(carried(b, c, a, g))))()
 
 
 def _all_read(read: list[bool]) -> None:
