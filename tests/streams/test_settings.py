@@ -62,13 +62,50 @@ with tempfile.NamedTemporaryFile() as file:
 """
 
 
-def test_a_worker_threads_share_two_arenas_of_memory() -> None:
+def test_a_worker_threads_share_one_arena_of_memory() -> None:
     def arenas(how: str) -> int:
         command = [sys.executable, "-c", ARENAS_OF_EIGHT_THREADS, how]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert arenas("bare") > 2
-    assert arenas("prepared") <= 2
+    assert arenas("prepared") == 1
+
+
+KEPT_OF_SOME_LAYERS = """
+import numpy as np, psutil
+from streams.config.settings import prepare_process
+
+prepare_process()
+process = psutil.Process()
+before = process.memory_info().rss
+layers = [np.ones(20 << 20, np.uint8) for _ in range(3)]
+del layers
+large = np.ones(100 << 20, np.uint8)
+del large
+print((process.memory_info().rss - before) >> 20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "least", "most"),
+    [
+        ({}, 55, 70),
+        ({"MALLOC_TRIM_THRESHOLD_": str(1 << 20), "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}, 0, 5),
+    ],
+)
+def test_what_a_models_layers_took_is_kept_for_the_next_unless_it_is_to_be_given_back(
+    given: dict[str, str], least: int, most: int
+) -> None:
+    """And what is larger than any of them is not."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT_OF_SOME_LAYERS],
+        env=environment | given,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert least <= int(done.stdout) <= most, "MB"
 
 
 @pytest.mark.parametrize(
