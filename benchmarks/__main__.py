@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import embedder, erasing, service
-from benchmarks.service import DIM, quantiles, vectors
+from benchmarks.service import DIM, cpu_seconds, quantiles, vectors
 from memory.model.events import Selector
 from memory.model.keys import ImageKey
 from memory.model.questions import Factors, Probe, WhatIf
@@ -93,22 +93,32 @@ def ingest_of_vectors(servers: service.Servers, count: int, algorithm: str) -> d
     return found
 
 
-def ingest_of_images(servers: service.Servers, count: int) -> dict[str, float]:
+def ingest_of_images(servers: service.Servers, count: int) -> dict[str, Any]:
     """PNGs of 64 x 64 through lite0: the embedder alone, twice, and the service between."""
     paths = [sample.path for sample in emoji("google")][:count]
     defaults = embedder.alone(count, defaults=True)
     before = embedder.alone(count)
     with service.running(servers, "images", ("ingest",), embedder="lite0") as memory:
         memory.teach(paths[:32])
+        groups = {
+            "broker": servers.kafka_pids,
+            "redis": servers.redis_pids,
+            "worker": tuple(found.pid for found in service.workers().values()),
+        }
+        used = cpu_seconds(groups)
         with timed() as elapsed:
             memory.teach(paths)
             through = count / elapsed()
+        now = cpu_seconds(groups)
     best = (before + embedder.alone(count)) / 2
     return {
         "embedder_per_s": round(best, 1),
         "service_per_s": round(through, 1),
         "service_of_embedder": round(through / best, 3),
         "embedder_of_its_defaults": round(best / defaults, 2),
+        "cpu_ms_an_image": {
+            name: round(1000 * (now[name] - used[name]) / count, 2) for name in now
+        },
     }
 
 

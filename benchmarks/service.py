@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 import threading
@@ -62,6 +63,19 @@ def servers(folder: Path, kafka_settings: Mapping[str, str] | None = None) -> It
 
 def _pids(server: Process) -> tuple[int, ...]:
     return () if server.pid is None else (server.pid,)
+
+
+def cpu_seconds(groups: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """That the processes of each group, with their children, have used so far, and this process as ``client``."""
+    found = {"client": sum(os.times()[:2])}
+    for name, pids in groups.items():
+        found[name] = 0.0
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                family = [process, *process.children(recursive=True)]
+                found[name] += sum(sum(each.cpu_times()[:2]) for each in family)
+    return found
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:

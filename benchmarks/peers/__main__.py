@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from benchmarks import service
 from benchmarks.__main__ import machine
 from benchmarks.peers.arms import OWN_PYTHON, Running, peer, this_service
 from benchmarks.peers.driver import Driver
-from benchmarks.service import Servers, quantiles, vectors
+from benchmarks.service import Servers, cpu_seconds, quantiles, vectors
 
 ARMS: Mapping[str, Callable[[Servers, str], AbstractContextManager[Running]]] = {
     "this service": this_service,
@@ -47,19 +46,6 @@ compiling or loading a library, is no part of its rate.
 """
 
 
-def _cpu(pids: tuple[int, ...]) -> float:
-    """CPU seconds that processes and their children have used."""
-    seconds = 0.0
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            family = [process, *process.children(recursive=True)]
-            seconds += sum(sum(each.cpu_times()[:2]) for each in family)
-        except psutil.NoSuchProcess:
-            continue
-    return seconds
-
-
 def _resident(pids: tuple[int, ...]) -> float:
     found = 0
     for pid in pids:
@@ -77,9 +63,9 @@ async def measure(at: Servers, running: Running, count: int, scale: int) -> dict
         await driver.up()
         await driver.learn(items[: (first := FIRST // scale)])
         await asyncio.sleep(REST_SECONDS)
-        before = {name: _cpu(pids) for name, pids in groups.items()} | {"client": _cpu_here()}
+        before = cpu_seconds(groups)
         rate = await driver.learn(items[first:], first)
-        after = {name: _cpu(pids) for name, pids in groups.items()} | {"client": _cpu_here()}
+        after = cpu_seconds(groups)
         thousands = (len(items) - first) / 1000
         used = {name: round((after[name] - before[name]) / thousands, 3) for name in after}
         await driver.latencies(asked[:20])
@@ -101,10 +87,6 @@ async def measure(at: Servers, running: Running, count: int, scale: int) -> dict
         "wrong_answers": wrong,
         "resident_mb": _resident(running.pids),
     }
-
-
-def _cpu_here() -> float:
-    return sum(os.times()[:2])
 
 
 def spread(rounds: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -61,10 +62,17 @@ class Running:
     def topic_ids(self) -> Mapping[str, str]:
         return memory_topics.known_topic_ids(self.settings)
 
-    def restarts(self, role: str) -> int:
+    def restarts(self, worker: str) -> int:
+        return int(self._state_of(worker)["restarts"])
+
+    def pid_of(self, worker: str) -> int:
+        return int(self._state_of(worker)["pid"])
+
+    def _state_of(self, worker: str) -> dict[str, Any]:
         state = read_state(self.folder)
         assert state is not None
-        return int(state["children"][role]["restarts"])
+        found: dict[str, Any] = state["children"][worker]
+        return found
 
     def wait_until_merged(self, timeout: float = 240) -> None:
         """Return when no role is behind its log."""

@@ -106,10 +106,8 @@ class Erasing:
         thread.start()
         self.redis.stop()
         self.redis.start()
-        state = read_state(self.memory.folder)
-        assert state is not None
         for role in ("ingest", "erase", "forget"):
-            os.kill(state["children"][role]["pid"], signal.SIGKILL)
+            os.kill(self.memory.pid_of(role), signal.SIGKILL)
         try:
             yield
         finally:

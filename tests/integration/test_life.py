@@ -30,7 +30,6 @@ from streams.kafka.cluster import KafkaCluster
 from streams.local.kafka_server import KafkaServer
 from streams.local.process import Process
 from streams.local.redis_server import RedisServer
-from streams.local.state import read_state
 from tests.integration.events import EMBEDDER, read_all, rebuilt_digests, rejected, unit
 from tests.integration.running import Running, running
 from tests.integration.test_readiness import reasons
@@ -48,12 +47,6 @@ def teach(client: MemoryClient, first: int = 0, count: int = IMAGES) -> None:
         )
         if n % 4 == 0:
             client.correct(f"i{n}", "corrected")
-
-
-def pid_of(memory: Running, name: str) -> int:
-    state = read_state(memory.folder)
-    assert state is not None
-    return int(state["children"][name]["pid"])
 
 
 def test_two_memories_on_the_same_topics_are_the_same_and_each_sends_its_receipt(
@@ -343,7 +336,7 @@ def test_a_worker_that_comes_back_by_name_has_its_partitions_without_a_rebalance
         client = memory.client()
         client.correct("i1", "before")
         memory.wait_until_merged()
-        os.kill(pid_of(memory, "correct"), signal.SIGKILL)
+        os.kill(memory.pid_of("correct"), signal.SIGKILL)
         until(lambda: memory.restarts("correct") == 1)
         client.correct("i2", "after").position()
         memory.wait_until_merged()
