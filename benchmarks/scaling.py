@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import tempfile
 import time
@@ -17,30 +19,13 @@ import psutil
 from benchmarks import service
 from benchmarks.__main__ import machine
 from benchmarks.service import EMBEDDER, Servers, vectors
+from memory.ports import MemoryIndex
 from streams import bootstrap
 from streams.client import MemoryClient
-from streams.config import memory_topics
-from streams.config.settings import load
 from streams.contract.topics import Topic
 
 PARTITIONS = 4
-
-
-def fill(at: Servers, name: str, count: int) -> float:
-    """Put all into the log before a worker reads it. Returns the bytes an event takes there."""
-    settings = load(
-        kafka=at.kafka,
-        redis=at.redis,
-        topic_prefix=f"{name}-",
-        namespace=name,
-        partitions=PARTITIONS,
-    )
-    memory_topics.create_topics(settings)
-    with bootstrap.client(settings, "bench") as client:
-        send(client, count)
-    topic = settings.topic_prefix + Topic.IMAGE_INGEST
-    logs = (at.folder / "kafka").rglob(f"{topic}-*/*.log")
-    return sum(log.stat().st_size for log in logs) / count
+FIRST = 4_000
 
 
 def send(client: MemoryClient, count: int) -> None:
@@ -51,27 +36,41 @@ def send(client: MemoryClient, count: int) -> None:
 
 
 def rate(at: Servers, name: str, workers: int, count: int) -> tuple[float, float, float]:
-    """Events a second from the middle one that is merged to the last, how many cores were used meanwhile, and
-    the bytes of an event in the log.
+    """Events a second from a log that is full, how many cores were used meanwhile, and the bytes of an event in
+    the log.
+
+    Workers have shared the partitions by then, and stand still until all is in the log.
     """
-    size = fill(at, name, count)
     names = ["ingest", *(f"ingest-{n}" for n in range(1, workers))]
     with service.running(at, name, names, partitions=PARTITIONS) as memory:
         store = bootstrap.redis_client(memory.settings)
         index = bootstrap.open_index(memory.settings, store)
-
-        def merged() -> int:
-            return sum(index.positions().values())
-
-        # By then the workers have shared the partitions among themselves.
-        while (before := merged()) < count / 2:
-            time.sleep(0.005)
-        started, busy = time.perf_counter(), sum(psutil.cpu_times()[:3])
-        while merged() < count:
-            time.sleep(0.02)
+        send(memory.client, FIRST)
+        merged(index, FIRST)
+        family = psutil.Process().children(recursive=True)
+        pids = [child.pid for child in family if "worker" in child.cmdline()]
+        assert len(pids) == workers
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            send(memory.client, count)
+        finally:
+            started, busy = time.perf_counter(), sum(psutil.cpu_times()[:3])
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        merged(index, FIRST + count)
         took, used = time.perf_counter() - started, sum(psutil.cpu_times()[:3]) - busy
         store.close()
-    return (count - before) / took, used / took, size
+        topic = memory.settings.topic_prefix + Topic.IMAGE_INGEST
+    logs = (at.folder / "kafka").rglob(f"{topic}-*/*.log")
+    size = sum(log.stat().st_size for log in logs) / (FIRST + count)
+    return count / took, used / took, size
+
+
+def merged(index: MemoryIndex, count: int) -> None:
+    """Return when so many events are."""
+    while sum(index.positions().values()) < count:
+        time.sleep(0.02)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ LEVELS = 127
 GROUPS_A_K = 2
 BETTER_COPIED = 8
 """So many rows are better copied than the many they are multiplied with; of more the result is, which costs more."""
+UNSHARED = 1 << 15
+"""So many values torch converts in the thread that asks; more it shares out, which takes twice the CPU and longer."""
 EXACT_DIM = (1 << 24) // LEVELS**2
 """Sums of so many products of two levels are whole numbers in float32, in whatever order they are added."""
 
@@ -43,8 +45,12 @@ def widen(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Half precision in float32, as exact: numpy takes several times as long as torch."""
     import torch
 
-    found: npt.NDArray[np.float32] = torch.from_numpy(rows).to(torch.float32).numpy()
-    return found
+    found, half = torch.empty(rows.shape, dtype=torch.float32), torch.from_numpy(rows)
+    at_once = max(1, UNSHARED // rows.shape[1])
+    for start in range(0, len(rows), at_once):
+        found[start : start + at_once].copy_(half[start : start + at_once])
+    widened: npt.NDArray[np.float32] = found.numpy()
+    return widened
 
 
 def in_levels(

@@ -17,7 +17,7 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import rows as module
-from memory.replica.levels import float_product, int_product, kth_greatest
+from memory.replica.levels import UNSHARED, float_product, int_product, kth_greatest, widen
 from memory.replica.rows import FEW_WRITES, OverBudget, Rows, Shown
 from memory.replica.scan import BLOCK, compile_products
 
@@ -83,6 +83,12 @@ def test_the_product_of_integers_is_exact() -> None:
                 wanted = asked.astype(np.int64) @ rows.astype(np.int64).T
                 assert (int_product(asked, rows) == wanted).all()
                 assert (float_product(asked, rows) == wanted).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 4096), (3, UNSHARED), (2, UNSHARED + 1), (200, 384)])
+def test_half_precision_is_widened_whole_and_as_exact(shape: tuple[int, int]) -> None:
+    half = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+    assert np.array_equal(widen(half), half.astype(np.float32))
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 100])
