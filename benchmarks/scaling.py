@@ -1,6 +1,6 @@
 """Ingest of ready vectors by one worker and by two, by turns, and what an event takes in the log.
 
-python -m benchmarks.scaling [--events 60000] [--rounds 3]
+python -m benchmarks.scaling [--events 24000] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from streams.contract.topics import Topic
 
 PARTITIONS = 4
 FIRST = 4_000
+STANDING_SECONDS = 7.0
+"""Less than a consumer group waits for a member that says nothing."""
 
 
 def send(client: MemoryClient, count: int) -> None:
@@ -52,12 +54,15 @@ def rate(at: Servers, name: str, workers: int, count: int) -> tuple[float, float
         assert len(pids) == workers
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+        stopped = time.perf_counter()
         try:
             send(memory.client, count)
         finally:
             started, busy = time.perf_counter(), sum(psutil.cpu_times()[:3])
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
+        if started - stopped > STANDING_SECONDS:
+            raise RuntimeError(f"{started - stopped:.1f} s to fill the log; name fewer --events")
         merged(index, FIRST + count)
         took, used = time.perf_counter() - started, sum(psutil.cpu_times()[:3]) - busy
         store.close()
@@ -75,7 +80,7 @@ def merged(index: MemoryIndex, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--events", type=int, default=60_000)
+    parser.add_argument("--events", type=int, default=24_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}

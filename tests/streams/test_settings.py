@@ -33,6 +33,16 @@ def test_metric_labels_are_spelt_as_the_memory_spells_them(
         load()
 
 
+def printed(script: str, *arguments: str, without: str = "-", **environment: str) -> str:
+    """What a Python script prints, with these variables and none that begins as `without` says."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(without)}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(
+        command, env=kept | environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip()
+
+
 ARENAS_OF_EIGHT_THREADS = """
 import ctypes, sys, tempfile, threading
 from streams.config.settings import prepare_process
@@ -63,12 +73,8 @@ with tempfile.NamedTemporaryFile() as file:
 
 
 def test_a_worker_threads_share_one_arena_of_memory() -> None:
-    def arenas(how: str) -> int:
-        command = [sys.executable, "-c", ARENAS_OF_EIGHT_THREADS, how]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    assert arenas("bare") > 2
-    assert arenas("prepared") == 1
+    assert int(printed(ARENAS_OF_EIGHT_THREADS, "bare")) > 2
+    assert int(printed(ARENAS_OF_EIGHT_THREADS, "prepared")) == 1
 
 
 KEPT_OF_SOME_LAYERS = """
@@ -97,15 +103,7 @@ def test_what_a_models_layers_took_is_kept_for_the_next_unless_it_is_to_be_given
     given: dict[str, str], least: int, most: int
 ) -> None:
     """And what is larger than any of them is not."""
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run(
-        [sys.executable, "-c", KEPT_OF_SOME_LAYERS],
-        env=environment | given,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert least <= int(done.stdout) <= most, "MB"
+    assert least <= int(printed(KEPT_OF_SOME_LAYERS, without="MALLOC_", **given)) <= most, "MB"
 
 
 @pytest.mark.parametrize(
@@ -118,15 +116,7 @@ def test_threads_that_wait_do_not_spin_unless_they_are_told_to(
         "import os; from streams.config.settings import prepare_process; prepare_process(); "
         "print(os.environ['OMP_WAIT_POLICY'])"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | given,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == then
+    assert printed(script, without="OMP_WAIT_POLICY", **given) == then
 
 
 def test_a_worker_thread_multiplies_alone() -> None:
@@ -136,7 +126,4 @@ def test_a_worker_thread_multiplies_alone() -> None:
         "bootstrap.prepare_process(); "
         "print([lib['num_threads'] for lib in threadpool_info() if lib['user_api'] == 'blas'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "[1]"
+    assert printed(script) == "[1]"
