@@ -1,4 +1,4 @@
-"""What each part of an answer costs a query worker: the same calls without Kafka, Redis or Faust, in one thread.
+"""What each part of an answer costs a query worker: the same calls without Kafka, Redis or Faust, in one process.
 
 python -m benchmarks.parts [--items 20000] [--k 100] [--together 16] [--rounds 20] [--json FILE]
 """
