@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import redis
 
 from memory.errors import Unavailable
+from memory.model.times import SECOND
 from memory.redis.connection import map_redis_errors
+from streams.contract.records import Record
+
+STARTS_BEFORE_SUSPICION = 1
+"""One record after another costs little, beside one more worker that is ended."""
 
 
 class Attempts(Protocol):
@@ -19,6 +26,10 @@ class Attempts(Protocol):
 
         In a row are starts each less than `within` records behind the one before.
         """
+        ...
+
+    def clear_starts(self, topic_id: str, partition: int) -> None:
+        """Forget the starts of reading: what was read did not end its worker."""
         ...
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
@@ -36,6 +47,49 @@ class Attempts(Protocol):
     def clear(self, topic_id: str, partition: int, offset: int) -> None:
         """Forget the attempts at a record that was processed, or rejected."""
         ...
+
+
+class Suspects:
+    """The records that may have ended a worker, so that each is processed alone.
+
+    They are up to `reach` records behind where reading began twice in a row, or where one was attempted alone.
+    """
+
+    def __init__(self, attempts: Attempts, topic_id: str, reach: int) -> None:
+        self._attempts = attempts
+        self._topic_id = topic_id
+        self._reach = reach
+        self._read: Collection[int] = ()
+        self._ends: Mapping[int, int] = {}
+        self._began = 0.0
+
+    def begin(self, offsets: Mapping[int, int]) -> None:
+        """Count that reading begins at these offsets, by partition."""
+        began, ends = time.time(), {}
+        for partition, offset in offsets.items():
+            place = (self._topic_id, partition, offset)
+            starts = self._attempts.count_start(*place, within=self._reach)
+            # Found one by one, a record that ends workers has a new offset to start at.
+            if starts > STARTS_BEFORE_SUSPICION or self._attempts.holds_attempts(*place):
+                ends[partition] = offset + self._reach
+        self._read, self._ends, self._began = frozenset(offsets), ends, began
+
+    def take_back(self) -> None:
+        """Take back that reading began: nothing that was read ended this worker, and it ends now.
+
+        Else the next start would be the second in a row.
+        """
+        for partition in self._read:
+            self._attempts.clear_starts(self._topic_id, partition)
+
+    def hold(self, records: Iterable[Record]) -> bool:
+        """Whether any of these is one."""
+        return any(
+            record.offset < self._ends.get(record.partition, 0)
+            # What came since (by the log's clock) cannot have ended an earlier worker.
+            and record.timestamp < self._began * SECOND
+            for record in records
+        )
 
 
 class RecordAttempts:
@@ -61,6 +115,11 @@ class RecordAttempts:
         with contextlib.suppress(Unavailable), map_redis_errors():
             self._client.hset(self._starts, place, f"{offset}:{starts}")
         return starts
+
+    def clear_starts(self, topic_id: str, partition: int) -> None:
+        """Let the next start of reading be the first in a row."""
+        with map_redis_errors():
+            self._client.hdel(self._starts, f"{topic_id}:{partition}")
 
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         """Attempts to process this record alone, this one included."""

@@ -35,7 +35,7 @@ class BatchDelivery(Delivery):
         while True:
             await room.acquire()
             reads = await self._next_batch()
-            if self._is_suspect(read.record for read in reads):
+            if self._suspects.hold(read.record for read in reads):
                 if last is not None:
                     await asyncio.wait([last])
                 for read in reads:
@@ -78,6 +78,7 @@ class BatchDelivery(Delivery):
                     is_noted = True
             return outgoing
 
+        self._under_way += 1
         while True:
             try:
                 outgoing = await self._retry(lambda: self.in_thread(carry_out))
@@ -91,6 +92,7 @@ class BatchDelivery(Delivery):
                 await self._retry(lambda: self.in_thread(self._positions.follow))
             else:
                 break
+        self._under_way -= 1
         for read in reads:
             read.ack()
 
@@ -103,7 +105,7 @@ class BatchDelivery(Delivery):
 
     async def _process_alone(self, handle: HandleBatch, read: Read) -> None:
         """Process a record at which, or next to which, workers have ended before."""
-        if not self._is_suspect([read.record]):
+        if not self._suspects.hold([read.record]):
             await self._process(handle, [read])
             return
         if await self._has_ended_workers(read.record):

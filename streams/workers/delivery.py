@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,12 +27,11 @@ from faust.types import TP
 
 from memory.errors import Moved, Unavailable
 from memory.model.events import LogPartition
-from memory.model.times import SECOND
 from memory.ports import Positions
 from streams.contract.records import OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka.log_witness import LogWitness
-from streams.workers.attempts import Attempts
+from streams.workers.attempts import Attempts, Suspects
 from streams.workers.faust_app import Read, Transport, group_trouble, produce
 from streams.workers.fetched_batches import unreadable
 from streams.workers.metrics import ASSIGNED, RETRIES, UNREADABLE
@@ -42,8 +40,6 @@ from streams.workers.worker_process import exit_now
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-STARTS_BEFORE_SUSPICION = 1
-"""One record after another costs little, beside one more worker that is ended."""
 ATTEMPTS_ALONE = 2
 """Rebalances count as starts too, so a record must itself end a worker twice to be rejected."""
 WATCH_SECONDS = 2.0
@@ -110,9 +106,10 @@ class Delivery:
         self._reject = reject
         self._queue: asyncio.Queue[Read] = asyncio.Queue(2 * source.batch)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=source.role)
-        self._suspect: dict[int, int] = {}
-        self._assigned_at = 0.0
+        reach = source.batch * source.at_once
+        self._suspects = Suspects(attempts, source.topic_id, reach)
         self._noted: dict[LogPartition, int] = {}
+        self._under_way = 0
         self.waiting_for = ""
         """Which server is away, as long as one is."""
 
@@ -122,6 +119,7 @@ class Delivery:
         topic = self._app.topic(self._source.topic, key_type=bytes, value_type=bytes)
         self._app.agent(topic, name=self._source.role)(self._receive)
         self._app.task(self._exit_on_error(pump))
+        self._app.on_before_shutdown.connect(self._end_in_order)
         self.watch(WATCH_SECONDS, self._check_group)
         self.watch(WATCH_SECONDS, self._check_positions)
         self.watch(WATCH_SECONDS, self._check_log)
@@ -174,6 +172,12 @@ class Delivery:
                 self._known_log.saw(record.partition, record.offset, record.timestamp)
                 await self._queue.put(Read(record, event if record is last else None))
 
+    async def _end_in_order(self, *_: object, **_named: object) -> None:
+        """Take back that reading began here, unless what is under way may end this worker yet."""
+        if not self._under_way:
+            with suppress(Unavailable):
+                await self.in_thread(self._suspects.take_back)
+
     def _exit_on_error(
         self, pump: Callable[[], Awaitable[None]]
     ) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -196,14 +200,6 @@ class Delivery:
     async def _count(self, count: Callable[[str, int, int], _T], record: Record) -> _T:
         place = (self._source.topic_id, record.partition, record.offset)
         return await self._retry(lambda: self.in_thread(count, *place))
-
-    def _is_suspect(self, records: Iterable[Record]) -> bool:
-        return any(
-            record.offset < self._suspect.get(record.partition, 0)
-            # What came since (by the log's clock) cannot have ended an earlier worker.
-            and record.timestamp < self._assigned_at * SECOND
-            for record in records
-        )
 
     async def _advance(self, ends: Mapping[LogPartition, int]) -> None:
         await self._retry(lambda: self.in_thread(self._advance_now, ends))
@@ -267,22 +263,12 @@ class Delivery:
         ASSIGNED.labels(self._source.role).set(len(assigned))
         unreadable.clear()
         UNREADABLE.labels(self._source.topic).set(0)
-        self._suspect.clear()
-        self._assigned_at = time.time()
 
         def read() -> dict[TP, int]:
             self._known_log.check([tp.partition for tp in assigned], anew=True)
             stored = self._positions.positions()
-            reach = self._source.batch * self._source.at_once
-            offsets = {}
-            for tp in assigned:
-                offset = stored.get(self._log_partition(tp.partition), 0)
-                offsets[tp] = offset
-                place = (self._source.topic_id, tp.partition, offset)
-                starts = self._attempts.count_start(*place, within=reach)
-                # Found one by one, a record that ends workers has a new offset to start at.
-                if starts > STARTS_BEFORE_SUSPICION or self._attempts.holds_attempts(*place):
-                    self._suspect[tp.partition] = offset + reach
+            offsets = {tp: stored.get(self._log_partition(tp.partition), 0) for tp in assigned}
+            self._suspects.begin({tp.partition: offset for tp, offset in offsets.items()})
             return offsets
 
         try:

@@ -111,7 +111,7 @@ class TaskDelivery(Delivery):
         try:
             while True:
                 read = await self._queue.get()
-                alone = self._is_suspect([read.record])
+                alone = self._suspects.hold([read.record])
                 await self._places.take(alone=alone)
                 self._offsets.start(read.record.partition, read.record.offset)
                 task = asyncio.create_task(self._one(answer, read, alone=alone))
@@ -122,6 +122,7 @@ class TaskDelivery(Delivery):
 
     async def _one(self, answer: AnswerRecord, read: Read, *, alone: bool) -> None:
         record = read.record
+        self._under_way += 1
         try:
             if alone:
                 _alone.set(record)
@@ -136,6 +137,7 @@ class TaskDelivery(Delivery):
         except Exception as error:  # noqa: BLE001 - as in `_exit_on_error`
             exit_now(self._source.role, error)
         finally:
+            self._under_way -= 1
             self._places.give(alone=alone)
 
     async def _note(self) -> None:

@@ -85,6 +85,10 @@ class FileLedger:
     def count_start(self, topic_id: str, partition: int, offset: int, *, within: int = 1) -> int:
         return 1
 
+    def clear_starts(self, topic_id: str, partition: int) -> None:
+        with Path(self._positions.parent, "taken_back").open("a") as file:
+            file.write(f"{partition}\n")
+
     def count_attempt(self, topic_id: str, partition: int, offset: int) -> int:
         return 1
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import redis
 
 from memory.errors import Unavailable
+from memory.model.times import now_us
 from memory.redis.connection import connect
 from streams.local.server import free_port
-from streams.workers.attempts import Attempts, RecordAttempts
+from streams.workers.attempts import Attempts, RecordAttempts, Suspects
 
 Make = Callable[..., RecordAttempts]
 
@@ -59,6 +61,50 @@ def test_starts_a_batch_apart_are_in_a_row(make: Make) -> None:
     attempts = make()
     starts = [attempts.count_start("t", 0, offset, within=8) for offset in (7, 14, 22, 22, 29, 28)]
     assert starts == [1, 2, 1, 2, 3, 1]
+
+
+def test_starts_that_are_taken_back_are_in_no_row(make: Make) -> None:
+    attempts = make()
+    for partition in (0, 1):
+        attempts.count_start("t", partition, 7)
+    make().clear_starts("t", 0)
+    assert [attempts.count_start("t", partition, 7) for partition in (0, 1)] == [1, 2]
+
+
+@dataclass(frozen=True)
+class At:
+    """As much of a record as tells whether it is suspect."""
+
+    partition: int
+    offset: int
+    timestamp: int = 0
+
+
+def test_records_are_suspect_where_reading_began_twice_in_a_row_or_one_was_attempted_alone(
+    make: Make,
+) -> None:
+    make().count_start("t", 0, 95)
+    make().count_attempt("t", 2, 30)
+    found: Any = Suspects(make(), "t", reach=10)
+    found.begin({0: 100, 1: 0, 2: 20})
+    suspect = [At(0, 100), At(0, 109), At(2, 20), At(2, 29)]
+    assert [found.hold([one]) for one in suspect] == [True] * 4
+    others = [At(0, 110), At(1, 0), At(2, 30), At(3, 0), At(0, 100, timestamp=now_us())]
+    assert not found.hold(others)
+    assert found.hold([*others, At(0, 100)])
+
+
+def test_a_start_after_one_that_was_taken_back_suspects_nothing(make: Make) -> None:
+    first: Any = Suspects(make(), "t", reach=10)
+    first.begin({0: 100, 1: 100})
+    first.take_back()
+    second: Any = Suspects(make(), "t", reach=10)
+    second.begin({0: 100, 1: 100, 2: 100})
+    assert not second.hold([At(partition, 100) for partition in (0, 1, 2)])
+    third: Any = Suspects(make(), "t", reach=10)
+    third.begin({0: 100})
+    assert third.hold([At(0, 100)])
+    assert not third.hold([At(1, 100)])
 
 
 def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:
@@ -153,3 +199,5 @@ def test_a_redis_that_is_away_is_unavailable() -> None:
         with pytest.raises(Unavailable):
             call("t", 0, 7)
     client.close()
+    with pytest.raises(Unavailable):
+        attempts.clear_starts("t", 0)

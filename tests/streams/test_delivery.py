@@ -259,6 +259,11 @@ class Workplace:
         file = self.folder / "taken"
         return int(file.read_text()) if file.exists() else 0
 
+    def taken_back(self) -> list[str]:
+        """The partitions of which a worker took back that it began to read them."""
+        file = self.folder / "taken_back"
+        return sorted(file.read_text().split()) if file.exists() else []
+
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
@@ -409,6 +414,22 @@ def test_what_cannot_be_noted_yet_is_noted_later_and_not_carried_out_again(
     )
 
 
+@pytest.mark.parametrize("tasks", [False, True])
+def test_only_a_worker_that_ends_in_order_and_has_nothing_under_way_takes_back_that_it_began(
+    place: Workplace, *, tasks: bool
+) -> None:
+    """Else each quiet restart would be a reason to read the next records one after another."""
+    with place.worker("plain", tasks=tasks) as process:
+        place.until(place.all_done, process)
+        assert ended(process, signal.SIGKILL) == -signal.SIGKILL
+    assert place.taken_back() == []
+    with place.worker("plain", tasks=tasks) as process:
+        place.send(PARTITIONS)
+        place.until(lambda: sum(place.positions().values()) == RECORDS + PARTITIONS, process)
+        assert ended(process) == 0, place.log()
+    assert place.taken_back() == sorted(ENDS)
+
+
 @pytest.mark.parametrize(
     ("tasks", "how", "bound"),
     [
@@ -424,6 +445,7 @@ def test_a_worker_with_events_it_cannot_finish_ends_when_asked_to(
         place.until(lambda: bool(place.calls()), process)
         assert ended(process, how) == 0, place.log()
     assert place.positions() == {}
+    assert place.taken_back() == []
 
 
 def test_a_ledger_that_fails_as_nobody_expects_ends_the_worker(place: Workplace) -> None:
