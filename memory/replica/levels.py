@@ -1,4 +1,4 @@
-"""Vectors as 8-bit integers, and inner products of such."""
+"""Vectors as 8-bit integers, and back in float32."""
 
 from __future__ import annotations
 
@@ -9,36 +9,8 @@ import numpy.typing as npt
 
 LEVELS = 127
 GROUPS_A_K = 2
-BETTER_COPIED = 8
-"""So many rows are better copied than the many they are multiplied with; of more the result is, which costs more."""
 UNSHARED = 1 << 15
 """So many values torch converts in the thread that asks; more it shares out, which takes twice the CPU and longer."""
-EXACT_DIM = (1 << 24) // LEVELS**2
-"""Sums of so many products of two levels are whole numbers in float32, in whatever order they are added."""
-
-
-def float_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-    """What `int_product` is, as exact, by numpy: several times as slow, without torch, which takes
-    seconds and 200 MB to load.
-    """
-    found = np.zeros((len(a), len(b)))
-    for start in range(0, a.shape[1], EXACT_DIM):
-        part = slice(start, start + EXACT_DIM)
-        found += a[:, part].astype(np.float32) @ b[:, part].astype(np.float32).T
-    return found
-
-
-def int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Inner products of each row of (m, dim) with each of (n, dim); shape (m, n)."""
-    import torch
-
-    # At each call torch copies the second of two into another order first.
-    is_second = len(a) <= BETTER_COPIED
-    first, second = (b, a) if is_second else (a, b)
-    # The only one of integers that torch has for a CPU; a test holds it against numpy's.
-    product = torch._int_mm(torch.from_numpy(first), torch.from_numpy(second).T)  # noqa: SLF001 - as above
-    found: npt.NDArray[np.int32] = product.numpy()
-    return found.T if is_second else found
 
 
 def widen(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:

@@ -19,7 +19,8 @@ from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import levels
-from memory.replica.scan import BLOCK, FEW, RowScan, compile_products
+from memory.replica.products import Product, QuickestProduct, float_product
+from memory.replica.scan import BLOCK, FEW, RowScan
 
 SCORES_AT_ONCE = 1 << 22
 """Bounds what a scan takes beside the rows: 16 bytes a score."""
@@ -80,8 +81,7 @@ class Rows:
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
         self._count = 0
-        self.is_warm = False
-        """Whether scans are quick."""
+        self.product: Product = float_product
         self._at: dict[ImageKey, int] = {}
         self.shown: list[Shown] = []
         self.vectors = np.zeros((BLOCK, dim), element)
@@ -221,13 +221,14 @@ class Rows:
                 yield self._found(probe, low, high)
 
     def warm_up(self) -> None:
-        """Where rows are many, make scans quick, which takes seconds.
-
-        May run beside all else: until it is done numpy scans, and no question waits.
-        """
+        """Where rows are many, make scans quick, which takes seconds; no question waits for it."""
         if not self.is_warm and self._count > FEW:
-            compile_products(self.levels.shape[1])
-            self.is_warm = True
+            self.product = QuickestProduct(self.levels.shape[1], BLOCK)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether scans are quick, and torch is loaded."""
+        return self.product is not float_product
 
     def _found(
         self,

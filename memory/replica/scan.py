@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from memory.model.vectors import Vector
 from memory.replica import levels
+from memory.replica.products import float_product
 
 if TYPE_CHECKING:
     from memory.replica.rows import Rows
@@ -20,7 +21,6 @@ BLOCK = 4096
 """Rows that are scanned together, and the unit of room: torch compiles anew for each shape, 20 ms."""
 FEW = BLOCK // 2
 """So many need no torch."""
-MANY_QUERIES = 64
 
 
 class RowScan:
@@ -62,26 +62,14 @@ class RowScan:
         elif written:
             places = np.unique(list(rows.written)[-written:])
             places = places[places < len(rows)]
-            self._sums[:, places] = levels.float_product(self._asked, rows.levels[places])
+            self._sums[:, places] = float_product(self._asked, rows.levels[places])
 
     def _products(self) -> npt.NDArray[np.float32]:
         """Inner products of integers, shape (queries, room of the rows)."""
         rows, asked = self._rows, self._asked
         found = np.empty((len(asked), len(rows.levels)), np.float32)
-        multiply: Callable[..., npt.NDArray[Any]] = levels.float_product
-        if rows.is_warm:
-            multiply = levels.int_product
-            asked = np.zeros((1 << (len(asked) - 1).bit_length(), asked.shape[1]), np.int8)
-            asked[: len(self._asked)] = self._asked
         for start in range(0, len(rows), BLOCK):
-            products = multiply(asked, rows.levels[start : start + BLOCK])
-            found[:, start : start + BLOCK] = products[: len(found)]
+            found[:, start : start + BLOCK] = rows.product(
+                asked, rows.levels[start : start + BLOCK]
+            )
         return found
-
-
-def compile_products(dim: int) -> None:
-    """Load torch and let it compile for every number of queries, which takes seconds."""
-    count = 1
-    while count < MANY_QUERIES:
-        count *= 2
-        levels.int_product(np.zeros((count, dim), np.int8), np.zeros((BLOCK, dim), np.int8))

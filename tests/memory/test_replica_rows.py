@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +18,15 @@ from memory.model.answers import Hit
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
+from memory.replica import products
 from memory.replica import rows as module
-from memory.replica.levels import UNSHARED, float_product, int_product, kth_greatest, widen
+from memory.replica.levels import UNSHARED, kth_greatest, widen
+from memory.replica.products import PRODUCTS, Product, QuickestProduct, float_product
 from memory.replica.rows import FEW_WRITES, OverBudget, Rows, Shown
-from memory.replica.scan import BLOCK, compile_products
+from memory.replica.scan import BLOCK
 
 DIM = 32
+Prepare = Callable[[Rows], Rows]
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
 
 
@@ -51,10 +56,27 @@ def as_it_is(rows: Rows) -> Rows:
 
 
 def warmed(rows: Rows) -> Rows:
-    """They are scanned by torch, however few they are."""
-    compile_products(rows.levels.shape[1])
-    rows.is_warm = True
+    """They are scanned as this machine does most quickly, however few they are."""
+    rows.product = quickest_product(rows.levels.shape[1])
     return rows
+
+
+@cache
+def quickest_product(dim: int) -> QuickestProduct:
+    return QuickestProduct(dim, BLOCK)
+
+
+def by_each(product: Product) -> Prepare:
+    """They are scanned as another machine does."""
+
+    def prepared(rows: Rows) -> Rows:
+        rows.product = product
+        return rows
+
+    return prepared
+
+
+PREPARATIONS = (as_it_is, warmed, *map(by_each, PRODUCTS))
 
 
 def brute(vectors: np.ndarray, query: Vector, k: int, without: int | None = None) -> list[Hit]:
@@ -81,8 +103,41 @@ def test_the_product_of_integers_is_exact() -> None:
             for count in (1, 2, 17):
                 asked = rows[:count].copy()
                 wanted = asked.astype(np.int64) @ rows.astype(np.int64).T
-                assert (int_product(asked, rows) == wanted).all()
-                assert (float_product(asked, rows) == wanted).all()
+                for product in PRODUCTS:
+                    assert (product(asked, rows) == wanted).all()
+
+
+def test_what_takes_this_machine_the_least_cpu_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way where it is quicker; what a way takes at its first call, to load or compile, does not count."""
+    clock, used = 0.0, ""
+
+    def taking(name: str, seconds: Callable[[int], float], first: float) -> Product:
+        shapes: set[int] = set()
+
+        def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            nonlocal clock, used
+            clock += seconds(len(a)) if len(a) in shapes else first
+            shapes.add(len(a))
+            used = name
+            return float_product(a, b)
+
+        return product
+
+    steady = taking("steady", lambda _: 8.0, 1.0)
+    growing = taking("growing", float, 1000.0)
+    never = taking("never", lambda _: 100.0, 0.1)
+    monkeypatch.setattr(products, "PRODUCTS", (never, growing, steady))
+    monkeypatch.setattr(products, "time", SimpleNamespace(process_time=lambda: clock))
+    quickest = QuickestProduct(8, 100)
+    rows = np.arange(8 * 100, dtype=np.int8).reshape(100, 8)
+    taken = {}
+    for count in (1, 2, 4, 5, 8, 9, 64, 100):
+        assert (quickest(rows[:count], rows) == float_product(rows[:count], rows)).all()
+        taken[count] = used
+    assert taken == {
+        **dict.fromkeys((1, 2, 4, 5, 8), "growing"),
+        **dict.fromkeys((9, 64, 100), "steady"),
+    }
 
 
 @pytest.mark.parametrize("shape", [(1, 4096), (3, UNSHARED), (2, UNSHARED + 1), (200, 384)])
@@ -111,7 +166,7 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
     vectors = drawn(0, 3000, 96).astype(element)
     rows = filled(vectors, element)
     queries = drawn(1, 40, 96)
-    for prepare in (as_it_is, warmed):
+    for prepare in PREPARATIONS:
         found = prepare(rows).nearest([Probe(query, k) for query in queries])
         for query, result in zip(queries, found, strict=True):
             assert result.exact
@@ -150,7 +205,7 @@ def test_whatever_the_vectors_are(
     query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
     without = seed % count
     probes = [Probe(query, k), Probe(query, k, Exclusion(frozenset([key(without)])))]
-    for prepare in (as_it_is, warmed):
+    for prepare in PREPARATIONS:
         plain, less = prepare(rows).nearest(probes)
         assert same(plain.hits, brute(vectors, query, k))
         assert same(less.hits, brute(vectors, query, k, without))
@@ -252,7 +307,7 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("prepare", [as_it_is, warmed])
+@pytest.mark.parametrize("prepare", PREPARATIONS)
 @pytest.mark.parametrize("writes", WRITES)
 def test_rows_written_after_a_scan_are_found_as_they_are_then(
     writes: str, prepare: Callable[[Rows], Rows]
