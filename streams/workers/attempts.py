@@ -82,7 +82,7 @@ class Suspects:
         for partition in self._read:
             self._attempts.clear_starts(self._topic_id, partition)
 
-    def hold(self, records: Iterable[Record]) -> bool:
+    def include(self, records: Iterable[Record]) -> bool:
         """Whether any of these is one."""
         return any(
             record.offset < self._ends.get(record.partition, 0)

@@ -35,7 +35,7 @@ class BatchDelivery(Delivery):
         while True:
             await room.acquire()
             reads = await self._next_batch()
-            if self._suspects.hold(read.record for read in reads):
+            if self._suspects.include(read.record for read in reads):
                 if last is not None:
                     await asyncio.wait([last])
                 for read in reads:
@@ -105,7 +105,7 @@ class BatchDelivery(Delivery):
 
     async def _process_alone(self, handle: HandleBatch, read: Read) -> None:
         """Process a record at which, or next to which, workers have ended before."""
-        if not self._suspects.hold([read.record]):
+        if not self._suspects.include([read.record]):
             await self._process(handle, [read])
             return
         if await self._has_ended_workers(read.record):

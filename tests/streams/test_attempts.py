@@ -88,10 +88,10 @@ def test_records_are_suspect_where_reading_began_twice_in_a_row_or_one_was_attem
     found: Any = Suspects(make(), "t", reach=10)
     found.begin({0: 100, 1: 0, 2: 20})
     suspect = [At(0, 100), At(0, 109), At(2, 20), At(2, 29)]
-    assert [found.hold([one]) for one in suspect] == [True] * 4
+    assert [found.include([one]) for one in suspect] == [True] * 4
     others = [At(0, 110), At(1, 0), At(2, 30), At(3, 0), At(0, 100, timestamp=now_us())]
-    assert not found.hold(others)
-    assert found.hold([*others, At(0, 100)])
+    assert not found.include(others)
+    assert found.include([*others, At(0, 100)])
 
 
 def test_a_start_after_one_that_was_taken_back_suspects_nothing(make: Make) -> None:
@@ -100,11 +100,11 @@ def test_a_start_after_one_that_was_taken_back_suspects_nothing(make: Make) -> N
     first.take_back()
     second: Any = Suspects(make(), "t", reach=10)
     second.begin({0: 100, 1: 100, 2: 100})
-    assert not second.hold([At(partition, 100) for partition in (0, 1, 2)])
+    assert not second.include([At(partition, 100) for partition in (0, 1, 2)])
     third: Any = Suspects(make(), "t", reach=10)
     third.begin({0: 100})
-    assert third.hold([At(0, 100)])
-    assert not third.hold([At(1, 100)])
+    assert third.include([At(0, 100)])
+    assert not third.include([At(1, 100)])
 
 
 def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:
