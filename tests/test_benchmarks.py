@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    ("kept", "page"), [("peers.json", "README.md"), ("floors.json", "benchmarks/README.md")]
+    ("kept", "page"),
+    [
+        ("peers.json", "README.md"),
+        ("floors.json", "benchmarks/README.md"),
+        ("floors_without_vnni.json", "benchmarks/README.md"),
+    ],
 )
 def test_a_table_of_peers_is_made_from_the_kept_results(kept: str, page: str) -> None:
     """If not: python -m benchmarks.peers --table benchmarks/results/KEPT."""
