@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import redis
@@ -82,13 +82,11 @@ class Suspects:
         for partition in self._read:
             self._attempts.clear_starts(self._topic_id, partition)
 
-    def include(self, records: Iterable[Record]) -> bool:
-        """Whether any of these is one."""
-        return any(
+    def include(self, record: Record) -> bool:
+        return (
             record.offset < self._ends.get(record.partition, 0)
             # What came since (by the log's clock) cannot have ended an earlier worker.
             and record.timestamp < self._began * SECOND
-            for record in records
         )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from memory.errors import Moved, Unavailable
 from memory.model.events import LogPartition
 from streams.contract.records import OutgoingRecord, Record
+from streams.workers.attempts import Suspects
 from streams.workers.delivery import Delivery
 from streams.workers.faust_app import Read
 
@@ -20,6 +21,20 @@ HandleBatch = Callable[[Sequence[Record]], Sequence[OutgoingRecord]]
 
 It runs in a thread. What it returns is published and acknowledged before the position moves.
 """
+
+
+def apart(reads: Sequence[Read], suspects: Suspects) -> tuple[list[Read], list[Read]]:
+    """What is to be processed one by one, and then the others, together: a position passes all before it, so
+    what is ahead of a suspect in its partition comes with it.
+    """
+    records = [read.record for read in reads]
+    ends = {record.partition: record.offset for record in records if suspects.include(record)}
+    first: list[Read] = []
+    others: list[Read] = []
+    for read in reads:
+        is_first = read.record.offset <= ends.get(read.record.partition, -1)
+        (first if is_first else others).append(read)
+    return first, others
 
 
 class BatchDelivery(Delivery):
@@ -35,16 +50,17 @@ class BatchDelivery(Delivery):
         while True:
             await room.acquire()
             reads = await self._next_batch()
-            if self._suspects.include(read.record for read in reads):
-                if last is not None:
-                    await asyncio.wait([last])
-                for read in reads:
-                    await self._process_alone(handle, read)
-                room.release()
-            else:
-                process = partial(self._process, handle, reads, last)
+            first, others = apart(reads, self._suspects)
+            if first and last is not None:
+                await asyncio.wait([last])
+            for read in first:
+                await self._process_alone(handle, read)
+            if others:
+                process = partial(self._process, handle, others, last)
                 last = asyncio.create_task(self._exit_on_error(process)())
                 last.add_done_callback(lambda _: room.release())
+            else:
+                room.release()
 
     async def _next_batch(self) -> list[Read]:
         """What has come meanwhile, at least one."""
@@ -105,7 +121,7 @@ class BatchDelivery(Delivery):
 
     async def _process_alone(self, handle: HandleBatch, read: Read) -> None:
         """Process a record at which, or next to which, workers have ended before."""
-        if not self._suspects.include([read.record]):
+        if not self._suspects.include(read.record):
             await self._process(handle, [read])
             return
         if await self._has_ended_workers(read.record):

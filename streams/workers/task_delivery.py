@@ -111,7 +111,7 @@ class TaskDelivery(Delivery):
         try:
             while True:
                 read = await self._queue.get()
-                alone = self._suspects.include([read.record])
+                alone = self._suspects.include(read.record)
                 await self._places.take(alone=alone)
                 self._offsets.start(read.record.partition, read.record.offset)
                 task = asyncio.create_task(self._one(answer, read, alone=alone))

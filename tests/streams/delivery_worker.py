@@ -83,7 +83,7 @@ class FileLedger:
         return True
 
     def count_start(self, topic_id: str, partition: int, offset: int, *, within: int = 1) -> int:
-        return 1
+        return 2 if self._way == "ended-before" and partition == 0 else 1
 
     def clear_starts(self, topic_id: str, partition: int) -> None:
         with Path(self._positions.parent, "taken_back").open("a") as file:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 from memory.errors import Unavailable
-from memory.model.times import now_us
+from memory.model.times import SECOND, now_us
 from memory.redis.connection import connect
 from streams.local.server import free_port
 from streams.workers.attempts import Attempts, RecordAttempts, Suspects
+from streams.workers.batch_delivery import apart
 
 Make = Callable[..., RecordAttempts]
 
@@ -88,10 +90,9 @@ def test_records_are_suspect_where_reading_began_twice_in_a_row_or_one_was_attem
     found: Any = Suspects(make(), "t", reach=10)
     found.begin({0: 100, 1: 0, 2: 20})
     suspect = [At(0, 100), At(0, 109), At(2, 20), At(2, 29)]
-    assert [found.include([one]) for one in suspect] == [True] * 4
+    assert all(map(found.include, suspect))
     others = [At(0, 110), At(1, 0), At(2, 30), At(3, 0), At(0, 100, timestamp=now_us())]
-    assert not found.include(others)
-    assert found.include([*others, At(0, 100)])
+    assert not any(map(found.include, others))
 
 
 def test_a_start_after_one_that_was_taken_back_suspects_nothing(make: Make) -> None:
@@ -100,11 +101,35 @@ def test_a_start_after_one_that_was_taken_back_suspects_nothing(make: Make) -> N
     first.take_back()
     second: Any = Suspects(make(), "t", reach=10)
     second.begin({0: 100, 1: 100, 2: 100})
-    assert not second.include([At(partition, 100) for partition in (0, 1, 2)])
+    assert not any(second.include(At(partition, 100)) for partition in (0, 1, 2))
     third: Any = Suspects(make(), "t", reach=10)
     third.begin({0: 100})
-    assert third.include([At(0, 100)])
-    assert not third.include([At(1, 100)])
+    assert third.include(At(0, 100))
+    assert not third.include(At(1, 100))
+
+
+def test_what_is_no_suspect_is_processed_together_unless_it_is_ahead_of_one(make: Make) -> None:
+    """Two partitions of which one may have ended a worker; the log's clock was set back amid the other."""
+    for partition in (0, 2):
+        make().count_start("t", partition, 5)
+    found: Any = Suspects(make(), "t", reach=3)
+    found.begin({0: 5, 1: 5, 2: 5})
+    late = now_us() + 3600 * SECOND
+    records = [
+        At(1, 5),
+        At(0, 5),
+        At(2, 5, late),
+        At(0, 6),
+        At(2, 6),
+        At(1, 6),
+        At(0, 8),
+        At(2, 7, late),
+    ]
+    reads: Any = [SimpleNamespace(record=record) for record in records]
+    split: Any = apart(reads, found)
+    first, others = ([read.record for read in some] for some in split)
+    assert first == [At(0, 5), At(2, 5, late), At(0, 6), At(2, 6)]
+    assert others == [At(1, 5), At(1, 6), At(0, 8), At(2, 7, late)]
 
 
 def test_attempts_at_a_record_are_counted_until_it_succeeds(make: Make) -> None:

@@ -536,6 +536,20 @@ def test_a_position_waits_for_the_batches_before_and_no_more_are_under_way_than_
     assert {p: sorted(offsets) for p, offsets in place.seen().items()} == {0: EACH, 1: EACH}
 
 
+def test_what_may_have_ended_a_worker_is_processed_alone_and_all_else_together(
+    place: Workplace,
+) -> None:
+    with place.worker("ended-before", at_once=2) as process:
+        place.until(place.all_done, process)
+    assert {p: sorted(offsets) for p, offsets in place.seen().items()} == {0: EACH, 1: EACH}
+    suspect = set(range(2 * BATCH))
+    alone = [call for call in place.calls() if suspect & set(call.get(0, []))]
+    assert len(alone) == len(suspect)
+    assert all(len(offsets) == 1 and len(call) == 1 for call in alone for offsets in call.values())
+    others = [call for call in place.calls() if call not in alone]
+    assert len(others) < RECORDS // 4
+
+
 def test_what_killed_workers_left_under_way_is_handed_over_again(place: Workplace) -> None:
     with place.worker("first-waits", at_once=3) as process:
         place.until(lambda: len(place.calls()) == 3, process)
