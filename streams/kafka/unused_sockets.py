@@ -1,19 +1,25 @@
 """kafka-python's sockets that came to nothing, closed at once.
 
 By itself it lets go of one that is not connected in time, or whose handshake fails, or whose client is
-closed meanwhile: such a socket stays open until it is collected.
+closed meanwhile or before all is sent: such a socket stays open until it is collected.
 """
 
 from __future__ import annotations
 
 import socket
 from typing import Any
+from weakref import WeakSet
 
 from kafka.net.inet import KafkaNetSocket
-from kafka.net.transport import KafkaSSLTransport
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
+_unsent: WeakSet[Any] = WeakSet()
+"""Transports that close themselves once they have sent what they hold, if their loop lasts so long."""
 _connect = KafkaNetSocket.sock_connect
 _handshake = KafkaSSLTransport.handshake
+_close = KafkaTCPTransport.close
+_end = NetworkSelector.close
 
 
 async def _connect_or_close(
@@ -35,7 +41,23 @@ async def _shake_hands_or_close(transport: KafkaSSLTransport) -> None:
         raise
 
 
+def _close_or_note(transport: KafkaTCPTransport) -> None:
+    _close(transport)
+    if transport._sock is not None:  # noqa: SLF001 - told nowhere else
+        _unsent.add(transport)
+
+
+def _end_and_close(loop: NetworkSelector) -> None:
+    _end(loop)
+    for transport in [one for one in _unsent if one._net is loop]:  # noqa: SLF001 - as above
+        _unsent.discard(transport)
+        if transport._sock is not None:  # noqa: SLF001 - as above
+            transport._sock.close()  # noqa: SLF001 - as above
+
+
 def close_unused_sockets() -> None:
     """Let kafka-python's clients in this process do so."""
     KafkaNetSocket.sock_connect = _connect_or_close
     KafkaSSLTransport.handshake = _shake_hands_or_close
+    KafkaTCPTransport.close = _close_or_note
+    NetworkSelector.close = _end_and_close

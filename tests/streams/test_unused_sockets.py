@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from kafka.net.inet import KafkaNetSocket
-from kafka.net.transport import KafkaSSLTransport
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from streams.kafka import unused_sockets
 from streams.kafka.fail_fast import connections
@@ -34,6 +35,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
     """The sockets that were made for connections, kept as above; by a kafka-python that nobody has changed."""
     monkeypatch.setattr(KafkaNetSocket, "sock_connect", unused_sockets._connect)
     monkeypatch.setattr(KafkaSSLTransport, "handshake", unused_sockets._handshake)
+    monkeypatch.setattr(KafkaTCPTransport, "close", unused_sockets._close)
+    monkeypatch.setattr(NetworkSelector, "close", unused_sockets._end)
     kept: list[socket.socket] = []
     make = KafkaNetSocket.socket
 
@@ -99,3 +102,21 @@ def test_of_a_server_that_says_nothing_of_tls_when_the_client_is_closed(
     port = listener.getsockname()[1]
     connect(port, lambda: len(context.kept) == 1, security_protocol="SSL", ssl_context=context)
     assert [one.fileno() for one in context.kept] == [-1]
+
+
+@pytest.mark.parametrize("size", [1, 1 << 24])
+def test_of_a_client_that_is_closed_before_all_is_sent(
+    opened: list[socket.socket], listener: socket.socket, size: int
+) -> None:
+    unused_sockets.close_unused_sockets()
+    loop = NetworkSelector()
+    sock = KafkaNetSocket().socket(socket.AF_INET)
+    sock.connect(listener.getsockname())
+    sock.setblocking(False)
+    taken, _ = listener.accept()
+    with taken:
+        transport = KafkaTCPTransport(loop, sock)
+        transport.write(b"x" * size)
+        transport.close()
+        loop.close()
+        assert [one.fileno() for one in opened] == [-1]
