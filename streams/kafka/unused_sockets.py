@@ -14,8 +14,8 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-_unsent: WeakSet[Any] = WeakSet()
-"""Transports that close themselves once they have sent what they hold, if their loop lasts so long."""
+_UNSENT = "_unsent"
+"""Of a loop the transports that close themselves once they have sent what they hold, if it lasts so long."""
 _connect = KafkaNetSocket.sock_connect
 _handshake = KafkaSSLTransport.handshake
 _close = KafkaTCPTransport.close
@@ -44,13 +44,12 @@ async def _shake_hands_or_close(transport: KafkaSSLTransport) -> None:
 def _close_or_note(transport: KafkaTCPTransport) -> None:
     _close(transport)
     if transport._sock is not None:  # noqa: SLF001 - told nowhere else
-        _unsent.add(transport)
+        vars(transport._net).setdefault(_UNSENT, WeakSet()).add(transport)  # noqa: SLF001 - as above
 
 
 def _end_and_close(loop: NetworkSelector) -> None:
     _end(loop)
-    for transport in [one for one in _unsent if one._net is loop]:  # noqa: SLF001 - as above
-        _unsent.discard(transport)
+    for transport in vars(loop).pop(_UNSENT, ()):
         if transport._sock is not None:  # noqa: SLF001 - as above
             transport._sock.close()  # noqa: SLF001 - as above
 

@@ -259,6 +259,18 @@ class Workplace:
         file = self.folder / "taken"
         return int(file.read_text()) if file.exists() else 0
 
+    def until_committed(self, offset: int) -> None:
+        """Wait until the group has committed so much of each partition: nothing of it is under way any more."""
+        with KafkaCluster(self.bootstrap).administration() as admin:
+
+            def committed() -> dict[int, int]:
+                group = f"{self.topic}-group"
+                found = admin.list_group_offsets({group: None})[group]
+                return {tp.partition: held.offset for tp, held in found.items()}
+
+            wanted = dict.fromkeys(range(PARTITIONS), offset)
+            until(lambda: committed() == wanted, 20, what=committed)
+
     def taken_back(self) -> list[str]:
         """The partitions of which a worker took back that it began to read them."""
         file = self.folder / "taken_back"
@@ -355,15 +367,7 @@ def test_what_is_done_is_committed_to_the_last_record_for_lag_tools(
         for _ in range(3):
             place.send(PARTITIONS)
             time.sleep(0.3)
-        with KafkaCluster(place.bootstrap).administration() as admin:
-
-            def committed() -> dict[int, int]:
-                group = f"{place.topic}-group"
-                found = admin.list_group_offsets({group: None})[group]
-                return {tp.partition: held.offset for tp, held in found.items()}
-
-            wanted = dict.fromkeys(range(PARTITIONS), len(EACH) + 3)
-            until(lambda: committed() == wanted, 20, what=committed)
+        place.until_committed(len(EACH) + 3)
         assert ended(process) == 0
 
 
@@ -425,7 +429,7 @@ def test_only_a_worker_that_ends_in_order_and_has_nothing_under_way_takes_back_t
     assert place.taken_back() == []
     with place.worker("plain", tasks=tasks) as process:
         place.send(PARTITIONS)
-        place.until(lambda: sum(place.positions().values()) == RECORDS + PARTITIONS, process)
+        place.until_committed(len(EACH) + 1)
         assert ended(process) == 0, place.log()
     assert place.taken_back() == sorted(ENDS)
 
