@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from memory.replica.levels import LEVELS
 
-BETTER_COPIED = 8
-"""So many rows are better copied than the many they are multiplied with; of more the result is, which costs more."""
 MANY_ROWS = 64
 EXACT_DIM = (1 << 24) // LEVELS**2
 """Sums of so many products of two levels are whole numbers in float32, in whatever order they are added."""
 
 IN_CACHE = 512
 """Rows that are multiplied while they are in the processor's cache as floats."""
+
+HOPELESS = 4
+"""What takes so many times as long as another for few rows is not tried for more, which would take seconds."""
 
 Product = Callable[[npt.NDArray[np.int8], npt.NDArray[np.int8]], npt.NDArray[Any]]
 """Inner products of each row of (m, dim) with each of (n, dim), whole numbers of shape (m, n)."""
@@ -42,21 +43,32 @@ def int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray
     """By torch in integers: several times as quick as by floats where the processor has instructions for
     it (VNNI, AMX), and twenty times as slow where it has none.
     """
+    return _int_mm(_to_power_of_two(a), b)[: len(a)]
+
+
+def turned_int_product(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """As `int_product`, of the second with the first: on some processors that is quicker for few rows, since
+    torch copies the second into another order first.
+    """
+    return _int_mm(b, _to_power_of_two(a)).T[: len(a)]
+
+
+def _int_mm(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
     import torch
 
-    count = len(a)
-    # torch compiles anew for each number of rows.
-    a = np.concatenate([a, np.zeros((_power_of_two(count) - count, a.shape[1]), np.int8)])
-    # At each call torch copies the second of two into another order first.
-    is_second = len(a) <= BETTER_COPIED
-    first, second = (b, a) if is_second else (a, b)
     # The only one of integers that torch has for a CPU; a test holds it against numpy's.
-    product = torch._int_mm(torch.from_numpy(first), torch.from_numpy(second).T)  # noqa: SLF001 - as above
+    product = torch._int_mm(torch.from_numpy(a), torch.from_numpy(b).T)  # noqa: SLF001 - as above
     found: npt.NDArray[np.int32] = product.numpy()
-    return (found.T if is_second else found)[:count]
+    return found
 
 
-PRODUCTS: Sequence[Product] = (int_product, float_product)
+def _to_power_of_two(rows: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """With rows of zeros: torch compiles anew for each number of them."""
+    count, dim = rows.shape
+    return np.concatenate([rows, np.zeros((_power_of_two(count) - count, dim), np.int8)])
+
+
+PRODUCTS: Sequence[Product] = (int_product, turned_int_product, float_product)
 
 
 class QuickestProduct:
@@ -65,15 +77,20 @@ class QuickestProduct:
     That loads torch, and lets it compile, which takes seconds.
     """
 
-    def __init__(self, dim: int, n: int) -> None:
-        """`n` is how many rows the second of two has as a rule."""
+    def __init__(self, dim: int, sizes: Sequence[int]) -> None:
+        """`sizes` are how many rows the second of two has as a rule; the greatest decides."""
         self._of: dict[int, Product] = {}
-        rows = np.zeros((n, dim), np.int8)
+        *others, rows = (np.zeros((size, dim), np.int8) for size in sorted(sizes))
+        left: Sequence[Product] = PRODUCTS
         count = 1
         while count < MANY_ROWS:
             count *= 2
-            seconds = {product: _cpu_seconds(product, rows[:count], rows) for product in PRODUCTS}
-            self._of[count] = min(PRODUCTS, key=seconds.__getitem__)
+            seconds = {product: _cpu_seconds(product, rows[:count], rows) for product in left}
+            least = min(seconds.values())
+            left = [product for product in left if seconds[product] <= HOPELESS * least]
+            quickest = self._of[count] = min(left, key=seconds.__getitem__)
+            for other in others:
+                quickest(other[:count], other)
 
     def __call__(self, a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
         count = max(2, min(MANY_ROWS, _power_of_two(len(a))))
@@ -81,11 +98,13 @@ class QuickestProduct:
 
 
 def _cpu_seconds(product: Product, a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> float:
+    # What is found is copied: in another order that takes as long as half of the product.
+    into = np.empty((len(a), len(b)), np.float32)
     product(a, b)  # what it does once
     found = []
-    for _ in range(2):
+    for _ in range(3):
         started = time.process_time()
-        product(a, b)
+        into[:] = product(a, b)
         found.append(time.process_time() - started)
     return min(found)
 

@@ -20,7 +20,7 @@ from memory.model.questions import Exclusion, Probe
 from memory.model.vectors import Vector, cosine_distances
 from memory.replica import levels
 from memory.replica.products import Product, QuickestProduct, float_product
-from memory.replica.scan import BLOCK, FEW, RowScan
+from memory.replica.scan import BLOCK, FEW, SIZES, RowScan
 
 SCORES_AT_ONCE = 1 << 22
 """Bounds what a scan takes beside the rows: 16 bytes a score."""
@@ -223,7 +223,7 @@ class Rows:
     def warm_up(self) -> None:
         """Where rows are many, make scans quick, which takes seconds; no question waits for it."""
         if not self.is_warm and self._count > FEW:
-            self.product = QuickestProduct(self.levels.shape[1], BLOCK)
+            self.product = QuickestProduct(self.levels.shape[1], SIZES)
 
     @property
     def is_warm(self) -> bool:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 ROUNDING = 2e-6
 """What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
 BLOCK = 4096
-"""Rows that are scanned together, and the unit of room: torch compiles anew for each shape, 20 ms."""
+"""The unit of room, and the fewest rows that are scanned together: torch compiles anew for each shape, 20 ms."""
+SIZES = (BLOCK, 4 * BLOCK)
+"""So many rows are scanned together, the more the better."""
 FEW = BLOCK // 2
 """So many need no torch."""
 
@@ -68,8 +70,15 @@ class RowScan:
         """Inner products of integers, shape (queries, room of the rows)."""
         rows, asked = self._rows, self._asked
         found = np.empty((len(asked), len(rows.levels)), np.float32)
-        for start in range(0, len(rows), BLOCK):
-            found[:, start : start + BLOCK] = rows.product(
-                asked, rows.levels[start : start + BLOCK]
-            )
+        for some in _parts(-(-len(rows) // BLOCK) * BLOCK):
+            found[:, some] = rows.product(asked, rows.levels[some])
         return found
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """So many rows, of whole blocks, in as few parts as there are of `SIZES`."""
+    start, (least, most) = 0, SIZES
+    while start < count:
+        end = start + (most if start + most <= count else least)
+        yield slice(start, end)
+        start = end

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from memory.replica import rows as module
 from memory.replica.levels import UNSHARED, kth_greatest, widen
 from memory.replica.products import PRODUCTS, Product, QuickestProduct, float_product
 from memory.replica.rows import FEW_WRITES, OverBudget, Rows, Shown
-from memory.replica.scan import BLOCK
+from memory.replica.scan import BLOCK, SIZES
 
 DIM = 32
 Prepare = Callable[[Rows], Rows]
@@ -63,7 +64,7 @@ def warmed(rows: Rows) -> Rows:
 
 @cache
 def quickest_product(dim: int) -> QuickestProduct:
-    return QuickestProduct(dim, BLOCK)
+    return QuickestProduct(dim, SIZES)
 
 
 def by_each(product: Product) -> Prepare:
@@ -110,33 +111,55 @@ def test_the_product_of_integers_is_exact() -> None:
 def test_what_takes_this_machine_the_least_cpu_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way where it is quicker; what a way takes at its first call, to load or compile, does not count."""
     clock, used = 0.0, ""
+    multiplied: set[tuple[str, int, int]] = set()
 
-    def taking(name: str, seconds: Callable[[int], float], first: float) -> Product:
-        shapes: set[int] = set()
+    def taking(name: str, seconds: Callable[[int, int], float], first: float) -> Product:
+        shapes: set[tuple[int, int]] = set()
 
         def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             nonlocal clock, used
-            clock += seconds(len(a)) if len(a) in shapes else first
-            shapes.add(len(a))
+            shape = len(a), len(b)
+            clock += seconds(*shape) if shape in shapes else first
+            shapes.add(shape)
             used = name
+            multiplied.add((name, *shape))
             return float_product(a, b)
 
         return product
 
-    steady = taking("steady", lambda _: 8.0, 1.0)
-    growing = taking("growing", float, 1000.0)
-    never = taking("never", lambda _: 100.0, 0.1)
-    monkeypatch.setattr(products, "PRODUCTS", (never, growing, steady))
+    steady = taking("steady", lambda _, rows: 8.0 if rows == 400 else 9.0, 1.0)
+    growing = taking("growing", lambda count, _: count, 1000.0)
+    hopeless = taking("hopeless", lambda *_: 8.1, 0.1)
+    of_few_rows = taking("of few rows", lambda _, rows: 7.0 if rows == 400 else 0.1, 0.1)
+
+    class InAnotherOrder:
+        def __array__(self, *_: object, **_named: object) -> np.ndarray:
+            nonlocal clock
+            clock += 7.5
+            return np.zeros(1)
+
+    def slow_to_copy(_a: np.ndarray, _b: np.ndarray) -> Any:
+        return InAnotherOrder()
+
+    ways = (hopeless, slow_to_copy, growing, steady, of_few_rows)
+    monkeypatch.setattr(products, "PRODUCTS", ways)
     monkeypatch.setattr(products, "time", SimpleNamespace(process_time=lambda: clock))
-    quickest = QuickestProduct(8, 100)
+    quickest = QuickestProduct(8, (100, 400))
+    # Also of the other size, which is compiled for itself; and what takes too long for few is tried no more.
+    assert {found for found in multiplied if found[2] == 100} == {
+        *(("growing", count, 100) for count in (2, 4)),
+        *(("of few rows", count, 100) for count in (8, 16, 32, 64)),
+    }
+    assert {count for name, count, _ in multiplied if name == "hopeless"} == {2}
+    assert {count for name, count, _ in multiplied if name == "steady"} == {2, 4, 8, 16, 32, 64}
     rows = np.arange(8 * 100, dtype=np.int8).reshape(100, 8)
     taken = {}
     for count in (1, 2, 4, 5, 8, 9, 64, 100):
         assert (quickest(rows[:count], rows) == float_product(rows[:count], rows)).all()
         taken[count] = used
     assert taken == {
-        **dict.fromkeys((1, 2, 4, 5, 8), "growing"),
-        **dict.fromkeys((9, 64, 100), "steady"),
+        **dict.fromkeys((1, 2, 4), "growing"),
+        **dict.fromkeys((5, 8, 9, 64, 100), "of few rows"),
     }
 
 
@@ -253,13 +276,34 @@ def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.Mon
 
 
 def test_rows_beyond_one_block_are_found() -> None:
-    vectors = drawn(12, 2 * BLOCK + 77).astype(F16)
+    vectors = drawn(12, SIZES[-1] + 2 * BLOCK + 77).astype(F16)
     rows = filled(vectors)
-    for number in (0, BLOCK - 1, BLOCK, len(vectors) - 1):
+    for number in (0, BLOCK - 1, BLOCK, SIZES[-1] - 1, SIZES[-1], len(vectors) - 1):
         query = vectors[number].astype(np.float32)
         (found,) = rows.nearest([Probe(query, 20)])
         assert found.hits[0].image_id == f"i{number}"
         assert same(found.hits, brute(vectors, query, 20))
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"),
+    [
+        (3 * BLOCK, [BLOCK] * 3),
+        (3 * BLOCK + 1, [4 * BLOCK]),
+        (9 * BLOCK - 1, [4 * BLOCK, 4 * BLOCK, BLOCK]),
+    ],
+)
+def test_rows_are_scanned_in_few_parts_of_two_sizes(count: int, parts: list[int]) -> None:
+    rows = filled(np.ones((count, 8), F16))
+    scanned = []
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        scanned.append(len(b))
+        return float_product(a, b)
+
+    rows.product = product
+    rows.scan([Probe(np.ones(8, np.float32), 1)])
+    assert scanned == parts
 
 
 def test_many_questions_are_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
