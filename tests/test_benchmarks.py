@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("peers.json", "README.md"),
         ("floors.json", "benchmarks/README.md"),
+        ("floors_amd.json", "benchmarks/README.md"),
         ("floors_without_vnni.json", "benchmarks/README.md"),
     ],
 )
