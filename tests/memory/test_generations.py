@@ -6,6 +6,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from memory.model.questions import Probe
 from memory.model.times import make_stamp
 from memory.redis import generations as module
 from memory.redis import lease
-from memory.redis.generations import Generations
+from memory.redis.generations import Generations, Held
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
 from tests.waiting import until
@@ -55,6 +57,30 @@ def generations(
     found = Generations(redis_client, namespace, index)
     with found.lease.hold():
         yield found
+
+
+@pytest.mark.parametrize(
+    ("change", "covers"),
+    [
+        ({}, True),
+        ({"barrier": 9}, False),
+        ({"selectors": frozenset()}, False),
+        ({"selectors": frozenset([SelectorKey("a"), SelectorKey("b")])}, True),
+        ({"trace_stamp": make_stamp(11, "x")}, False),
+        ({"corrected_stamp": make_stamp(11, "x")}, False),
+        ({"trace_stamp": make_stamp(13, "x")}, True),
+        # What a barrier is about is not shown, up to its very time.
+        ({"trace_stamp": "", "corrected_stamp": "", "barrier": 12}, True),
+        ({"trace_stamp": "", "barrier": 11}, False),
+        ({"corrected_stamp": "", "barrier": 11}, False),
+    ],
+)
+def test_a_generation_lacks_nothing_whose_barrier_covers_what_it_does_not_hold(
+    change: dict[str, Any], *, covers: bool
+) -> None:
+    stamp = make_stamp(12, "x")
+    wanted = Held(stamp, stamp, 10, frozenset([SelectorKey("a")]))
+    assert replace(wanted, **change).covers(wanted) is covers
 
 
 def event(name: str, seed: int, embedder: str = "first", subject: str = "ada") -> Ingest:

@@ -275,8 +275,11 @@ def test_a_request_for_later_is_carried_out_once_it_bears_that_it_is_due() -> No
     due = ExactIndex(embedder="test", dim=2).due_key("f00d")
     for wrong in (None, "f00d", ExactIndex(embedder="test", dim=2).due_key("f00e")):
         agent, memory = forgetting(partial(lambda bears, _: Scheduled(later, bears), wrong))
+        before = counted("visual_memory_events_total", role="forget", outcome="scheduled")
         (receipt,) = agent([record(7)])
         assert memory.asked == []
+        now = counted("visual_memory_events_total", role="forget", outcome="scheduled")
+        assert now == before + 1
         told = said(receipt)
         assert (told["stage"], told["status"], told["not_before"]) == ("scheduled", "scheduled", 50)
         assert told["stages"].keys() == {"received", "scheduled"}

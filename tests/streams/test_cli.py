@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from memory.errors import Misconfigured, Reason, Rejected, Unavailable
 from memory.model.answers import Findings
 from streams.cli import UNEXPECTED, cli, main
 from streams.cli.options import visible
+from streams.contract.messages import Outside, Receipt, SelectorDigest
 from streams.local.server import HOST, free_port
 from streams.workers import worker_process
 from tests.integration.guide import SECTIONS
@@ -215,13 +217,45 @@ class Unheard(Uncounted):
         raise Rejected(Reason.UNKNOWN_ITEM, "no such item")
 
 
-def asked_of(one: Uncounted, monkeypatch: pytest.MonkeyPatch, *command: str) -> Result:
+def asked_of(one: object, monkeypatch: pytest.MonkeyPatch, *command: str) -> Result:
     """What a command comes to whose counts this one tells."""
     monkeypatch.setattr("streams.bootstrap.client", lambda *_: nullcontext(one))
     monkeypatch.setattr("streams.cli.review._counting", lambda _: nullcontext(one))
     monkeypatch.setattr("streams.cli.review.COUNTED_ASK_SECONDS", 0.01)
     where = ("--kafka", f"{HOST}:1", "--redis", f"redis://{HOST}:1/0")
     return CliRunner().invoke(cli, [*command, *where], env={"VISUAL_MEMORY_HMAC_KEY": KEY})
+
+
+class Erased:
+    """A client to whom a receipt says that a request came to these stages."""
+
+    def __init__(self, *stages: str) -> None:
+        self._stages = dict.fromkeys(stages, 1)
+
+    def forget(self, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(request_id="f00d")
+
+    def receipt(self, *_: object) -> Receipt:
+        selector = SelectorDigest("image", "d1")
+        outside = (Outside("a copy", "you", "delete it"),)
+        return Receipt(
+            "f00d", [*self._stages][-1], self._stages, selector, 1, 3, sequence=7, outside=outside
+        )
+
+
+def test_a_request_is_called_completed_once_its_receipt_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    erased = "erased: 3 images are in no answer any more\n"
+    done = asked_of(Erased("received", "erased"), monkeypatch, "forget", "--image", "i")
+    assert (done.exit_code, done.output) == (0, erased)
+    done = asked_of(
+        Erased("received", "erased", "completed"), monkeypatch, "forget", "--image", "i"
+    )
+    assert done.output == (
+        f"{erased}completed: no file within reach holds anything of it; signed, number 7\n"
+        "  outside: a copy (you): delete it\n"
+    )
 
 
 def test_what_no_count_would_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

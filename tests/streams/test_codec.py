@@ -901,6 +901,35 @@ def test_a_request_for_review_has_defaults_and_limits() -> None:
 
 # --- encoders refuse what decoders would
 
+VALID: dict[str, Any] = {
+    "source": "s",
+    "event_id": "e",
+    "time": NOW,
+    "image_id": "i",
+    "label": "l",
+    "payload": ImagePayload(b"x"),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("source", "the source"),
+        ("event_id", "the event's id"),
+        ("image_id", "the image id"),
+        ("label", "the label"),
+    ],
+)
+def test_what_is_refused_is_named(part: str, named: str) -> None:
+    correction = {name: value for name, value in VALID.items() if name != "payload"}
+    for encode, valid in (
+        (encoding.encode_ingest, VALID),
+        (encoding.encode_correction, correction),
+    ):
+        with pytest.raises(Rejected) as caught:
+            encode(**(valid | {part: ""}))
+        assert caught.value.detail == f"{named} is empty"
+
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
@@ -923,16 +952,8 @@ def test_a_request_for_review_has_defaults_and_limits() -> None:
     ],
 )
 def test_an_encoder_refuses_what_its_decoder_would(changes: dict[str, Any], reason: Reason) -> None:
-    valid: dict[str, Any] = {
-        "source": "s",
-        "event_id": "e",
-        "time": NOW,
-        "image_id": "i",
-        "label": "l",
-        "payload": ImagePayload(b"x"),
-    }
     with pytest.raises(Rejected) as caught:
-        encoding.encode_ingest(**(valid | changes))
+        encoding.encode_ingest(**(VALID | changes))
     assert caught.value.reason == reason
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
@@ -60,11 +61,14 @@ def seal(raw: bytearray) -> None:
     struct.pack_into(">I", raw, 17, calc_crc32c(raw[21:]))
 
 
+def read(*batches: bytearray) -> list[Any]:
+    records = fetched_batches._Records(bytes(b"".join(batches)))
+    return [*fetched_batches._PartitionRecords(TP, records, [], 0, None, None, True, 1)]
+
+
 def fetched(*batches: bytearray) -> list[tuple[int, bytes | None, str]]:
     """Offset, value and first header of what comes of batches."""
-    records = fetched_batches._Records(bytes(b"".join(batches)))
-    partition = fetched_batches._PartitionRecords(TP, records, [], 0, None, None, True, 1)
-    return [(r.offset, r.value, r.headers[0][0]) for r in partition]
+    return [(r.offset, r.value, r.headers[0][0]) for r in read(*batches)]
 
 
 @compressing
@@ -75,7 +79,9 @@ def test_every_codec_is_read(codec: str) -> None:
 @compressing
 def test_a_batch_may_become_as_large_as_the_bound_and_no_larger(codec: str) -> None:
     assert fetched(batch([bytes(9_900)], codec)) == [(0, bytes(9_900), "name")]
-    assert fetched(batch([b"x", bytes(10_000)], codec)) == [(0, None, SWOLLEN), (1, None, SWOLLEN)]
+    swollen = batch([b"x", bytes(10_000)], codec)
+    assert fetched(swollen) == [(0, None, SWOLLEN), (1, None, SWOLLEN)]
+    assert [record.timestamp for record in read(swollen)] == [5, 5]
 
 
 @compressing
@@ -128,10 +134,22 @@ def test_a_header_name_that_is_not_utf_8_is_handed_over(codec: str) -> None:
     assert fetched(raw) == [(0, b"value", "\\xffame")]
 
 
-def test_the_offset_behind_the_last_record_is_told_when_it_is_passed_over() -> None:
+def marker_of_a_transaction(*, appended: int = 5) -> bytearray:
     marker = batch([b"\0\0\0\0\0\0"], first=1, key=b"\0\0\0\1")
     struct.pack_into(">h", marker, 21, 0x30)  # transactional, control
+    struct.pack_into(">q", marker, 35, appended)
     seal(marker)
+    return marker
+
+
+@pytest.mark.parametrize("appended", [4, 9])
+def test_what_stands_for_the_passed_over_is_as_young_as_the_youngest_batch(appended: int) -> None:
+    *_, last = read(batch([b"value"]), marker_of_a_transaction(appended=appended))
+    assert (last.offset, last.timestamp) == (1, max(5, appended))
+
+
+def test_the_offset_behind_the_last_record_is_told_when_it_is_passed_over() -> None:
+    marker = marker_of_a_transaction()
     assert fetched(batch([b"value"]), marker) == [(0, b"value", "name"), (1, None, PASSED_OVER)]
     assert fetched(batch([b"value"]), marker, batch([b"next"], first=2)) == [
         (0, b"value", "name"),
