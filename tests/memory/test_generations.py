@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from memory.redis import lease
 from memory.redis.generations import Generations, Held
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
+from tests.integration.searching import found_in, read_files
 from tests.waiting import until
 
 DIM = 16
@@ -283,6 +285,25 @@ def test_dropping_leaves_nothing_and_touches_nothing_else(
     } | {f"{namespace}:1:meta"}
     assert neighbour.stats().items == 1
     assert generations.dropping() == ""
+
+
+def test_redis_file_is_rewritten_once_a_generation_is_dropped(
+    generations: Generations, index: RedisIndex, redis_client: redis.Redis
+) -> None:
+    """It holds all that was dropped until then."""
+    names = ("dir", "appenddirname")
+    folder = Path(*(str(redis_client.config_get(name)[name]) for name in names))
+    dropped = index.names.prefix.encode() + b":item:"
+
+    def holds_it() -> bool:
+        files = (data for _, data in read_files(folder))
+        return bool(found_in(files, [dropped]))
+
+    VisualMemory(index, EMBEDDER).remember([event("a", 1)])
+    switched(generations, begun(generations))
+    assert holds_it()
+    list(generations.drop())
+    until(lambda: not holds_it())
 
 
 def test_a_second_rebuild_is_refused_while_one_is_at_work(

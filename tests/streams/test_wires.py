@@ -6,11 +6,12 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import trustme
 from kafka import errors
 
@@ -257,6 +258,20 @@ def test_what_the_libraries_say_of_requests_and_records_is_dropped(
             logging.getLogger(name).info("a state")
     assert [record.message for record in caplog.records] == ["a state"] * len(LOGGERS_WITH_PAYLOADS)
     assert all(len(logging.getLogger(name).filters) == 1 for name in LOGGERS_WITH_PAYLOADS)
+
+
+def test_a_user_that_redis_lets_in_but_not_ask_is_refused_at_once(
+    redis_client: redis.Redis, redis_url: str, unique: Callable[[str], str]
+) -> None:
+    user, word = unique("user"), "correct-horse"
+    redis_client.acl_setuser(user, enabled=True, passwords=[f"+{word}"], commands=["-@all"])
+    try:
+        settings = load(redis=redis_url, redis_username=user, redis_password=word)
+        with pytest.raises(Misconfigured, match="refuses this user") as caught:
+            connect_redis(settings)
+        assert word not in str(caught.value)
+    finally:
+        redis_client.acl_deluser(user)
 
 
 class Answering(threading.Thread):
