@@ -76,7 +76,7 @@ class RowScan:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """So many rows, of whole blocks, in as few parts as there are of `SIZES`."""
+    """So many rows, of whole blocks, in as few parts as those of `SIZES` make."""
     start, (least, most) = 0, SIZES
     while start < count:
         end = start + (most if start + most <= count else least)
