@@ -7,7 +7,7 @@ RUN useradd --uid 10001 --user-group --no-create-home visual-memory \
     && chown -R visual-memory:visual-memory /var/lib/visual-memory
 
 WORKDIR /src
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt setup.py ./
 # The dependencies alone first: they change less often than the code.
 # TORCH_INDEX may name PyTorch's package index of builds without CUDA, most of the size.
 ARG TORCH_INDEX=

@@ -193,7 +193,7 @@ ROOMS_OF_LIBRARIES = {
     "regex": {"memory.model"},
     "rich": {"streams.cli", "streams.demo"},
     "threadpoolctl": {"streams.config"},
-    "torch": {"memory.embedders", "memory.replica"},
+    "torch": {"memory.embedders"},
     "transformers": {"memory.embedders"},
 }
 """Of every library but numpy, whose arrays are the language of vectors."""

@@ -189,7 +189,8 @@ class ExactIndex(KeyedDigests, ExactPositions, Uncounted):
 
     def search(self, probes: Sequence[Probe]) -> list[SearchResult]:
         shown = [(image, item, item.trace) for image, item in self._visible() if item.trace]
-        stored = np.array([trace.vector for *_, trace in shown]).reshape(len(shown), self._dim)
+        vectors = [trace.vector for *_, trace in shown]
+        stored = np.array(vectors, self._dtype).reshape(len(shown), self._dim)
         results = []
         for probe in probes:
             hits = sorted(

@@ -207,8 +207,6 @@ class ReplicatedIndex(RedisIndex):
                 if time.monotonic() > self._current + FOLLOW_SECONDS / 2:
                     with self._lock:
                         self._catch_up()
-                if (replica := self._replica) is not None:
-                    replica.rows.warm_up()
                 self._count_wrong()
                 self._report()
             except OverBudget:

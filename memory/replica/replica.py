@@ -54,7 +54,6 @@ class Replica:
                     pipeline.hmget(key, "id", "label", "vector", *MORE)
                 images = [image_of(key).encode() for key in page]
                 self._take(images, *zip(*pipeline.execute(), strict=True))
-        self.rows.warm_up()
         self.catch_up()
 
     def catch_up(self) -> dict[LogPartition, int]:

@@ -1,6 +1,6 @@
 """Exact nearest neighbours among rows in this process's memory.
 
-A scan in 8-bit integers finds all rows that can belong to an answer, by a bound that holds for
+A scan in 8-bit integers tells which rows can belong to an answer, by a bound that holds for
 every row; of those the distances are computed in float64, as everywhere.
 """
 
@@ -17,15 +17,14 @@ import numpy.typing as npt
 from memory.model.answers import Hit, SearchResult
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
-from memory.model.vectors import Vector, cosine_distances
-from memory.replica import levels
-from memory.replica.products import Product, QuickestProduct, float_product
-from memory.replica.scan import BLOCK, FEW, SIZES, RowScan
+from memory.model.vectors.kernels import RowLevels
+from memory.replica.levels import in_levels
+from memory.replica.scan import RowScan
 
 SCORES_AT_ONCE = 1 << 22
-"""Bounds what a scan takes beside the rows: 16 bytes a score."""
-MANY_CANDIDATES = 1024
-"""From here on it pays to look for equal rows, which come by the thousand or not at all."""
+"""Bounds what a scan takes beside the rows: 4 bytes a score."""
+BLOCK = 4096
+"""The unit of room."""
 FEW_WRITES = 512
 """As many are worth looking at one by one; after more all rows are scanned again."""
 GROWTH = 1.5
@@ -81,7 +80,6 @@ class Rows:
 
     def __init__(self, dim: int, element: np.dtype[np.floating[Any]], max_bytes: int) -> None:
         self._count = 0
-        self.product: Product = float_product
         self._at: dict[ImageKey, int] = {}
         self.shown: list[Shown] = []
         self.vectors = np.zeros((BLOCK, dim), element)
@@ -106,6 +104,17 @@ class Rows:
         """Bytes the vectors take, without ids and labels."""
         return sum(array.nbytes for array in self._arrays())
 
+    @property
+    def stored(self) -> RowLevels:
+        """The rows as arrays, by place."""
+        count = self._count
+        return RowLevels._make(getattr(self, name)[:count] for name in RowLevels._fields)
+
+    @property
+    def room(self) -> int:
+        """For so many rows there is room before all move to a larger one."""
+        return len(self.steps)
+
     def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
         return tuple(getattr(self, name) for name in ARRAYS)
 
@@ -128,7 +137,7 @@ class Rows:
         at = np.array(places, np.intp)
         self._note_written(places)
         self.vectors[at] = vectors
-        self.levels[at], self.steps[at], self.errors[at] = levels.in_levels(vectors)
+        self.levels[at], self.steps[at], self.errors[at] = in_levels(vectors)
         # Python's hash of bytes has a secret key: equal rows can be told by it.
         self.hashes[at] = [hash(row.tobytes()) for row in self.vectors[at]]
 
@@ -217,40 +226,15 @@ class Rows:
                 yield from (Found() for _ in probes)
                 return
             some, probes, begun = probes[: len(scan)], probes[len(scan) :], None
-            for probe, (low, high) in zip(some, scan.bounds(), strict=True):
-                yield self._found(probe, low, high)
-
-    def warm_up(self) -> None:
-        """Where rows are many, make scans quick, which takes seconds; no question waits for it."""
-        if not self.is_warm and self._count > FEW:
-            self.product = QuickestProduct(self.levels.shape[1], SIZES)
-
-    @property
-    def is_warm(self) -> bool:
-        """Whether scans are quick, and torch is loaded."""
-        return self.product is not float_product
-
-    def _found(
-        self,
-        probe: Probe,
-        low: npt.NDArray[np.float32],
-        high: npt.NDArray[np.float32],
-    ) -> Found:
-        without = self._excluded(probe.without)
-        low[without] = high[without] = -np.inf
-        k = min(probe.k, self._count - len(without))
-        if k <= 0:
-            return Found()
-        # So many rows are at least as near as this: what is surely farther is none of them.
-        rows = np.flatnonzero(high >= levels.kth_greatest(low, k))
-        unsorted = self._distances(probe.vector, rows)
-        distances = unsorted[order := np.argsort(unsorted)]
-        # With all that are as far as the last, of whom the ids decide.
-        end = np.searchsorted(distances, distances[k - 1], side="right")
-        places = rows[order[:end]].tolist()
-        found = Found(distances[:end].tolist(), list(map(self.shown.__getitem__, places)), places)
-        tied = (distances[1:end] == distances[: end - 1]).any()
-        return found.first(k) if tied else found
+            without = [self._excluded(probe.without) for probe in some]
+            ks = [
+                min(probe.k, self._count - len(out))
+                for probe, out in zip(some, without, strict=True)
+            ]
+            for k, (places, distances) in zip(ks, scan.nearest(ks, without), strict=True):
+                found = Found(distances, list(map(self.shown.__getitem__, places)), places)
+                tied = len(places) > k or len(set(distances)) < len(distances)
+                yield found.first(k) if tied else found
 
     @property
     def highest_number(self) -> int:
@@ -272,8 +256,8 @@ class Rows:
         Shape (rows,); a bound, so True for some whose is not.
         """
         near = np.zeros(self._count, np.bool_)
-        for _, high in RowScan(self, list(self.vectors[places])).bounds():
-            near |= high >= cosines
+        for greatest in RowScan(self, list(self.vectors[places])).greatest():
+            near |= greatest >= cosines
         return near
 
     def _excluded(self, without: Exclusion) -> list[int]:
@@ -288,13 +272,3 @@ class Rows:
                 i for i, one in enumerate(self.shown) if not texts.isdisjoint(one.selectors.split())
             )
         return sorted(places)
-
-    def _distances(self, query: Vector, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        if len(rows) < MANY_CANDIDATES:
-            return cosine_distances(query, self._widened(rows))
-        _, first, same = np.unique(self.hashes[rows], return_index=True, return_inverse=True)
-        return cosine_distances(query, self._widened(rows[first]))[same]
-
-    def _widened(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.floating[Any]]:
-        some = self.vectors[rows]
-        return levels.widen(some) if self.is_warm and some.dtype == np.float16 else some

@@ -1,4 +1,4 @@
-"""A scan of all rows in 8-bit integers: bounds of each row's cosine with each query."""
+"""A scan of all rows in 8-bit integers, and what it finds to be nearest."""
 
 from __future__ import annotations
 
@@ -8,77 +8,73 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from memory.model.vectors import Vector
-from memory.replica import levels
-from memory.replica.products import float_product
+from memory.model.vectors import Vector, kernels
+from memory.model.vectors.kernels import QueryLevels, RowLevels
+from memory.replica.levels import in_levels
 
 if TYPE_CHECKING:
     from memory.replica.rows import Rows
 
-ROUNDING = 2e-6
-"""What float32 adds to a score of at most 1 or so: a handful of roundings of 2**-24 each."""
-BLOCK = 4096
-"""The unit of room, and the fewest rows that are scanned together: torch compiles anew for each shape, 20 ms."""
-SIZES = (BLOCK, 4 * BLOCK)
-"""So many rows are scanned together, the more the better."""
-FEW = BLOCK // 2
-"""So many need no torch."""
+ROOM_FOR_TIES = 32
+"""So many rows more than asked for may be as far as the last before a query is searched once more, alone."""
 
 
 class RowScan:
-    """Inner products of queries with all rows; rows that are written later cost no other scan."""
+    """Scores of all rows for queries; rows that are written later cost no other scan."""
 
     def __init__(self, rows: Rows, queries: Sequence[Vector]) -> None:
         self._rows = rows
-        self._count = len(queries)
-        coarse, fine, self._steps, rest = levels.in_two_levels(np.stack(queries))
-        self._asked = np.concatenate([coarse, fine])
-        self._missing = rest.max()
-        self._sums, self._writes = self._products(), rows.writes
+        wide = np.stack(queries).astype(np.float64)
+        self._asked = QueryLevels(wide, *in_levels(wide))
+        self._scores, self._writes = self._of_all(), rows.writes
 
     def __len__(self) -> int:
         """How many queries."""
-        return self._count
+        return len(self._scores)
 
-    def bounds(self) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Of each query the least and the greatest that its cosine with each row, as it is now, can be.
+    def nearest(
+        self, ks: Sequence[int], without: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], list[float]]]:
+        """Of each query the places and distances of its k nearest rows, as they are now, by distance.
 
-        With row r = r' + e and query q = q' + f, both of length 1: r.q = r'.q' + r'.f + e.q, and the
-        last two are at most |r'||f| + |e| (Cauchy and Schwarz). A query has two sums of levels, the
-        second for what the first leaves, so that |f| is next to nothing. To be gone through once.
+        With all that are as far as the last. Those at the places of `without` are left out; there must be k others.
+        To be asked once.
         """
+        yield from self._nearest(ks, without, max(ks) + ROOM_FOR_TIES)
+
+    def _nearest(
+        self, ks: Sequence[int], without: Sequence[Sequence[int]], room: int
+    ) -> Iterator[tuple[list[int], list[float]]]:
         self._renew()
-        rows, count, missing = self._rows, len(self._rows), self._missing
-        off = rows.errors[:count] * np.float32(1 + missing) + np.float32(missing + ROUNDING)
-        for i in range(len(self)):
-            score = self._sums[i, :count]
-            score *= np.float32(self._steps[i, 0])
-            score += self._sums[len(self) + i, :count] * np.float32(self._steps[i, 1])
-            score *= rows.steps[:count]
-            yield score - off, score + off
+        found = kernels.nearest(self._rows.stored, self._asked, self._scores, ks, without, room)
+        for i, count in enumerate(found.counts.tolist()):
+            if count <= room:
+                yield found.places[i, :count].tolist(), found.distances[i, :count].tolist()
+            else:
+                again = RowScan(self._rows, [self._asked.vectors[i]])
+                yield from again._nearest(ks[i : i + 1], without[i : i + 1], count)
+
+    def greatest(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Of each query the greatest that its cosine with each row can be."""
+        self._renew()
+        errors = self._rows.stored.errors
+        for scores, missing in zip(self._scores, self._asked.errors, strict=True):
+            yield scores[: len(errors)] + (errors * (1 + missing) + missing + kernels.ROUNDING)
 
     def _renew(self) -> None:
         rows, written = self._rows, self._rows.writes - self._writes
-        if written > len(rows.written) or self._sums.shape[1] < len(rows):
-            self._sums = self._products()
+        if written > len(rows.written) or self._scores.shape[1] < len(rows):
+            self._scores = self._of_all()
         elif written:
             places = np.unique(list(rows.written)[-written:])
             places = places[places < len(rows)]
-            self._sums[:, places] = float_product(self._asked, rows.levels[places])
+            some = RowLevels._make(array[places] for array in rows.stored)
+            self._scores[:, places] = self._scored(some, len(places))
 
-    def _products(self) -> npt.NDArray[np.float32]:
-        """Inner products of integers, shape (queries, room of the rows)."""
-        rows, asked = self._rows, self._asked
-        found = np.empty((len(asked), len(rows.levels)), np.float32)
-        for some in _parts(-(-len(rows) // BLOCK) * BLOCK):
-            found[:, some] = rows.product(asked, rows.levels[some])
-        return found
+    def _of_all(self) -> npt.NDArray[np.float32]:
+        return self._scored(self._rows.stored, self._rows.room)
 
-
-def _parts(count: int) -> Iterator[slice]:
-    """So many rows, of whole blocks, in as few parts as those of `SIZES` make."""
-    start, (least, most) = 0, SIZES
-    while start < count:
-        end = start + (most if start + most <= count else least)
-        yield slice(start, end)
-        start = end
+    def _scored(self, stored: RowLevels, room: int) -> npt.NDArray[np.float32]:
+        scores = np.empty((len(self._asked.vectors), room), np.float32)
+        kernels.write_scores(stored, self._asked, scores)
+        return scores

@@ -5,29 +5,22 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.model.answers import Hit
 from memory.model.keys import ImageKey
 from memory.model.questions import Exclusion, Probe
-from memory.model.vectors import Vector, cosine_distances
-from memory.replica import products
+from memory.model.vectors import Vector, cosine_distances, kernels
 from memory.replica import rows as module
-from memory.replica.levels import UNSHARED, kth_greatest, widen
-from memory.replica.products import PRODUCTS, Product, QuickestProduct, float_product
-from memory.replica.rows import FEW_WRITES, OverBudget, Rows, Shown
-from memory.replica.scan import BLOCK, SIZES
+from memory.replica.rows import BLOCK, FEW_WRITES, OverBudget, Rows, Shown
+from memory.replica.scan import ROOM_FOR_TIES
 
 DIM = 32
-Prepare = Callable[[Rows], Rows]
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
 
 
@@ -51,38 +44,31 @@ def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
     return rows
 
 
-def as_it_is(rows: Rows) -> Rows:
-    """They are scanned by numpy, being few or not warmed up yet."""
-    return rows
+@pytest.fixture(autouse=True)
+def _as_the_machine_does_it() -> Iterator[None]:
+    usual = kernels.variant
+    yield
+    kernels.variant = usual
 
 
-def warmed(rows: Rows) -> Rows:
-    """They are scanned as this machine does most quickly, however few they are."""
-    rows.product = quickest_product(rows.levels.shape[1])
-    return rows
+def by_each_variant() -> Iterator[int]:
+    """As other machines do it."""
+    for number in range(kernels.VARIANTS):
+        kernels.variant = number
+        yield number
 
 
-@cache
-def quickest_product(dim: int) -> QuickestProduct:
-    return QuickestProduct(dim, SIZES)
-
-
-def by_each(product: Product) -> Prepare:
-    """They are scanned as another machine does."""
-
-    def prepared(rows: Rows) -> Rows:
-        rows.product = product
-        return rows
-
-    return prepared
-
-
-PREPARATIONS = (as_it_is, warmed, *map(by_each, PRODUCTS))
+def defined(vectors: np.ndarray, query: Vector) -> np.ndarray:
+    """Cosine distances by numpy, with more digits than float64 has."""
+    wide, asked = vectors.astype(np.longdouble), query.astype(np.longdouble)
+    lengths = np.sqrt((wide * wide).sum(axis=1) * (asked * asked).sum())
+    found: np.ndarray = np.clip(1 - (wide * asked).sum(axis=1) / lengths, 0, 2).astype(float)
+    return found
 
 
 def brute(vectors: np.ndarray, query: Vector, k: int, without: int | None = None) -> list[Hit]:
     """By every distance, as the definition says."""
-    distances = cosine_distances(query, vectors).tolist()
+    distances = defined(vectors, query).tolist()
     hits = [Hit(f"i{n}", f"l{n % 3}", d) for n, d in enumerate(distances) if n != without]
     return sorted(hits, key=lambda hit: (hit.distance, hit.image_id))[:k]
 
@@ -93,104 +79,14 @@ def same(found: tuple[Hit, ...], wanted: list[Hit]) -> bool:
     ] and np.allclose([h.distance for h in found], [h.distance for h in wanted], atol=1e-12)
 
 
-def test_the_product_of_integers_is_exact() -> None:
-    """Also of the greatest, which some processors add up in 16 bits."""
-    for dim in (8, 384, 1280, 4096):
-        for rows in (
-            np.full((40, dim), 127, np.int8),
-            np.full((40, dim), -127, np.int8),
-            np.random.default_rng(dim).integers(-127, 128, (40, dim)).astype(np.int8),
-        ):
-            for count in (1, 2, 17):
-                asked = rows[:count].copy()
-                wanted = asked.astype(np.int64) @ rows.astype(np.int64).T
-                for product in PRODUCTS:
-                    assert (product(asked, rows) == wanted).all()
-
-
-def test_what_takes_this_machine_the_least_cpu_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way where it is quicker; what a way takes at its first call, to load or compile, does not count."""
-    clock, used = 0.0, ""
-    multiplied: set[tuple[str, int, int]] = set()
-
-    def taking(name: str, seconds: Callable[[int, int], float], first: float) -> Product:
-        shapes: set[tuple[int, int]] = set()
-
-        def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            nonlocal clock, used
-            shape = len(a), len(b)
-            clock += seconds(*shape) if shape in shapes else first
-            shapes.add(shape)
-            used = name
-            multiplied.add((name, *shape))
-            return float_product(a, b)
-
-        return product
-
-    steady = taking("steady", lambda _, rows: 8.0 if rows == 400 else 9.0, 1.0)
-    growing = taking("growing", lambda count, _: count, 1000.0)
-    hopeless = taking("hopeless", lambda *_: 8.1, 0.1)
-    of_few_rows = taking("of few rows", lambda _, rows: 7.0 if rows == 400 else 0.1, 0.1)
-
-    class InAnotherOrder:
-        def __array__(self, *_: object, **_named: object) -> np.ndarray:
-            nonlocal clock
-            clock += 7.5
-            return np.zeros(1)
-
-    def slow_to_copy(_a: np.ndarray, _b: np.ndarray) -> Any:
-        return InAnotherOrder()
-
-    ways = (hopeless, slow_to_copy, growing, steady, of_few_rows)
-    monkeypatch.setattr(products, "PRODUCTS", ways)
-    monkeypatch.setattr(products, "time", SimpleNamespace(process_time=lambda: clock))
-    quickest = QuickestProduct(8, (100, 400))
-    # Also of the other size, which is compiled for itself; and what takes too long for few is tried no more.
-    assert {found for found in multiplied if found[2] == 100} == {
-        *(("growing", count, 100) for count in (2, 4)),
-        *(("of few rows", count, 100) for count in (8, 16, 32, 64)),
-    }
-    assert {count for name, count, _ in multiplied if name == "hopeless"} == {2}
-    assert {count for name, count, _ in multiplied if name == "steady"} == {2, 4, 8, 16, 32, 64}
-    rows = np.arange(8 * 100, dtype=np.int8).reshape(100, 8)
-    taken = {}
-    for count in (1, 2, 4, 5, 8, 9, 64, 100):
-        assert (quickest(rows[:count], rows) == float_product(rows[:count], rows)).all()
-        taken[count] = used
-    assert taken == {
-        **dict.fromkeys((1, 2, 4), "growing"),
-        **dict.fromkeys((5, 8, 9, 64, 100), "of few rows"),
-    }
-
-
-@pytest.mark.parametrize("shape", [(1, 4096), (3, UNSHARED), (2, UNSHARED + 1), (200, 384)])
-def test_half_precision_is_widened_whole_and_as_exact(shape: tuple[int, int]) -> None:
-    half = np.random.default_rng(0).normal(size=shape).astype(np.float16)
-    assert np.array_equal(widen(half), half.astype(np.float32))
-
-
-@pytest.mark.parametrize("k", [1, 2, 7, 100])
-def test_the_kth_greatest_is_that_of_all_sorted(k: int) -> None:
-    rng = np.random.default_rng(k)
-    for count in (k, k + 1, 16 * k - 1, 16 * k, 16 * k + 3, 5000):
-        for scores in (
-            rng.normal(size=count),
-            rng.integers(0, 4, count),
-            np.sort(rng.normal(size=count)),
-            np.where(rng.random(count) < 0.1, rng.normal(size=count), -np.inf),
-        ):
-            exact = scores.astype(np.float32)
-            assert kth_greatest(exact, k) == np.sort(exact)[-k]
-
-
 @pytest.mark.parametrize("element", [F16, F32], ids=str)
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None:
     vectors = drawn(0, 3000, 96).astype(element)
     rows = filled(vectors, element)
     queries = drawn(1, 40, 96)
-    for prepare in PREPARATIONS:
-        found = prepare(rows).nearest([Probe(query, k) for query in queries])
+    for _ in by_each_variant():
+        found = rows.nearest([Probe(query, k) for query in queries])
         for query, result in zip(queries, found, strict=True):
             assert result.exact
             assert same(result.hits, brute(vectors, query, k))
@@ -199,7 +95,6 @@ def test_the_nearest_are_those_of_brute_force(element: np.dtype, k: int) -> None
 SHAPES = st.sampled_from(["random", "near one", "equal by groups", "few values", "one hot", "tiny"])
 
 
-@settings(derandomize=True, database=None)  # torch compiles for each shape
 @given(
     SHAPES,
     st.sampled_from([F16, F32]),
@@ -228,82 +123,74 @@ def test_whatever_the_vectors_are(
     query = (vectors[0] if seed % 2 else drawn(seed + 1, 1)[0]).astype(np.float32)
     without = seed % count
     probes = [Probe(query, k), Probe(query, k, Exclusion(frozenset([key(without)])))]
-    for prepare in PREPARATIONS:
-        plain, less = prepare(rows).nearest(probes)
+    for _ in by_each_variant():
+        plain, less = rows.nearest(probes)
         assert same(plain.hits, brute(vectors, query, k))
         assert same(less.hits, brute(vectors, query, k, without))
 
 
-def test_few_rows_load_no_torch_and_many_do() -> None:
+def test_a_search_loads_no_torch() -> None:
     """Checked apart: another test may have loaded it here."""
     script = """
 import sys
 import numpy as np
 from memory.model.questions import Probe
-from memory.replica.rows import FEW, Rows, Shown
+from memory.replica.rows import Rows, Shown
 
-vectors = np.random.default_rng(0).normal(size=(FEW + 1, 8)).astype(np.float16)
+vectors = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float16)
 rows = Rows(8, vectors.dtype, 1 << 30)
-shown = [Shown(f"{n:032x}", f"i{n}", "l") for n in range(FEW + 1)]
-found = []
-for some in (slice(0, FEW), slice(FEW, None)):
-    rows.put(shown[some], vectors[some])
-    rows.warm_up()
-    rows.nearest([Probe(vectors[0], 3)])
-    found.append("torch" in sys.modules)
-print(found)
+rows.put([Shown(f"{n:032x}", f"i{n}", "l") for n in range(5000)], vectors)
+rows.nearest([Probe(vectors[0], 3)])
+print("torch" in sys.modules)
 """
     said = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert said.stdout == "[False, True]\n"
+    assert said.stdout == "False\n"
 
 
-def test_equal_vectors_by_the_thousand_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_vectors_by_the_thousand_are_found_by_their_ids() -> None:
+    """Also where they are more than there is room for."""
     vectors = np.concatenate([np.repeat(drawn(5, 2), 3000, axis=0), drawn(6, 100)]).astype(F16)
-    rows = filled(vectors)
-    measured: list[int] = []
+    rows, query = filled(vectors), vectors[0].astype(np.float32)
+    other = vectors[-1].astype(np.float32)
+    for _ in by_each_variant():
+        found = rows.nearest([Probe(other, 2), Probe(query, 50), Probe(other, 3)])
+        assert same(found[1].hits, brute(vectors, query, 50))
+        assert [len(one.hits) for one in found] == [2, 50, 3]
 
-    def counted(query: Vector, stored: np.ndarray) -> np.ndarray:
-        measured.append(len(stored))
-        return cosine_distances(query, stored)
 
-    monkeypatch.setattr(module, "cosine_distances", counted)
+@pytest.mark.parametrize("more", [0, 1])
+def test_ties_are_found_up_to_their_room_and_beyond(more: int) -> None:
+    k = 5
+    vectors = np.concatenate(
+        [np.repeat(drawn(5, 1), k + ROOM_FOR_TIES + more, axis=0), drawn(6, 9)]
+    )
     query = vectors[0].astype(np.float32)
-    (found,) = rows.nearest([Probe(query, 50)])
-    assert same(found.hits, brute(vectors, query, 50))
-    assert sum(measured) < 100
+    (found,) = filled(vectors.astype(F16)).nearest([Probe(query, k)])
+    assert same(found.hits, brute(vectors.astype(F16), query, k))
+
+
+def test_equal_vectors_are_measured_once_a_question() -> None:
+    """Rows of one hash are taken for equal, and for one question alone."""
+    vectors = np.tile(np.eye(2, DIM), (50, 1)).astype(F16)
+    rows = filled(vectors)
+    rows.hashes[:] = 7
+    one, other = np.eye(2, DIM, dtype=np.float32)
+    for query in (one, other):
+        found = rows.nearest([Probe(query, 100), Probe(-query, 100)])
+        assert [len({hit.distance for hit in each.hits}) for each in found] == [1, 1]
+        assert found[0].hits[0].distance != found[1].hits[0].distance
 
 
 def test_rows_beyond_one_block_are_found() -> None:
-    vectors = drawn(12, SIZES[-1] + 2 * BLOCK + 77).astype(F16)
+    vectors = drawn(12, 3 * BLOCK + 77).astype(F16)
     rows = filled(vectors)
-    for number in (0, BLOCK - 1, BLOCK, SIZES[-1] - 1, SIZES[-1], len(vectors) - 1):
+    for number in (0, BLOCK - 1, BLOCK, 3 * BLOCK, len(vectors) - 1):
         query = vectors[number].astype(np.float32)
         (found,) = rows.nearest([Probe(query, 20)])
         assert found.hits[0].image_id == f"i{number}"
         assert same(found.hits, brute(vectors, query, 20))
-
-
-@pytest.mark.parametrize(
-    ("count", "parts"),
-    [
-        (3 * BLOCK, [BLOCK] * 3),
-        (3 * BLOCK + 1, [4 * BLOCK]),
-        (9 * BLOCK - 1, [4 * BLOCK, 4 * BLOCK, BLOCK]),
-    ],
-)
-def test_rows_are_scanned_in_few_parts_of_two_sizes(count: int, parts: list[int]) -> None:
-    rows = filled(np.ones((count, 8), F16))
-    scanned = []
-
-    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        scanned.append(len(b))
-        return float_product(a, b)
-
-    rows.product = product
-    rows.scan([Probe(np.ones(8, np.float32), 1)])
-    assert scanned == parts
 
 
 def test_many_questions_are_scanned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,16 +238,15 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("prepare", PREPARATIONS)
+@pytest.mark.parametrize("variant", range(kernels.VARIANTS))
 @pytest.mark.parametrize("writes", WRITES)
-def test_rows_written_after_a_scan_are_found_as_they_are_then(
-    writes: str, prepare: Callable[[Rows], Rows]
-) -> None:
+def test_rows_written_after_a_scan_are_found_as_they_are_then(writes: str, variant: int) -> None:
+    kernels.variant = variant
     choose = random.Random(17)
     before, count, share_removed = WRITES[writes]
     vectors = drawn(18, before + count).astype(F16)
     queries = drawn(19, 5)
-    rows = prepare(filled(vectors[:before]))
+    rows = filled(vectors[:before])
     held = {n: vectors[n] for n in range(before)}
     probes = [Probe(query, 50) for query in queries]
     scan = rows.scan(probes)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.errors import Reason, Rejected
+from memory.model.vectors.kernels import distances
 
 Vector = npt.NDArray[np.float32]
 """An embedding: float32, shape (dim,)."""
@@ -88,9 +89,8 @@ def distances_to_nearest(
 def cosine_distances(
     query: npt.NDArray[np.floating[Any]], stored: npt.NDArray[np.floating[Any]]
 ) -> npt.NDArray[np.float64]:
-    """1 - cosine of (dim,) and each row of (n, dim), computed in float64; shape (n,)."""
-    q = query.astype(np.float64)
-    rows = stored.astype(np.float64)
-    norms = np.sqrt(np.vecdot(rows, rows)) * np.linalg.norm(q)
-    distances: npt.NDArray[np.float64] = np.clip(1 - np.vecdot(rows, q) / norms, 0, 2)
-    return distances
+    """1 - cosine of (dim,) and each row of (n, dim), computed in float64; shape (n,).
+
+    Rows are of half or single precision. On every processor the same bits.
+    """
+    return distances(query.astype(np.float64), np.ascontiguousarray(stored))
