@@ -12,6 +12,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {".py", ".pyi", ".lua", ".typed", ".so"}
@@ -29,9 +30,19 @@ print(memory.recall([Query(vector)])[0].vote.label)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy without what is compiled: setuptools leaves folders in the tree it builds from."""
-    folder = tmp_path_factory.mktemp("wheel")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built once for all processes that run these tests: its compiler is unpacked for each build."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "of-the-wheel"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with zipfile.ZipFile(build(tmp_path_factory.mktemp("wheel"))) as archive:
+                archive.extractall(folder)
+    return folder
+
+
+def build(folder: Path) -> Path:
+    """From a copy without what was compiled: setuptools leaves folders in the tree it builds from."""
     source = folder / "source"
     for part in ("memory", "streams", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
@@ -45,14 +56,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
     return path
-
-
-@pytest.fixture(scope="module")
-def unpacked(wheel: Path) -> Path:
-    folder = wheel.parent / "unpacked"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
