@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,11 +70,11 @@ def test_a_distance_is_that_of_exact_sums_and_has_the_same_bits_by_each_variant(
 
 def test_a_distance_lies_between_0_and_2() -> None:
     """Whatever is rounded."""
-    for seed in range(200):
-        (row,) = drawn(seed, 1, 5).astype(np.float32)
-        found = distances(row.astype(np.float64), np.stack([row, -row, 3 * row]))
-        assert (found >= 0).all()
-        assert (found <= 2).all()
+    for seed in range(500):
+        rows = drawn(seed, 1, 3 + seed % 30).astype(np.float32)
+        for factor in (1, -1, -0.1, 0.1, -7.3, 7.3):
+            (found,) = distances(factor * rows[0].astype(np.float64), rows)
+            assert 0 <= found <= 2
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -124,6 +127,27 @@ def test_the_nearest_are_all_that_are_as_near_as_the_kth(
             assert n == len(wanted)
             assert (found.distances[i, :n] == far[found.places[i, :n]]).all()
             assert (np.diff(found.distances[i, :n]) >= 0).all()
+
+
+def test_as_many_are_found_as_are_wanted_where_scores_put_others_first() -> None:
+    vectors, queries = drawn(3, 3000, 64).astype(np.float16), drawn(4, 5, 64)
+    stored, asked = stored_of(vectors), asked_of(queries)
+    for _ in by_each_variant():
+        scores = np.empty((5, 3000), np.float32)
+        write_scores(stored, asked, scores)
+        found = nearest(stored, asked, scores, [50] * 5, [[]] * 5, 60)
+        assert found.counts.tolist() == [50] * 5
+        for query, places in zip(queries, found.places, strict=True):
+            assert (places[:50] == np.argsort(distances(query, vectors))[:50]).all()
+
+
+def test_what_a_function_is_given_is_kept_while_it_runs() -> None:
+    array = np.zeros(3)
+    alive, given = weakref.ref(array), kernels._at(array, np.float64, 3)
+    del array
+    assert alive() is not None
+    del given
+    assert alive() is None
 
 
 def test_more_than_there_is_room_for_are_counted_and_not_written() -> None:
@@ -208,3 +232,14 @@ def test_nothing_behind_the_arrays_is_touched(dim: int, element: type[np.floatin
             found = nearest(*of_all, scores.array, [count] * queries, [[]] * queries, count)
             assert (found.counts == count).all()
             assert len(distances(query[0].array[0], rows[0].array)) == count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the system tells what a processor has")
+def test_the_quickest_code_that_the_processor_has_instructions_for_is_used() -> None:
+    told = Path("/proc/cpuinfo").read_text("utf-8")
+    flags = {
+        flag for line in told.splitlines() if line.startswith("flags") for flag in line.split()
+    }
+    avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"} <= flags
+    assert (1 + ({"avx2", "f16c"} <= flags) + avx512) == kernels.VARIANTS
+    assert kernels.variant == kernels.VARIANTS - 1

@@ -129,6 +129,24 @@ def test_whatever_the_vectors_are(
         assert same(less.hits, brute(vectors, query, k, without))
 
 
+@pytest.mark.parametrize("exact", ["exact", ""])
+def test_no_cosine_is_greater_than_a_scan_says(exact: str) -> None:
+    """Where levels are as exact as the vectors, what is rounded counts alone."""
+    if exact:
+        vectors = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (4000, DIM))
+        vectors[:, 0] = 1
+    else:
+        vectors = drawn(30, 4000)
+    rows, queries = filled(vectors.astype(F16)), vectors[:20].astype(np.float32)
+    for _ in by_each_variant():
+        scan = rows.scan([Probe(query, 1) for query in queries])
+        assert scan is not None
+        for query, greatest in zip(queries, scan.greatest(), strict=True):
+            cosines = 1 - defined(vectors.astype(F16), query)
+            assert (greatest >= cosines).all()
+            assert (greatest <= cosines + (1e-5 if exact else 0.1)).all()
+
+
 def test_a_search_loads_no_torch() -> None:
     """Checked apart: another test may have loaded it here."""
     script = """

@@ -134,13 +134,10 @@ void write_scores(int64_t variant, const struct rows *rows, const struct queries
     of[variant](rows, queries, scores, room);
 }
 
-// In the order of a row's squares, so that a vector has the distance 0 from itself.
 static double length(const double *query, int64_t dim) {
-    double squares[LANES] = {0};
-    for (int64_t d = 0; d < dim; d++) squares[d % LANES] += query[d] * query[d];
-    for (int size = LANES / 2; size; size /= 2)
-        for (int i = 0; i < size; i++) squares[i] += squares[i + size];
-    return sqrt(squares[0]);
+    double squares = 0;
+    for (int64_t d = 0; d < dim; d++) squares += query[d] * query[d];
+    return sqrt(squares);
 }
 
 void distances(int64_t variant, const struct rows *rows, const double *query, double *found) {
