@@ -81,9 +81,11 @@ static inline void make_heap(struct entry *heap, int64_t size) {
 
 #if defined(__x86_64__)
 #pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#define AVX2
 #define NAME(f) f##_avx2
 #include "variant.h"
 #undef NAME
+#undef AVX2
 #pragma clang attribute pop
 
 #pragma clang attribute push( \

@@ -47,6 +47,42 @@ static inline void NAME(sums)(const int8_t *row, int64_t rows, const int8_t *que
         default: NAME(sums_of)(row, rows, query, 4, dim, sums);
     }
 }
+#elif defined(AVX2)
+#define HIGHER 0
+
+// As above. For more than two queries there are too few registers.
+static inline void NAME(sums_of)(const int8_t *row, int64_t rows, const int8_t *query, int64_t queries,
+                              int64_t dim, int32_t sums[2][4]) {
+    __m256i found[2][4];
+    for (int j = 0; j < 2; j++)
+        for (int i = 0; i < 4; i++) found[j][i] = _mm256_setzero_si256();
+    int64_t at = 0;
+    for (; at + 16 <= dim; at += 16) {
+        __m256i r[4];
+        for (int i = 0; i < 4; i++)
+            r[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(row + (i < rows ? i : 0) * dim + at)));
+        for (int j = 0; j < queries; j++) {
+            __m256i q = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(query + j * dim + at)));
+            for (int i = 0; i < 4; i++)
+                found[j][i] = _mm256_add_epi32(found[j][i], _mm256_madd_epi16(r[i], q));
+        }
+    }
+    for (int j = 0; j < queries; j++) {
+        __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(found[j][0], found[j][1]),
+                                        _mm256_hadd_epi32(found[j][2], found[j][3]));
+        _mm_storeu_si128((__m128i *)sums[j], _mm_add_epi32(_mm256_castsi256_si128(all),
+                                                           _mm256_extracti128_si256(all, 1)));
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t d = at; d < dim; d++) sums[j][i] += (int32_t)row[i * dim + d] * query[j * dim + d];
+    }
+}
+
+static inline void NAME(sums)(const int8_t *row, int64_t rows, const int8_t *query, int64_t queries,
+                              int64_t dim, int32_t sums[4][4]) {
+    for (int64_t j = 0; j < queries; j += 2)
+        if (queries - j > 1) NAME(sums_of)(row, rows, query + j * dim, 2, dim, sums + j);
+        else NAME(sums_of)(row, rows, query + j * dim, 1, dim, sums + j);
+}
 #else
 #define HIGHER 0
 
