@@ -8,11 +8,14 @@ from collections.abc import Callable
 
 def until(
     done: Callable[[], object],
-    seconds: float = 60.0,
+    seconds: float = 120.0,
     *,
     what: Callable[[], object] = lambda: "it did not come to pass",
 ) -> None:
-    """Return when `done()` is true. Fails with what `what()` says after `seconds`."""
+    """Return when `done()` is true. Fails with what `what()` says after `seconds`.
+
+    As many by default as a machine with ten times more to do than it can takes to start Kafka anew.
+    """
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"

@@ -54,6 +54,13 @@ def children(folder: Path) -> Mapping[str, Any]:
     return found
 
 
+def until_ready(folder: Path) -> None:
+    def unready() -> list[str]:
+        return [name for name, child in children(folder).items() if not child["ready"]]
+
+    until(lambda: not unready(), what=lambda: f"{unready()} are not ready")
+
+
 def runs(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
@@ -162,7 +169,7 @@ def test_what_is_killed_comes_back_and_the_memory_is_the_same(folder: Path, name
     killed = children(folder)[name]
     os.kill(killed["pid"], signal.SIGKILL)
     until(lambda: children(folder)[name]["restarts"] > killed["restarts"])
-    until(lambda: all(child["ready"] for child in children(folder).values()))
+    until_ready(folder)
     assert children(folder)[name]["address"] == killed["address"]
     with client_of(folder) as client:
         answer = client.query(unit(3), embedder="test", k=1)
@@ -175,7 +182,7 @@ def test_the_partitions_of_a_worker_that_was_killed_are_counted_once(folder: Pat
     killed = children(folder)["correct"]
     os.kill(killed["pid"], signal.SIGKILL)
     until(lambda: children(folder)["correct"]["restarts"] > killed["restarts"])
-    until(lambda: all(child["ready"] for child in children(folder).values()))
+    until_ready(folder)
     until(lambda: assigned_to(folder, "correct") == 8, 10)
 
 
