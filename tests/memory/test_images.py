@@ -363,6 +363,7 @@ def test_limits_that_cannot_hold_are_a_misconfiguration(pixels: int) -> None:
 def test_a_limit_of_no_bytes_is_a_misconfiguration() -> None:
     with pytest.raises(Misconfigured, match="max_bytes"):
         ImageLimits(max_bytes=0)
+    assert ImageLimits(max_bytes=1).max_bytes == 1
 
 
 VALID = [

@@ -176,6 +176,11 @@ def test_functions_newer_than_the_program_are_refused_and_older_ones_replaced(
         redis_client.function_load(older, replace=True)
         opened(redis_client, namespace)
         assert redis_client.fcall_ro("vm1_version", 0) == FUNCTIONS_VERSION
+        other: Any = redis_client
+        other.function_load(ours + "-- of another program of this version\n", replace=True)
+        opened(redis_client, namespace)
+        ((*_, code),) = other.function_list("*", withcode=True)
+        assert code.decode() == ours
     finally:
         redis_client.function_load(ours, replace=True)
 

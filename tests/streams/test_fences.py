@@ -20,7 +20,7 @@ from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.times import FOREVER
 from streams.cli import cli
 from streams.contract import encoding, topics
-from streams.contract.facts import decode_fact, encode_fact
+from streams.contract.facts import decode_fact, encode_fact, key_of_fact
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.kafka import admin, reading
@@ -224,12 +224,15 @@ def test_garbage_is_shown_with_who_wrote_it_and_passed_over_when_it_is_given_up(
     fence_log.append(SOME[:2])
     write(OutgoingRecord(Topic.FENCES, b"k", b"secret", (("ce_source", b"a script"),)))
     write(OutgoingRecord(Topic.FENCES, encode_fact(SOME[0]).key, b"other", ()))
+    write(OutgoingRecord(Topic.FENCES, key_of_fact(b"of its own"), b"of its own", ()))
     fence_log.append(SOME[2:])
-    count, (given_up, hiding) = find_garbage(cluster)
+    count, (given_up, hiding, own) = find_garbage(cluster)
     assert (count, given_up.offset, given_up.source) == (len(SOME), 2, "a script")
     assert "type" in given_up.why
     assert not given_up.may_hide
     assert (hiding.offset, hiding.source, hiding.may_hide) == (3, None, True)
+    assert (own.offset, own.may_hide) == (4, False)
+    give_up(cluster, own)
     for place, said in {"0:1": "nothing stands there", "0:3": "that of another fact"}.items():
         refused = CliRunner().invoke(
             cli,
