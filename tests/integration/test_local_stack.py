@@ -196,6 +196,12 @@ def test_the_stack_ends_without_orphans_and_finds_its_memory_again(folder: Path)
     assert "visual-memory up" in done.stderr.replace("\n", " ")
     done = command("up", "--data-dir", str(folder), "--detach")
     assert done.returncode == 0, done.stderr
+    found = stack.addresses(folder)
+    assert done.stderr.splitlines()[-3:] == [
+        f"ready in {folder}",
+        f"kafka   {found.kafka} (user visual-memory, password in {found.kafka_password_file})",
+        f"metrics {found.metrics}",
+    ]
     after = status(folder)
     assert after["items"] == 20
     assert after["digest"] == before["digest"]
