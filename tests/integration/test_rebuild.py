@@ -158,6 +158,8 @@ def test_events_and_questions_flow_while_the_memory_is_made_anew(memory: Running
     with Use(memory, "flow") as use:
         done = rebuild(memory)
         assert done.returncode == 0, done.stderr
+        corrections = len(read_all(memory, Topic.LABEL_CORRECTION))
+        assert f"label-correction: {corrections} of {corrections} records" in done.stderr
         asked = use.asked
         deadline = time.monotonic() + 20
         while use.asked < asked + 5 and time.monotonic() < deadline:
