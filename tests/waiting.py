@@ -14,7 +14,7 @@ def until(
 ) -> None:
     """Return when `done()` is true. Fails with what `what()` says after `seconds`.
 
-    As many by default as a machine with ten times more to do than it can takes to start Kafka anew.
+    By default as long as a busy machine may take to start Kafka anew.
     """
     deadline = time.monotonic() + seconds
     while not done():

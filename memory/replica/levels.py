@@ -17,7 +17,7 @@ def in_levels(
 
     Shapes (n, dim), (n,) and (n,). The last is rounded up.
     """
-    wide = rows.astype(np.float64)
+    wide = rows.astype(np.float64, copy=False)
     steps = np.abs(wide).max(axis=1) / LEVELS
     levels = np.rint(wide / steps[:, None])
     norms = np.linalg.norm(wide, axis=1)

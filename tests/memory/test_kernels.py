@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import sys
 import weakref
-from collections.abc import Iterator
 from fractions import Fraction
 from math import sqrt
 from pathlib import Path
@@ -19,21 +17,9 @@ from hypothesis import strategies as st
 from memory.model.vectors import kernels
 from memory.model.vectors.kernels import QueryLevels, RowLevels, distances, nearest, write_scores
 from memory.replica.levels import in_levels
+from tests.memory.variants import by_each_variant
 
 DIMS = (1, 7, 16, 17, 63, 64, 65, 384, 1000)
-
-
-@pytest.fixture(autouse=True)
-def _as_the_machine_does_it() -> Iterator[None]:
-    usual = kernels.variant
-    yield
-    kernels.variant = usual
-
-
-def by_each_variant() -> Iterator[int]:
-    for number in range(kernels.VARIANTS):
-        kernels.variant = number
-        yield number
 
 
 def stored_of(vectors: np.ndarray) -> RowLevels:
@@ -234,7 +220,6 @@ def test_nothing_behind_the_arrays_is_touched(dim: int, element: type[np.floatin
             assert len(distances(query[0].array[0], rows[0].array)) == count
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="where the system tells what a processor has")
 def test_the_quickest_code_that_the_processor_has_instructions_for_is_used() -> None:
     told = Path("/proc/cpuinfo").read_text("utf-8")
     flags = {

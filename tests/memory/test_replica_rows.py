@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from memory.model.vectors import Vector, cosine_distances, kernels
 from memory.replica import rows as module
 from memory.replica.rows import BLOCK, FEW_WRITES, OverBudget, Rows, Shown
 from memory.replica.scan import ROOM_FOR_TIES
+from tests.memory.variants import by_each_variant
 
 DIM = 32
 F16, F32 = np.dtype("<f2"), np.dtype("<f4")
@@ -42,20 +42,6 @@ def filled(vectors: np.ndarray, element: np.dtype = F16) -> Rows:
     ]
     rows.put(shown, vectors.astype(element))
     return rows
-
-
-@pytest.fixture(autouse=True)
-def _as_the_machine_does_it() -> Iterator[None]:
-    usual = kernels.variant
-    yield
-    kernels.variant = usual
-
-
-def by_each_variant() -> Iterator[int]:
-    """As other machines do it."""
-    for number in range(kernels.VARIANTS):
-        kernels.variant = number
-        yield number
 
 
 def defined(vectors: np.ndarray, query: Vector) -> np.ndarray:
@@ -258,8 +244,10 @@ WRITES = {
 
 @pytest.mark.parametrize("variant", range(kernels.VARIANTS))
 @pytest.mark.parametrize("writes", WRITES)
-def test_rows_written_after_a_scan_are_found_as_they_are_then(writes: str, variant: int) -> None:
-    kernels.variant = variant
+def test_rows_written_after_a_scan_are_found_as_they_are_then(
+    writes: str, variant: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "variant", variant)
     choose = random.Random(17)
     before, count, share_removed = WRITES[writes]
     vectors = drawn(18, before + count).astype(F16)
