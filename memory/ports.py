@@ -10,10 +10,10 @@ from memory.model.answers import Effect, Influence, SearchResult, Suspect
 from memory.model.events import ClaimPayload, LogPartition, Selector, Surroundings
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witnesses
 from memory.model.questions import Probe
 from memory.model.reliability import WrongCounts
-from memory.model.state import Digests, Item, Put, PutResult, Stats
+from memory.model.state import Digests, Item, OpenedRequest, Put, PutResult, Stats
 from memory.model.vectors import Vector
 
 if TYPE_CHECKING:
@@ -80,15 +80,11 @@ class Positions(Protocol):
 class LogMarks(Protocol):
     """What the positions rest on: marks by which a log is known again (design, "Positions")."""
 
-    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+    def witnesses(self) -> Witnesses:
         """One at the position, where its youngest is known, and those that were noted."""
         ...
 
-    def note_witnesses(
-        self,
-        witnesses: Mapping[LogPartition, Sequence[Witness]],
-        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
-    ) -> None:
+    def note_witnesses(self, witnesses: Witnesses, instead_of: Witnesses = NO_WITNESSES) -> None:
         """These were so in the log that was read; what they are noted instead of is forgotten."""
         ...
 
@@ -166,8 +162,12 @@ class StateStore(Protocol):
         """
         ...
 
-    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
-        """Remember when a request was first seen. Returns (earliest time seen, closed)."""
+    def open_request(
+        self, request: RequestKey, time: int, puts: Sequence[Put] = ()
+    ) -> OpenedRequest:
+        """Remember the earliest time a request was seen. Of an open one, where this is it, `put` too:
+        in the same round trip.
+        """
         ...
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
@@ -182,8 +182,8 @@ class StateStore(Protocol):
         """Add to the images of which a request erases something; returns how many there are so far."""
         ...
 
-    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
-        """What a request found; kept when it is closed."""
+    def note_counts(self, request: RequestKey, matched: int) -> RequestCounts:
+        """Note what a request found: images that died by it, `matched` ever heard of; kept when it is closed."""
         ...
 
     def counts_of(self, request: RequestKey) -> RequestCounts | None:

@@ -31,7 +31,7 @@ from memory.model.events import (
     Surroundings,
     VectorPayload,
 )
-from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, RequestCounts
+from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact
 from memory.model.keys import ImageKey, RequestKey, SelectorKey
 from memory.model.outcomes import Forgotten, Merged, Outcome
 from memory.model.questions import Query, Review
@@ -166,28 +166,25 @@ class VisualMemory:
         """
         started = time.perf_counter()
         index, key = self.index, self.index.request_key(request.request_id)
-        first_seen, closed = index.open_request(key, request.time)
-        until = FOREVER if request.permanent else first_seen + self._clock_skew
-        if closed:
-            return self._repeated(key, first_seen, until)
-        by: dict[SelectorKind, list[Selector]] = {kind: [] for kind in SelectorKind}
-        around: list[Surroundings] = []
-        for selector in request.selectors:
-            if isinstance(selector, Surroundings):
-                around.append(selector)
-            else:
-                by[selector.kind].append(selector)
-        for page in self._expansion(by[SelectorKind.LABEL], around):
+        images, labels = request.of_kinds(SelectorKind.IMAGE), request.of_kinds(SelectorKind.LABEL)
+        named = {index.image_key(selector.value) for selector in images}
+        # Of these nothing need be noted, or told, before: they are erased in the first round trip.
+        at_once = sorted(named) if len(images) == len(request.selectors) else ()
+        puts = self._barriers(at_once, self._until(request, request.time))
+        opened = index.open_request(key, request.time, puts)
+        until = self._until(request, opened.first_seen)
+        if opened.closed:
+            return self._repeated(key, opened.first_seen, until)
+        for page in self._expansion(labels, request.surroundings):
             index.expansion(key, page)
-        is_expanded = by[SelectorKind.LABEL] or around
+        is_expanded = labels or request.surroundings
         expanded = sorted(index.expansion(key, ())) if is_expanded else []
-        fences = list(
-            map(index.selector_key, (*by[SelectorKind.SUBJECT], *by[SelectorKind.SOURCE]))
-        )
-        named = {index.image_key(selector.value) for selector in by[SelectorKind.IMAGE]}
+        fenced_by = request.of_kinds(SelectorKind.SUBJECT, SelectorKind.SOURCE)
+        fences = list(map(index.selector_key, fenced_by))
 
         def pages() -> Iterator[Sequence[ImageKey]]:
-            yield from chain([sorted(named), expanded], *map(index.images_with_selector, fences))
+            listed = map(index.images_with_selector, fences)
+            yield from filter(None, chain([sorted(named), expanded], *listed))
 
         if fences or expanded:
             # What is fenced, or told, others may erase, who count for nobody.
@@ -198,7 +195,9 @@ class VisualMemory:
         fenced = now_us() if fences else None
         ever_heard_of = set[ImageKey]()
         for page in pages():
-            results = self._erase(key, page, until) if page else []
+            results = opened.results or index.put(self._barriers(page, until), key)
+            # Who ends before this carries the request out again, and tells it then.
+            self._tell(page)
             # An image that is named need not be known; one that is listed is.
             ever_heard_of.update(
                 image
@@ -207,14 +206,21 @@ class VisualMemory:
             )
         erased = now_us()
         self._observe("erase", time.perf_counter() - started)
-        images, matched = index.note_dying(key, ()), len(ever_heard_of)
         # Before the log has that it is closed: who reads that there closes it without counting.
-        index.note_counts(key, RequestCounts(images, matched))
+        counts = index.note_counts(key, len(ever_heard_of))
         self._fence_log.append([ClosedRequest(key, until)])
         index.close_request(key, until)
         return Forgotten(
-            first_seen, until, fenced or erased, erased, images, matched, repeated=False
+            *(opened.first_seen, until, fenced or erased, erased),
+            *(counts.erased, counts.matched),
+            repeated=False,
         )
+
+    def _until(self, request: Forget, first_seen: int) -> int:
+        return FOREVER if request.permanent else first_seen + self._clock_skew
+
+    def _barriers(self, images: Sequence[ImageKey], until: int) -> list[Put]:
+        return [Put(image, barrier=until) for image in images]
 
     def _repeated(self, request: RequestKey, first_seen: int, until: int) -> Forgotten:
         now, counts = now_us(), self.index.counts_of(request)
@@ -245,19 +251,8 @@ class VisualMemory:
 
     def _note_dying(self, request: RequestKey, images: Sequence[ImageKey], until: int) -> None:
         """Those of the images that will be erased, noted before: who ends then counts them all the same."""
-        if images and (dying := list(compress(images, self.index.dying(images, until)))):
+        if dying := list(compress(images, self.index.dying(images, until))):
             self.index.note_dying(request, dying)
-
-    def _erase(
-        self, request: RequestKey, images: Sequence[ImageKey], until: int
-    ) -> list[PutResult]:
-        """Raise the barrier of each image, then tell the log.
-
-        Who ends between the two carries the request out again, and tells it then.
-        """
-        results = self.index.put([Put(image, barrier=until) for image in images], request)
-        self._tell(images)
-        return results
 
     def apply(self, facts: Iterable[FenceFact]) -> None:
         """Take facts of forgetting from the log, as a new or an older memory must."""

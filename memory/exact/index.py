@@ -19,7 +19,7 @@ from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
 from memory.model.logs import ByPartition
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
-from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
+from memory.model.state import Digests, Item, OpenedRequest, Put, PutResult, Stats, TraceWrite
 from memory.model.times import NEVER, Stamp, stamp_time
 from memory.model.vectors import Vector, cosine_distances, distances_to_nearest, stored_vector
 
@@ -151,10 +151,14 @@ class ExactIndex(KeyedDigests, ExactPositions, Uncounted):
     def _visible(self) -> list[tuple[ImageKey, Item]]:
         return [(image, item) for image, item in self.state.items.items() if item.shown]
 
-    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
+    def open_request(
+        self, request: RequestKey, time: int, puts: Sequence[Put] = ()
+    ) -> OpenedRequest:
         first_seen, closed = self._requests.get(request, (time, False))
-        self._requests[request] = (min(first_seen, time), closed)
-        return self._requests[request]
+        first_seen = min(first_seen, time)
+        self._requests[request] = (first_seen, closed)
+        is_put = not closed and first_seen == time
+        return OpenedRequest(first_seen, closed, self.put(puts, request) if is_put else None)
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         held = self._expansions.setdefault(request, set())
@@ -169,8 +173,9 @@ class ExactIndex(KeyedDigests, ExactPositions, Uncounted):
         held.update(images)
         return len(held)
 
-    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
-        self._counts[request] = counts
+    def note_counts(self, request: RequestKey, matched: int) -> RequestCounts:
+        self._counts[request] = RequestCounts(len(self._erased.get(request, ())), matched)
+        return self._counts[request]
 
     def close_request(self, request: RequestKey, until: int) -> None:
         first_seen, _ = self._requests.get(request, (until, False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from memory.model.events import LogPartition
-from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness, Witnesses
 from memory.model.times import NEVER
 
 
@@ -35,7 +35,7 @@ class ExactPositions:
             self._positions[place] = max(self._positions.get(place, -1), offset)
         return True
 
-    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+    def witnesses(self) -> Witnesses:
         found: dict[LogPartition, list[Witness]] = {}
         for place in self._positions.keys() & self._times.keys():
             found[place] = [Witness(self._positions[place], self._times[place])]
@@ -44,11 +44,7 @@ class ExactPositions:
             found[place] = [*found.get(place, []), *others]
         return {place: held for place, held in found.items() if held}
 
-    def note_witnesses(
-        self,
-        witnesses: Mapping[LogPartition, Sequence[Witness]],
-        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
-    ) -> None:
+    def note_witnesses(self, witnesses: Witnesses, instead_of: Witnesses = NO_WITNESSES) -> None:
         for place, gone in instead_of.items():
             for witness in gone:
                 self._witnesses.get(place, {}).pop(witness.offset, None)

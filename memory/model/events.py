@@ -246,3 +246,17 @@ class Forget:
     @property
     def selectors(self) -> tuple[Selector | Surroundings, ...]:
         return (self.selector, *self.more)
+
+    @property
+    def surroundings(self) -> list[Surroundings]:
+        """Those of the selectors that name what is around images."""
+        return [one for one in self.selectors if isinstance(one, Surroundings)]
+
+    def of_kinds(self, *kinds: SelectorKind) -> list[Selector]:
+        """Those of the selectors that are of the kinds, one kind after the other."""
+        return [
+            one
+            for kind in kinds
+            for one in self.selectors
+            if isinstance(one, Selector) and one.kind is kind
+        ]

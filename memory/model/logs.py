@@ -33,4 +33,5 @@ class Cut:
 ByPartition: TypeAlias = Mapping[LogPartition, int]
 """Offsets or times, µs."""
 OF_NONE: ByPartition = MappingProxyType({})
-NO_WITNESSES: Mapping[LogPartition, Sequence[Witness]] = MappingProxyType({})
+Witnesses: TypeAlias = Mapping[LogPartition, Sequence[Witness]]
+NO_WITNESSES: Witnesses = MappingProxyType({})

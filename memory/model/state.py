@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memory.model.events import LogAddress
@@ -106,6 +106,18 @@ class PutResult:
     visible: bool
     outbox: int
     sources: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRequest:
+    """A forget-request: when it was first seen, µs, and whether it is carried out already.
+
+    `results` are those of what was to be put as it was opened, None where nothing of it was.
+    """
+
+    first_seen: int
+    closed: bool
+    results: Sequence[PutResult] | None
 
 
 @dataclass(frozen=True, slots=True)

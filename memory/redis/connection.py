@@ -95,13 +95,20 @@ Call = tuple[Sequence[str], Sequence[str | bytes | int]]
 """The keys and the arguments of a call of a Redis function."""
 
 
+def several(calls: Iterable[Call]) -> Iterator[Call]:
+    """Fewer calls of a function that law.lua has as ``several``, each of some of these."""
+    rest = iter(calls)
+    while some := list(islice(rest, CALLS_AT_ONCE)):
+        yield (
+            [key for its, _ in some for key in its],
+            [part for k, a in some for part in (len(k), len(a), *a)],
+        )
+
+
 def call_several(client: Any, function: str, calls: Iterable[Call]) -> list[Any]:
     """The replies to many calls of a function that law.lua has as ``several``, in one round trip."""
     pipeline = client.pipeline(transaction=False)
-    rest = iter(calls)
-    while some := list(islice(rest, CALLS_AT_ONCE)):
-        keys = [key for its, _ in some for key in its]
-        arguments = [part for k, a in some for part in (len(k), len(a), *a)]
+    for keys, arguments in several(calls):
         pipeline.fcall(function, len(keys), *keys, *arguments)
     with map_redis_errors():
         return [reply for replies in pipeline.execute() for reply in replies]

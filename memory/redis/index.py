@@ -16,14 +16,14 @@ from memory.model.answers import Influence, SearchResult
 from memory.model.events import LogPartition
 from memory.model.forgetting import Barrier, FenceFact, Posting, RequestCounts
 from memory.model.keys import ImageKey, KeyedDigests, RequestKey, SelectorKey
-from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witness
+from memory.model.logs import NO_WITNESSES, OF_NONE, ByPartition, Cut, Witnesses
 from memory.model.questions import Probe
 from memory.model.reliability import Uncounted
-from memory.model.state import Digests, Item, Put, PutResult, Stats, TraceWrite
+from memory.model.state import Digests, Item, OpenedRequest, Put, PutResult, Stats, TraceWrite
 from memory.model.vectors import Vector
 from memory.ports import Embedder
 from memory.redis import marks, reports, requests, scan
-from memory.redis.connection import call_several, check_durability, map_redis_errors
+from memory.redis.connection import Call, call_several, check_durability, map_redis_errors
 from memory.redis.hashes import decode_put_result, encode_puts, encode_time
 from memory.redis.listings import (
     admit_images,
@@ -147,13 +147,15 @@ class RedisIndex(KeyedDigests, Uncounted):
         return admit_images(self._client, self.names, puts, encode_puts(puts, self._schema))
 
     def put(self, puts: Sequence[Put], request: RequestKey | None = None) -> list[PutResult]:
+        does = "put" if any(isinstance(put.write, TraceWrite) for put in puts) else "erase"
+        calls = self._calls(puts, request)
+        replies = call_several(self._client, f"vm1_{does}_several", calls)
+        return list(map(decode_put_result, replies))
+
+    def _calls(self, puts: Sequence[Put], request: RequestKey | None) -> Iterator[Call]:
         dying = () if request is None else self.names.request(request)[2:]
         keys = ((*self.names.item(put.image), *dying) for put in puts)
-        calls = zip(keys, encode_puts(puts, self._schema), strict=True)
-        does = "put" if any(isinstance(put.write, TraceWrite) for put in puts) else "erase"
-        return list(
-            map(decode_put_result, call_several(self._client, f"vm1_{does}_several", calls))
-        )
+        return zip(keys, encode_puts(puts, self._schema), strict=True)
 
     def fence(self, selector: SelectorKey, until: int) -> None:
         pipeline = self._client.pipeline(transaction=False)
@@ -187,8 +189,11 @@ class RedisIndex(KeyedDigests, Uncounted):
         yield from scan.images_near(self._client, self.names, self._schema, images, distance)
         self._search.check_current()
 
-    def open_request(self, request: RequestKey, time: int) -> tuple[int, bool]:
-        return requests.open_request(self._client, self.names, request, time)
+    def open_request(
+        self, request: RequestKey, time: int, puts: Sequence[Put] = ()
+    ) -> OpenedRequest:
+        calls = self._calls(puts, request)
+        return requests.open_request(self._client, self.names, request, time, calls)
 
     def expansion(self, request: RequestKey, images: Iterable[ImageKey]) -> frozenset[ImageKey]:
         return requests.expansion(self._client, self.names, request, images)
@@ -199,8 +204,8 @@ class RedisIndex(KeyedDigests, Uncounted):
     def note_dying(self, request: RequestKey, images: Iterable[ImageKey]) -> int:
         return requests.note_dying(self._client, self.names, request, images)
 
-    def note_counts(self, request: RequestKey, counts: RequestCounts) -> None:
-        requests.note_counts(self._client, self.names, request, counts)
+    def note_counts(self, request: RequestKey, matched: int) -> RequestCounts:
+        return requests.note_counts(self._client, self.names, request, matched)
 
     def close_request(self, request: RequestKey, until: int) -> None:
         requests.close_request(self._client, self.names, request, until)
@@ -263,14 +268,10 @@ class RedisIndex(KeyedDigests, Uncounted):
     ) -> bool:
         return marks.advance(self._client, self.names, positions, youngest, noted)
 
-    def witnesses(self) -> Mapping[LogPartition, Sequence[Witness]]:
+    def witnesses(self) -> Witnesses:
         return marks.witnesses_of(self._client, self.names)
 
-    def note_witnesses(
-        self,
-        witnesses: Mapping[LogPartition, Sequence[Witness]],
-        instead_of: Mapping[LogPartition, Sequence[Witness]] = NO_WITNESSES,
-    ) -> None:
+    def note_witnesses(self, witnesses: Witnesses, instead_of: Witnesses = NO_WITNESSES) -> None:
         marks.note_witnesses(self._client, self.names, witnesses, instead_of)
 
     def rewind(self, partition: LogPartition, cut: Cut) -> None:

@@ -18,7 +18,7 @@
 -- them are in use.
 
 local TRACE = {'id', 'image', 'asserted', 'source', 'subjects', 'attributes', 'embedder', 'vector'}
-local VERSION = 10
+local VERSION = 11
 local AT_ONCE = 4000
 local ANNOUNCED_MS = 60000
 local SEALED = 'SEALED the memory is about to be replaced by a rebuilt one'
@@ -498,7 +498,7 @@ local function open_request(keys, args)
   return {held, redis.call('HGET', keys[1], 'closed') or '0'}
 end
 
--- KEYS: request. ARGS: how many images it erased something of, and of how many was ever heard.
+-- Of older programs. KEYS: request. ARGS: how many images it erased something of, and of how many was ever heard.
 local function note_counts(keys, args)
   redis.call('HSET', keys[1], 'erased', args[1], 'matched', args[2])
   return 'OK'
@@ -510,6 +510,13 @@ local function close_request(keys, args)
   redis.call('HSET', keys[1], 'closed', '1')
   redis.call('DEL', keys[2], keys[3])
   return 'OK'
+end
+
+-- KEYS: request, expansion, erased. ARGS: of how many images was ever heard. Returns how many it erased something of.
+local function count_found(keys, args)
+  local erased = redis.call('SCARD', keys[3])
+  note_counts(keys, {erased, args[1]})
+  return erased
 end
 
 -- KEYS: set. ARGS: members. Sets only grow here.
@@ -737,6 +744,14 @@ local function several(callback)
   end
 end
 
+-- KEYS: request, then as of several puts. ARGS: time, then as of these. Puts where the request is open and was
+-- first seen then, and returns what they do; else nothing.
+local function put_opened(keys, args)
+  local held = redis.call('HMGET', keys[1], 'time', 'closed')
+  if held[1] ~= args[1] or held[2] then return {} end
+  return several(put)(slice(keys, 2, #keys - 1), slice(args, 2, #args - 1))
+end
+
 -- A full Redis must still forget, note how far it came, and let a worker start that does so.
 local IN_A_FULL_REDIS = {'allow-oom'}
 local READING = {'no-writes', 'allow-oom'}
@@ -765,7 +780,9 @@ register('vm1_influence', guarded(influence), {})
 register('vm1_sent', guarded(sent), IN_A_FULL_REDIS)
 register('vm1_rewind', guarded(rewind), IN_A_FULL_REDIS)
 register('vm1_open_request', guarded(open_request), IN_A_FULL_REDIS)
+register('vm1_erase_opened', guarded(put_opened), IN_A_FULL_REDIS)
 register('vm1_note_counts', guarded(note_counts), IN_A_FULL_REDIS)
+register('vm1_count_found', guarded(count_found), IN_A_FULL_REDIS)
 register('vm1_close_request', guarded(close_request), IN_A_FULL_REDIS)
 register('vm1_grow', guarded(grow), IN_A_FULL_REDIS)
 register('vm1_claim', claim, IN_A_FULL_REDIS)

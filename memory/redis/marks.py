@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memory.model.events import LogPartition
-from memory.model.logs import ByPartition, Cut, Witness
+from memory.model.logs import ByPartition, Cut, Witness, Witnesses
 from memory.redis.connection import map_redis_errors
 from memory.redis.names import KeyNames, named_partition, place_name
 
@@ -35,10 +35,7 @@ def advance(
 
 
 def note_witnesses(
-    client: Any,
-    names: KeyNames,
-    witnesses: Mapping[LogPartition, Sequence[Witness]],
-    instead_of: Mapping[LogPartition, Sequence[Witness]],
+    client: Any, names: KeyNames, witnesses: Witnesses, instead_of: Witnesses
 ) -> None:
     fields = {
         f"witness:{place_name(place)}:{witness.offset}": witness.time
@@ -50,15 +47,17 @@ def note_witnesses(
         for place, several in instead_of.items()
         for witness in several
     }
+    pipeline = client.pipeline(transaction=False)
+    if fields:
+        numbers = (part for pair in fields.items() for part in pair)
+        pipeline.fcall("vm1_advance", 1, names.marks, *numbers)
+    if gone := gone - fields.keys():
+        pipeline.hdel(names.marks, *gone)
     with map_redis_errors():
-        if fields:
-            numbers = (part for pair in fields.items() for part in pair)
-            client.fcall("vm1_advance", 1, names.marks, *numbers)
-        if gone := gone - fields.keys():
-            client.hdel(names.marks, *gone)
+        pipeline.execute()
 
 
-def witnesses_of(client: Any, names: KeyNames) -> dict[LogPartition, Sequence[Witness]]:
+def witnesses_of(client: Any, names: KeyNames) -> Witnesses:
     pipeline = client.pipeline(transaction=False)
     pipeline.hgetall(names.positions)
     pipeline.hgetall(names.marks)  # afterwards: a time is noted before the position that needs it

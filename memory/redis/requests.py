@@ -7,20 +7,28 @@ from typing import Any
 
 from memory.model.forgetting import RequestCounts
 from memory.model.keys import ImageKey, RequestKey
-from memory.redis.connection import map_redis_errors
-from memory.redis.hashes import decode_time, encode_time
+from memory.model.state import OpenedRequest
+from memory.redis.connection import Call, map_redis_errors, several
+from memory.redis.hashes import decode_put_result, decode_time, encode_time
 from memory.redis.names import KeyNames
 
 
-def open_request(client: Any, names: KeyNames, request: RequestKey, time: int) -> tuple[int, bool]:
+def open_request(
+    client: Any, names: KeyNames, request: RequestKey, time: int, puts: Iterable[Call]
+) -> OpenedRequest:
+    key, seen = names.request(request)[0], encode_time(time)
     pipeline = client.pipeline(transaction=False)
     pipeline.fcall("vm1_grow", 1, names.open_requests, request)
-    pipeline.fcall("vm1_open_request", 1, names.request(request)[0], encode_time(time))
+    pipeline.fcall("vm1_open_request", 1, key, seen)
+    for keys, arguments in several(puts):
+        pipeline.fcall("vm1_erase_opened", 1 + len(keys), key, *keys, seen, *arguments)
     with map_redis_errors():
-        _, (first_seen, closed) = pipeline.execute()
+        _, (first_seen, closed), *replies = pipeline.execute()
         if closed == b"1":
             client.srem(names.open_requests, request)
-    return int(first_seen), closed == b"1"
+    is_put = closed != b"1" and first_seen.decode() == seen and all(replies)
+    results = [decode_put_result(reply) for each in replies for reply in each] if is_put else None
+    return OpenedRequest(int(first_seen), closed == b"1", results)
 
 
 def expansion(
@@ -64,16 +72,18 @@ def note_dying(
         return int(pipeline.execute()[-1])
 
 
-def note_counts(client: Any, names: KeyNames, request: RequestKey, counts: RequestCounts) -> None:
-    key = names.request(request)[0]
+def note_counts(client: Any, names: KeyNames, request: RequestKey, matched: int) -> RequestCounts:
     with map_redis_errors():
-        client.fcall("vm1_note_counts", 1, key, counts.erased, counts.matched)
+        erased = client.fcall("vm1_count_found", 3, *names.request(request), matched)
+    return RequestCounts(erased, matched)
 
 
 def close_request(client: Any, names: KeyNames, request: RequestKey, until: int) -> None:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.fcall("vm1_close_request", 3, *names.request(request), encode_time(until))
+    pipeline.srem(names.open_requests, request)
     with map_redis_errors():
-        client.fcall("vm1_close_request", 3, *names.request(request), encode_time(until))
-        client.srem(names.open_requests, request)
+        pipeline.execute()
 
 
 def counts_of(client: Any, names: KeyNames, request: RequestKey) -> RequestCounts | None:

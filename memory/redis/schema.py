@@ -19,7 +19,7 @@ from memory.redis.connection import key_id
 
 LAW_VERSION = "1"
 """What the memory's state means; another one needs a new memory."""
-FUNCTIONS_VERSION = 10
+FUNCTIONS_VERSION = 11
 """Of the functions' code (VERSION in law.lua): a newer one also serves older programs."""
 LIBRARY = "visual_memory_v1"
 GENERATION = "1"

@@ -10,7 +10,7 @@ from threading import Lock
 from kafka import KafkaConsumer, TopicPartition
 
 from memory.model.events import LogPartition
-from memory.model.logs import Cut, Witness
+from memory.model.logs import Cut, Witness, Witnesses
 from memory.model.times import SECOND, now_us
 from memory.ports import LogMarks
 from streams.kafka.cluster import KafkaCluster
@@ -146,7 +146,7 @@ class LogWitness:
                 self._begin(places)
         return not cuts
 
-    def _settle(self, known: Mapping[LogPartition, Sequence[Witness]]) -> None:
+    def _settle(self, known: Witnesses) -> None:
         """One witness stands for all that were found to be so."""
         new = {
             place: several[:1]

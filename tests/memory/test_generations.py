@@ -20,7 +20,8 @@ from memory.model.events import Forget, Ingest, LogPartition, Selector, Selector
 from memory.model.keys import RequestKey, SelectorKey
 from memory.model.logs import Witness
 from memory.model.questions import Probe
-from memory.model.times import make_stamp
+from memory.model.state import Put
+from memory.model.times import FOREVER, make_stamp
 from memory.redis import generations as module
 from memory.redis import lease
 from memory.redis.generations import Generations, Held
@@ -158,14 +159,17 @@ def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
 ) -> None:
     memory = VisualMemory(index, EMBEDDER)
     memory.remember([event("a", 1)])
+    request, image = RequestKey("request"), index.image_key("a")
+    index.open_request(request, 5)
     switched(generations, begun(generations))
     vector = np.ones(DIM, np.float32)
     attempts: list[Callable[[], object]] = [
         lambda: memory.remember([event("b", 2)]),
         lambda: index.advance({LogPartition(IMAGES, 0): 1}),
         lambda: index.fence(SelectorKey("subject:x"), 5),
-        lambda: index.open_request(RequestKey("request"), 5),
-        lambda: index.close_request(RequestKey("request"), 5),
+        lambda: index.open_request(request, 5, [Put(image, barrier=FOREVER)]),
+        lambda: index.note_counts(request, 1),
+        lambda: index.close_request(request, 5),
         lambda: index.search([Probe(vector, 1)]),
         lambda: index.vectors_of(["a"]),
         index.digests,
@@ -173,6 +177,7 @@ def test_a_generation_that_was_left_takes_no_write_and_gives_no_answer(
     for attempt in attempts:
         with pytest.raises(Moved):
             attempt()
+    assert redis_client.exists(index.names.item(image)[0])
     list(generations.drop())
     for attempt in [*attempts, index.stats, lambda: list(index.images_with_label("cat"))]:
         with pytest.raises(Moved):
@@ -373,7 +378,7 @@ def test_facts_of_forgetting_reach_every_generation(
     assert following.stats().items == 1
     late = VisualMemory(following, EMBEDDER).remember([event("c", 3)])
     assert type(late[0]).__name__ == "Refused"
-    assert following.open_request(following.request_key("r"), 30)[1]
+    assert following.open_request(following.request_key("r"), 30).closed
     assert not switched(generations, following)
     assert following.digests().visible == digests.visible
 

@@ -20,7 +20,15 @@ from memory.model.forgetting import Barrier, Posting, RequestCounts
 from memory.model.keys import ImageKey, SelectorKey
 from memory.model.logs import Cut, Witness
 from memory.model.questions import Exclusion, Probe
-from memory.model.state import CorrectionWrite, PruningWrite, Put, PutResult, Trace, TraceWrite
+from memory.model.state import (
+    CorrectionWrite,
+    OpenedRequest,
+    PruningWrite,
+    Put,
+    PutResult,
+    Trace,
+    TraceWrite,
+)
 from memory.model.times import FOREVER, NEVER, make_stamp
 from memory.model.vectors import Vector, cosine_distances
 from memory.ports import MemoryIndex
@@ -644,14 +652,15 @@ def test_a_request_keeps_its_first_time_and_its_expansion_until_it_is_closed(
     index: MemoryIndex,
 ) -> None:
     request = index.request_key("r")
-    assert index.open_request(request, 20) == (20, False)
-    assert index.open_request(request, 10) == (10, False)
+    assert index.open_request(request, 20) == OpenedRequest(20, closed=False, results=[])
+    assert index.open_request(request, 10) == OpenedRequest(10, closed=False, results=[])
+    assert index.open_request(request, 20) == OpenedRequest(10, closed=False, results=None)
     assert index.open_requests() == 1
     assert index.expansion(request, [ImageKey("a")]) == {"a"}
     assert index.expansion(request, [ImageKey("b")]) == {"a", "b"}
     index.close_request(request, 99)
     assert index.open_requests() == 0
-    assert index.open_request(request, 30) == (10, True)
+    assert index.open_request(request, 30) == OpenedRequest(10, closed=True, results=None)
     assert index.open_requests() == 0
     assert index.expansion(request, ()) == frozenset()
 
@@ -681,8 +690,8 @@ def test_a_request_counts_each_image_once_and_keeps_its_first_counts(index: Memo
     assert index.note_dying(request, [ImageKey("b"), ImageKey("c")]) == 3
     assert index.note_dying(other, [ImageKey("a")]) == 1
     assert index.counts_of(request) is None
-    index.note_counts(request, RequestCounts(3, 4))
-    index.note_counts(request, RequestCounts(3, 5))
+    assert index.note_counts(request, 4) == RequestCounts(3, 4)
+    assert index.note_counts(request, 5) == RequestCounts(3, 5)
     for _ in range(2):
         index.close_request(request, 99)
         assert index.counts_of(request) == RequestCounts(3, 5)
@@ -717,6 +726,35 @@ def test_what_dies_by_a_request_is_noted_as_it_dies(index: MemoryIndex) -> None:
     assert index.note_dying(request, keys[:1]) == 1
     index.put([Put(key, barrier=21) for key in keys])
     assert index.note_dying(request, ()) == 1, "of nobody's request"
+
+
+def test_what_a_new_request_names_is_erased_as_it_is_opened(index: MemoryIndex) -> None:
+    names = [f"i{n}" for n in range(45)]
+    keys = list(map(index.image_key, names))
+    for name in names[1:]:
+        remember(index, name, time=20)
+    request = index.request_key("r")
+    opened = index.open_request(request, 20, [Put(key, barrier=20) for key in keys])
+    assert (opened.first_seen, opened.closed) == (20, False)
+    assert opened.results is not None
+    assert [one.erased for one in opened.results] == [False] + [True] * 44
+    assert {one.barrier for one in opened.results} == {20}
+    assert not any(index.holds(names))
+    assert index.note_counts(request, 45) == RequestCounts(44, 45)
+
+
+@pytest.mark.parametrize("before", ["seen earlier", "closed"])
+def test_what_another_time_would_erase_is_not_put_as_a_request_is_opened(
+    index: MemoryIndex, before: str
+) -> None:
+    request, image = index.request_key("r"), index.image_key("i")
+    index.open_request(request, 10 if before == "seen earlier" else 20)
+    if before == "closed":
+        index.close_request(request, 20)
+    remember(index, "i", time=15)
+    assert index.open_request(request, 20, [Put(image, barrier=20)]).results is None
+    assert index.holds(["i"]) == [True]
+    assert index.note_dying(request, ()) == 0
 
 
 def test_the_oldest_request_is_the_open_one_that_was_seen_first(index: MemoryIndex) -> None:

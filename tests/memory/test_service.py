@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
@@ -605,22 +606,38 @@ def test_the_log_knows_what_was_forgotten_before_a_request_is_closed(kind: str) 
     told: set[tuple[str, int]] = set()
     raised: set[tuple[str, int]] = set()
     fenced = False
-    for line in of(journal, "put", "close_request"):
+    for line in of(journal, "open_request", "put", "close_request"):
         if isinstance(line, FenceFact):
             fenced = fenced or isinstance(line, Fence)
             if isinstance(line, Barrier):
                 told.add((line.image, line.until))
             closed = isinstance(line, ClosedRequest)
             assert not closed or raised == told, "closed before it was carried out and told"
-        elif line[0] == "put":
-            puts: Sequence[Put] = line[1]
+        elif line[0] != "close_request":
+            puts: Sequence[Put] = line[1] if line[0] == "put" else line[3]
             raised |= {(put.image, put.barrier) for put in puts}
             assert raised <= told or kind != "label"
-            assert fenced or kind in ("image", "label")
+            assert not puts or fenced or kind in ("image", "label")
     assert len(raised) == (1 if kind == "image" else 3)
     last_fact, last_call = of(journal, "close_request")[-2:]
     assert isinstance(last_fact, ClosedRequest)
     assert last_call[0] == "close_request"
+
+
+def test_what_a_request_names_alone_is_erased_in_the_first_call_and_told_after() -> None:
+    journal: list[Any] = []
+    index = cast("MemoryIndex", Journaled(exact(), journal))
+    memory = VisualMemory(index, Colours(), fence_log=Facts(journal), clock_skew=SKEW)
+    memory.remember([ingest(f"i{n}") for n in range(3)])
+    journal.clear()
+    request = replace(forget("image", "i1"), more=(Selector(SelectorKind.IMAGE, "i0"),))
+    assert memory.forget(request).images == 2
+    first, *told = of(journal, "open_request", "put", "note_dying")
+    images = sorted(map(index.image_key, ("i0", "i1")))
+    assert first[0] == "open_request"
+    assert first[3] == [Put(image, barrier=UNTIL) for image in images]
+    assert {fact.image for fact in told if isinstance(fact, Barrier)} == set(images)
+    assert all(isinstance(one, FenceFact) for one in told)
 
 
 class FactsAway(Facts):
