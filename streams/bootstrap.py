@@ -225,10 +225,9 @@ def wire(
 ) -> faust.App:
     """A Faust app that carries the role's topic to its agent."""
     begin_at_zero(role)
-    cluster = connections.kafka_cluster(settings)
-    topic = cluster.full_name(ROLES[role].topic)
+    cluster, does = connections.kafka_cluster(settings), ROLES[role]
+    topic, batch = cluster.full_name(does.topic), settings.batch_of(role)
     topic_id = topic_ids[topic]
-    batch = settings.batch_of(role)
     app = faust_app.make_app(
         f"{settings.topic_prefix}{settings.namespace}-{role}",
         cluster.bootstrap,
@@ -237,8 +236,9 @@ def wire(
         batch=batch,
         credentials=faust_app.credentials(cluster.security),
     )
-    patience = PATIENCE_SECONDS if ROLES[role].embeds else None
-    source = Source(role, topic, topic_id, batch, ROLES[role].batches_at_once, patience)
+    patience = PATIENCE_SECONDS if does.embeds else None
+    at_once, gather_seconds = does.batches_at_once, does.gather_seconds
+    source = Source(role, topic, topic_id, batch, at_once, gather_seconds, patience)
     parts: dict[str, Any] = {
         "positions": memory.index,
         "known_log": LogWitness(cluster, topic, topic_id, memory.index),

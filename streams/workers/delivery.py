@@ -61,7 +61,8 @@ class LogReplaced(Exception):
 class Source:
     """What a role reads. `topic` is the full name, with its prefix.
 
-    Up to `at_once` batches of `batch` records are under way side by side.
+    Up to `at_once` batches of `batch` records are under way side by side. What comes right after a few
+    records waits up to `gather_seconds` for more.
 
     A call that blocks for more than `patience` seconds hangs, and ends the worker; None bounds
     nothing, for calls that may rightly take as long as the memory is large.
@@ -72,6 +73,7 @@ class Source:
     topic_id: str
     batch: int
     at_once: int = 1
+    gather_seconds: float = 0.0
     patience: float | None = None
 
 
@@ -115,7 +117,8 @@ class Delivery:
 
     def _run(self, pump: Callable[[], Awaitable[None]]) -> None:
         """Let the app read the topic and `pump` empty the queue."""
-        self._app.transport = Transport(self._app, self._seek_offsets)
+        gather_seconds = self._source.gather_seconds
+        self._app.transport = Transport(self._app, self._seek_offsets, gather_seconds)
         topic = self._app.topic(self._source.topic, key_type=bytes, value_type=bytes)
         self._app.agent(topic, name=self._source.role)(self._receive)
         self._app.task(self._exit_on_error(pump))

@@ -158,6 +158,18 @@ def test_a_line_of_pixels_does_not_take_all_memory(dinov2: Path) -> None:
 # The embedding ------------------------------------------------------------------------------
 
 
+def test_of_an_image_longer_than_sixteen_times_its_short_side_the_middle_is_seen(
+    vit: Path,
+) -> None:
+    embedder = TransformersEmbedder(str(vit))
+    noise = np.random.default_rng(3).integers(0, 256, (8, 8 * 17, 3), np.uint8)
+    longer = Image.fromarray(noise)
+    middle = longer.crop((4, 0, 4 + 8 * 16, 8))
+    assert torch.equal(pixels_of(embedder, longer), pixels_of(embedder, middle))
+    less = middle.crop((4, 0, 8 * 16 - 4, 8))
+    assert not torch.equal(pixels_of(embedder, middle), pixels_of(embedder, less))
+
+
 def test_dinov2s_embedding_is_the_normalised_class_token(dinov2: Path) -> None:
     embedder = TransformersEmbedder(str(dinov2))
     model = hf.Dinov2Model.from_pretrained(dinov2).eval()

@@ -41,7 +41,7 @@ from streams.contract.messages import QueryEvent
 from streams.contract.records import Marker, OutgoingRecord, Record
 from streams.contract.topics import Topic
 from streams.workers.agents import SEARCHED_AT_ONCE, ForgetAgent, QueryAgent, WritingAgent
-from streams.workers.handlers import INFLUENCE_SHARE, influence_writer
+from streams.workers.handlers import influence_writer
 from streams.workers.waiting import Batcher, Watch
 
 SECRET = "ada lovelace"
@@ -612,7 +612,7 @@ def test_to_write_down_how_often_items_are_used_takes_no_more_than_its_share_of_
     with patch("streams.workers.handlers.time.monotonic", side_effect=lambda: now):
         write = influence_writer(memory)
         write()
-        now = 100 + 0.5 / INFLUENCE_SHARE - 0.01
+        now = 100 + 0.5 / 0.02 - 0.01
         write()
         assert memory.write_influence.call_count == 1
         now += 0.01

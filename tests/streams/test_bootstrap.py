@@ -489,16 +489,16 @@ class Wired:
 
 @holds("instance", "batch", "image_batch")
 @pytest.mark.parametrize(
-    ("role", "batch", "at_once", "patience"),
+    ("role", "batch", "at_once", "gather", "patience"),
     [
-        ("ingest", 7, 2, 300.0),
-        ("correct", 11, 2, None),
-        ("forget", 11, 1, None),
-        ("query", 11, 1, 300.0),
+        ("ingest", 7, 2, 0.01, 300.0),
+        ("correct", 11, 2, 0.01, None),
+        ("forget", 11, 1, 0.0, None),
+        ("query", 11, 1, 0.0, 300.0),
     ],
 )
 def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
-    role: str, batch: int, at_once: int, patience: float | None
+    role: str, batch: int, at_once: int, gather: float, patience: float | None
 ) -> None:
     worker = Wired(role)
     topic = ROLES[role].topic
@@ -512,7 +512,8 @@ def test_delivery_reads_the_roles_topic_in_batches_of_the_settings(
         credentials=ANY,
     )
     assert worker.make_app.call_args.kwargs["credentials"].username == "ann"
-    assert worker.source == Source(role, f"p-{topic}", f"id-{topic}", batch, at_once, patience)
+    topic_id = f"id-{topic}"
+    assert worker.source == Source(role, f"p-{topic}", topic_id, batch, at_once, gather, patience)
     assert worker.delivery.call_args.args == (worker.app, worker.source)
     parts = worker.delivery.call_args.kwargs
     assert parts["positions"] is worker.memory.index

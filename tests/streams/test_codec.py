@@ -461,6 +461,18 @@ def test_a_forget_request_with_a_fault_is_rejected_for_it(value: object, reason:
 # --- query
 
 
+SOMEWHERE = Position("t", "i", 0, 1)
+
+
+def test_a_question_may_name_256_positions_and_weigh_a_label_a_million_times() -> None:
+    said = {"ce_whatif": '{"weights": {"labels": {"a": 1000000}}}'}
+    found = query(asked(ce_after=json.dumps(256 * [SOMEWHERE.to_json()]), **said))
+    assert isinstance(found, QueryEvent)
+    assert found.after == 256 * (SOMEWHERE,)
+    assert isinstance(found.query, Query)
+    assert found.query.what_if.weights.labels == {"a": 1e6}
+
+
 def test_a_question_is_read_with_its_defaults() -> None:
     assert query(asked()) == QueryEvent(
         source="app",
@@ -541,10 +553,12 @@ def test_a_question_is_read_with_all_it_asks() -> None:
         ({"ce_whatif": '{"weights": {"labels": {"a": NaN}}}'}, Reason.INVALID_HEADER),
         ({"ce_whatif": '{"weights": {"labels": {"a": -1}}}'}, Reason.INVALID_WEIGHT),
         ({"ce_whatif": '{"weights": {"labels": {"a": 1e400}}}'}, Reason.INVALID_WEIGHT),
+        ({"ce_whatif": '{"weights": {"labels": {"a": 1000000.1}}}'}, Reason.INVALID_WEIGHT),
         ({"ce_whatif": '{"weights": {"images": {"": 1}}}'}, Reason.INVALID_WEIGHT),
         ({"ce_whatif": '{"minus": [""]}'}, Reason.INVALID_ID),
         ({"ce_after": "{}"}, Reason.INVALID_HEADER),
         ({"ce_after": "[1]"}, Reason.INVALID_HEADER),
+        ({"ce_after": json.dumps(257 * [SOMEWHERE.to_json()])}, Reason.INVALID_HEADER),
         ({"ce_after": '[{"topic":"t"}]'}, Reason.INVALID_HEADER),
         (
             {"ce_after": '[{"topic":"t","topic_id":"i","partition":0,"offset":true}]'},
@@ -887,7 +901,7 @@ def test_a_request_for_review_has_defaults_and_limits() -> None:
         assert isinstance(found, QueryEvent)
         return found.query
 
-    assert review() == Review(About.PRUNING)
+    assert review() == Review(About.PRUNING, count=20)
     for headers, reason in (
         ({"ce_k": "1001"}, Reason.INVALID_K),
         ({"ce_least": "0"}, Reason.INVALID_THRESHOLD),

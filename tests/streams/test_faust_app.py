@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 
 from streams.contract.records import OutgoingRecord
 from streams.contract.topics import Topic
 from streams.workers import faust_app
+from streams.workers.batch_delivery import BatchDelivery
+from streams.workers.delivery import Source
 
 
-def new_consumer() -> Any:
+def new_consumer(gather_seconds: float = 0.0) -> Any:
     app = faust_app.make_app("group", "localhost:1", instance=None, max_record_bytes=1, batch=1)
     told = AsyncMock()
-    return faust_app.Transport(app, AsyncMock()).create_consumer(
+    return faust_app.Transport(app, AsyncMock(), gather_seconds).create_consumer(
         told, on_partitions_revoked=told, on_partitions_assigned=told
     )
 
@@ -137,3 +140,48 @@ def test_a_producer_that_runs_is_not_asked_whether_it_does() -> None:
         )
 
     asyncio.run(run())
+
+
+async def moments_of_fetches(gather_seconds: float, counts: Sequence[int]) -> list[float]:
+    """When each fetch of so many records is looked for, on a clock that only waiting moves."""
+    consumer, moments, now = new_consumer(gather_seconds), list[float](), 100.0
+
+    async def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    async def fetched(_: float) -> tuple[Any, Any]:
+        moments.append(round(now - 100.0, 6))
+        return {("t", 0): [object()] * counts[len(moments) - 1]}, set()
+
+    with (
+        patch("streams.workers.faust_app.time.monotonic", side_effect=lambda: now),
+        patch("streams.workers.faust_app.asyncio.sleep", side_effect=wait),
+        patch.object(consumer, "_wait_next_records", side_effect=fetched),
+    ):
+        for _ in counts:
+            async for _message in consumer.getmany(1.0):
+                pytest.fail("of a partition that is not read any more")
+    return moments
+
+
+def test_what_comes_right_after_a_few_records_waits_for_more() -> None:
+    """Not after many, or none: a backlog is not held up, nor is who was quiet."""
+    few, many = faust_app.FEW - 1, faust_app.FEW
+    found = asyncio.run(moments_of_fetches(0.01, [1, few, many, many, 0, 1, 1]))
+    assert found == [0.0, 0.01, 0.02, 0.02, 0.02, 0.02, 0.03]
+
+
+def test_a_role_that_gathers_nothing_never_waits() -> None:
+    assert asyncio.run(moments_of_fetches(0.0, [1, 1, 1])) == [0.0, 0.0, 0.0]
+
+
+def test_a_source_says_how_long_what_is_read_of_it_waits() -> None:
+    app = faust_app.make_app("group", "localhost:1", instance=None, max_record_bytes=1, batch=1)
+    source = Source("ingest", "topic", "id", 1, gather_seconds=0.5)
+    told: dict[str, Any] = dict.fromkeys(
+        ("positions", "known_log", "attempts", "full_name", "reject"), Mock()
+    )
+    BatchDelivery(app, source, **told).start(lambda _: [])
+    transport: Any = app.transport
+    assert transport.Consumer.gather_seconds == 0.5

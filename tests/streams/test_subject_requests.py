@@ -87,6 +87,11 @@ def test_selectors_alone_will_do() -> None:
     assert found.selectors == (Selector(SelectorKind.SOURCE, "camera"),)
 
 
+@pytest.mark.parametrize("regulation", ["gdpr", "ccpa"])
+def test_a_request_may_be_made_under_either_regulation(regulation: str) -> None:
+    assert decoded(sent(regulation=regulation)).regulation == regulation
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
@@ -67,6 +68,13 @@ def test_what_answers_say_expires_with_its_segments() -> None:
         assert settings["cleanup.policy"] == Setting("delete")
         assert int(settings["segment.ms"].value) <= int(settings["retention.ms"].value)
         assert settings["segment.ms"].relation is Relation.AT_MOST
+
+
+def test_rejections_are_kept_for_a_week_and_what_owners_are_told_for_three_days() -> None:
+    kept = {Topic.REJECTED: timedelta(days=7), Topic.FORGOTTEN_CLAIM: timedelta(days=3)}
+    for topic, time in kept.items():
+        settings = spec(topics.declare(), topic).settings
+        assert int(settings["retention.ms"].value) == time / timedelta(milliseconds=1)
 
 
 def test_receipts_are_kept() -> None:
