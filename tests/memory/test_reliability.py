@@ -221,6 +221,19 @@ def test_an_item_among_others_of_one_label_is_the_first_suspect() -> None:
     assert reliability.suspects == []
 
 
+def test_what_neighbours_say_is_by_the_papers_weights_of_ranks() -> None:
+    """1/2, 1/3, 1/4: the second and third overturn the first."""
+    rows, held = Rows(DIM, F16, 1 << 30), Held()
+    reliability = Reliability(rows, threading.Lock())
+    for n, label in enumerate("xabb"):
+        vector = np.cos(n / 10) * np.eye(DIM)[0] + np.sin(n / 10) * np.eye(DIM)[1]
+        put(rows, held, f"i{n}", label, vector.astype(F16))
+    settle(reliability)
+    (said,) = [one for one in reliability.suspects if one.image_id == "i0"]
+    assert said.suggested == "b"
+    assert said.share == pytest.approx((1 / 3 + 1 / 4) / (1 / 2 + 1 / 3 + 1 / 4))
+
+
 def test_who_sees_counts_finds_the_suspects_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, held = Rows(DIM, F16, 1 << 30), Held()
     reliability = Reliability(rows, threading.Lock())
