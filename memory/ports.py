@@ -43,7 +43,7 @@ class FenceLog(Protocol):
     """Where the facts of forgetting are kept for ever."""
 
     def append(self, facts: Sequence[FenceFact]) -> None:
-        """Return once every fact is durable; `Unavailable` otherwise (safe to repeat)."""
+        """Return once every fact is durable, in this order; `Unavailable` otherwise (safe to repeat)."""
         ...
 
 

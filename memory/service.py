@@ -125,11 +125,11 @@ class VisualMemory:
         for one, vector in zip(arrivals, vectors, strict=True):
             one.vector = vector
 
-    def _tell(self, images: Iterable[ImageKey]) -> None:
+    def _tell(self, images: Iterable[ImageKey], *then: ClosedRequest) -> None:
         """Tell the log what a rebuilt memory must know of images of which something was erased."""
         with self._telling:  # else two batches of one image both tell what neither has told yet
             facts = self.index.untold(list(dict.fromkeys(images)))
-            self._fence_log.append(facts)
+            self._fence_log.append([*facts, *then])
             self.index.note_told(facts)
 
     def correct(self, events: Sequence[Correction | Prune]) -> list[Outcome]:
@@ -197,18 +197,19 @@ class VisualMemory:
         for page in pages():
             results = opened.results or index.put(self._barriers(page, until), key)
             # Who ends before this carries the request out again, and tells it then.
-            self._tell(page)
+            if not at_once:
+                self._tell(page)
             # An image that is named need not be known; one that is listed is.
             ever_heard_of.update(
                 image
                 for image, result in zip(page, results, strict=True)
                 if image not in named or result.erased or result.sources > 0
             )
-        erased = now_us()
         self._observe("erase", time.perf_counter() - started)
         # Before the log has that it is closed: who reads that there closes it without counting.
         counts = index.note_counts(key, len(ever_heard_of))
-        self._fence_log.append([ClosedRequest(key, until)])
+        self._tell(at_once, ClosedRequest(key, until))
+        erased = now_us()
         index.close_request(key, until)
         return Forgotten(
             *(opened.first_seen, until, fenced or erased, erased),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
     ("kept", "page"),
     [
         ("peers.json", "README.md"),
-        ("floors_amd.json", "benchmarks/README.md"),
+        ("peers_avx2.json", "benchmarks/README.md"),
     ],
 )
 def test_a_table_of_peers_is_made_from_the_kept_results(kept: str, page: str) -> None:

@@ -38,12 +38,13 @@ NOTHING_KNOWN: Mapping[int, Sequence[Witness]] = MappingProxyType({})
 def _send(
     producer: KafkaProducer, topic: str, facts: Sequence[FenceFact], timeout: float
 ) -> list[Any]:
-    """Where the log has each fact, once all in-sync replicas have it; `Unavailable` otherwise."""
+    """Where the log has each fact, in this order, once all in-sync replicas have it; else `Unavailable`."""
     deadline = time.monotonic() + timeout
     with map_kafka_errors():
         sent = [
-            producer.send(topic, key=record.key, value=record.value, headers=list(record.headers))
-            for record in map(encode_fact, facts)
+            # One partition keeps the order, however many the topic has.
+            producer.send(topic, fact.value, fact.key, list(fact.headers), partition=0)
+            for fact in map(encode_fact, facts)
         ]
         return [each.get(max(0.0, deadline - time.monotonic())) for each in sent]
 

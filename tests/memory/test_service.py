@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import numpy.typing as npt
@@ -627,17 +627,22 @@ def test_the_log_knows_what_was_forgotten_before_a_request_is_closed(kind: str) 
 def test_what_a_request_names_alone_is_erased_in_the_first_call_and_told_after() -> None:
     journal: list[Any] = []
     index = cast("MemoryIndex", Journaled(exact(), journal))
-    memory = VisualMemory(index, Colours(), fence_log=Facts(journal), clock_skew=SKEW)
+    log = Mock(append=Mock(side_effect=Facts(journal).append))
+    memory = VisualMemory(index, Colours(), fence_log=log, clock_skew=SKEW)
     memory.remember([ingest(f"i{n}") for n in range(3)])
     journal.clear()
+    log.append.reset_mock()
     request = replace(forget("image", "i1"), more=(Selector(SelectorKind.IMAGE, "i0"),))
     assert memory.forget(request).images == 2
     first, *told = of(journal, "open_request", "put", "note_dying")
     images = sorted(map(index.image_key, ("i0", "i1")))
     assert first[0] == "open_request"
     assert first[3] == [Put(image, barrier=UNTIL) for image in images]
-    assert {fact.image for fact in told if isinstance(fact, Barrier)} == set(images)
-    assert all(isinstance(one, FenceFact) for one in told)
+    *told_of, closed = told
+    assert {fact.image for fact in told_of if isinstance(fact, Barrier)} == set(images)
+    assert all(isinstance(one, Barrier | Posting) for one in told_of)
+    assert isinstance(closed, ClosedRequest)
+    log.append.assert_called_once()
 
 
 class FactsAway(Facts):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 
 from memory.errors import Misconfigured, Unavailable
 from memory.model.forgetting import Barrier, ClosedRequest, Fence, FenceFact, Posting
@@ -137,6 +137,17 @@ def test_what_is_appended_is_replayed(
     fence_log.append(SOME[:2])
     fence_log.append(SOME[2:])
     assert all_facts(kafka_bootstrap, prefix) == SOME
+
+
+def test_facts_keep_their_order_however_many_partitions_the_topic_has(
+    kafka_bootstrap: str, prefix: str, fence_log: KafkaFenceLog
+) -> None:
+    """Who reads that a request is closed has read what it erased."""
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as client:
+        client.create_partitions({prefix + Topic.FENCES: NewPartitions(3)})
+    facts = [Barrier(ImageKey(f"{i:032x}"), i) for i in range(30)]
+    fence_log.append(facts)
+    assert all_facts(kafka_bootstrap, prefix) == facts
 
 
 def test_no_number_of_facts_is_too_many_for_the_time_an_append_may_take(
