@@ -498,7 +498,7 @@ local function open_request(keys, args)
   return {held, redis.call('HGET', keys[1], 'closed') or '0'}
 end
 
--- Of older programs. KEYS: request. ARGS: how many images it erased something of, and of how many was ever heard.
+-- KEYS: request. ARGS: how many images it erased something of, and of how many was ever heard. (Older programs call it.)
 local function note_counts(keys, args)
   redis.call('HSET', keys[1], 'erased', args[1], 'matched', args[2])
   return 'OK'

@@ -23,6 +23,7 @@ from faust.types import TP, EventT
 from mode.services import WaitResults
 
 from memory.errors import Unavailable
+from memory.redis.connection import CALLS_AT_ONCE
 from streams.contract.records import OutgoingRecord, Record
 from streams.kafka.cluster import Security
 from streams.workers import worker_process
@@ -31,7 +32,7 @@ from streams.workers.fetched_batches import patch_aiokafka
 _log = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20
-FEW = 20
+FEW = CALLS_AT_ONCE
 """So many records cost a role that writes little more than one does: Redis takes them in one call."""
 
 

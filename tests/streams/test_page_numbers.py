@@ -51,7 +51,7 @@ TOLD: dict[str, list[str]] = {
         ),
         f"Beyond {SPELT[questions.MAX_REMOVED]} it says so",
         f"by {reliability.SOFT_FACTOR}/(1 + count over {reliability.SOFT_NEIGHBORS})",
-        f"{reliability.HARD_FROM} times or more over {reliability.HARD_NEIGHBORS}",
+        f"that were it {reliability.HARD_FROM} times or more over {reliability.HARD_NEIGHBORS}",
         f"every {SPELT[round(handlers.INFLUENCE_SECONDS)]} seconds (more seldom where they are so many "
         f"that this would take over {handlers.INFLUENCE_SHARE:.0%} of its time)".replace("%", " %"),
         f"at most {SPELT[service.DEFAULT_CLOCK_SKEW // SECOND // 60]} minutes ahead of the log",
@@ -80,7 +80,7 @@ TOLD: dict[str, list[str]] = {
         f"rejects a record that ends it {TIMES[delivery.ATTEMPTS_ALONE]} more",
         f"every {SPELT[round(delivery.WATCH_SECONDS)]} seconds while it runs",
         f"taken over after {lease.LEASE_SECONDS:g} seconds",
-        f"{generations.SEAL_SECONDS:g} seconds at most, commonly",
+        f"stand still for it, {generations.SEAL_SECONDS:g} seconds at most",
         f"when it was more than {MINUTES[int(ANNOUNCED_MS) / 60_000]} behind",
         f"what has not answered for {MINUTES[ChildSpec.hang_timeout / 60]}",
         f"each image's list of its {SPELT[reliability.HARD_NEIGHBORS]} nearest others",
