@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -27,6 +28,7 @@ IMAGES = 400
         {"ingest": "admit:3:1", "correct": "put:1:1", "forget": "images_with_selector:1:1"},
         {"ingest": "admit:4:2", "forget": "put:2:1"},
         {"ingest": "advance:3:1", "forget": "close_request:1:1"},
+        {"correct": "advance:2:1", "forget": "open_request:3:1"},
     ],
     ids=lambda faults: " ".join(faults.values()),
 )
@@ -50,6 +52,7 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
             for role, fault in faults.items()
         },
         embedder=EMBEDDER,
+        batch=16,
         clock_skew=0.2,
     ) as memory:
         client = memory.client()
@@ -60,14 +63,30 @@ def test_an_unexpected_exception_ends_the_worker_and_loses_nothing(
         for n in range(5):
             client.forget(subject=f"s{n}").position()
         client.forget(label="b3").position()
-        for n in (6, 7):  # merged or not by then, what is named is put
+        for n in (6, 7):
             client.forget(image=f"i{n}").position()
+        for n in (8, 9):  # merged or not by then, an image named beside a subject is put
+            client.forget_for(named_beside_a_subject(n)).position()
         memory.wait_until_merged()
         for role, fault in faults.items():
             assert (tmp_path / f"faults of {role}").read_text() == fault.rpartition(":")[2]
             assert memory.restarts(role) >= 1
         assert memory.index().digests() == rebuilt_digests(memory)
         assert {str(r["reason"]) for r in rejected(memory)} <= {"forgotten"}
+
+
+def named_beside_a_subject(number: int) -> dict[str, Any]:
+    return {
+        "regulation": "gdpr",
+        "subject_request_id": str(UUID(int=number, version=4)),
+        "subject_request_type": "erasure",
+        "submitted_time": "2026-01-01T00:00:00Z",
+        "api_version": "2.0",
+        "subject_identities": [
+            {"identity_type": "email", "identity_value": f"s{number}", "identity_format": "raw"}
+        ],
+        "extensions": {"visual-memory": {"selectors": [{"image": f"i{number}"}]}},
+    }
 
 
 @pytest.fixture
