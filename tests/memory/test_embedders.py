@@ -38,6 +38,8 @@ class _Late:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # asked by who looks for fixtures
+            raise AttributeError(attribute)
         return getattr(import_module(self._name), attribute)
 
 
