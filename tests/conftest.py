@@ -27,7 +27,7 @@ LONGEST = tuple(
     f"test_{name}.py"
     for name in (
         *("erasure", "accuracy", "local_stack", "delivery", "demo", "life"),
-        *("law_properties", "exceptions", "command", "cut_logs"),
+        *("law_properties", "exceptions", "command", "cut_logs", "packaging"),
     )
 )
 SERVERS = {"kafka_bootstrap", "redis_url"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from streams.local.cache import default_cache, from_cache
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {".py", ".pyi", ".lua", ".typed", ".so"}
@@ -31,7 +35,7 @@ print(memory.recall([Query(vector)])[0].vote.label)
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built once for all processes that run these tests: its compiler is unpacked for each build."""
+    """The wheel, built once for all processes that run these tests."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "of-the-wheel"
     with FileLock(f"{folder}.lock"):
@@ -39,6 +43,18 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with zipfile.ZipFile(build(tmp_path_factory.mktemp("wheel"))) as archive:
                 archive.extractall(folder)
     return folder
+
+
+def tools() -> Path:
+    """What a build requires, kept for the next run: to unpack its compiler takes longer than all else."""
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+
+    def install(folder: Path) -> None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
+        subprocess.run([*command, *requires], check=True)
+
+    name = re.sub("[^0-9a-z.]+", "-", " ".join(["build", *requires]))
+    return from_cache(default_cache(), name, install)
 
 
 def build(folder: Path) -> Path:
@@ -49,9 +65,13 @@ def build(folder: Path) -> Path:
         shutil.copytree(ROOT / part, source / part, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     built = subprocess.run(
-        [*command, str(folder), str(source)], capture_output=True, text=True, check=False
+        [*command, "--wheel-dir", str(folder), str(source)],
+        env=os.environ | {"PYTHONPATH": str(tools())},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
