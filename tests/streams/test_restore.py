@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
 import pytest
 import redis
+from click.testing import CliRunner
 
 from memory.embedders import VectorsOnly
 from memory.model.events import Forget, Ingest, Selector, SelectorKind, VectorPayload
 from memory.model.times import make_stamp
 from memory.redis.index import RedisIndex
 from memory.service import VisualMemory
+from streams.cli import cli
+from streams.config.settings import ENVIRONMENT_PREFIX
 from streams.contract.topics import declare
 from streams.erasure.restore import RestoreCheck, forget_again
 from streams.kafka import admin
@@ -51,16 +56,27 @@ def teach(memory: VisualMemory, *, time: int = 5) -> None:
     )
 
 
-def test_what_was_forgotten_after_the_backup_is_forgotten_again(
+@pytest.fixture
+def memories(
     cluster: KafkaCluster, redis_client: redis.Redis, unique: Callable[[str], str]
-) -> None:
+) -> tuple[VisualMemory, VisualMemory, str]:
+    """One that has forgotten three of five images, one as it was when the backup was made, and its namespace."""
     now, backup = unique("now"), unique("backup")
     with closing(KafkaFenceLog(cluster)) as log:
         memory, old = memory_of(redis_client, now, log), memory_of(redis_client, backup, log)
         teach(memory)
-        teach(old)  # as it was when the backup was made
+        teach(old)
         for kind, name in (("image", "i0"), ("subject", "bob"), ("label", "dog")):
             memory.forget(Forget(f"{kind}", Selector(SelectorKind(kind), name), 10))
+    return memory, old, backup
+
+
+def test_what_was_forgotten_after_the_backup_is_forgotten_again(
+    cluster: KafkaCluster,
+    redis_client: redis.Redis,
+    memories: tuple[VisualMemory, VisualMemory, str],
+) -> None:
+    memory, old, _ = memories
     index = old.index
     assert isinstance(index, RedisIndex)
     looked = forget_again(cluster, redis_client, index, apply=False)
@@ -76,3 +92,37 @@ def test_what_was_forgotten_after_the_backup_is_forgotten_again(
     teach(old, time=11)  # consent given again
     assert forget_again(cluster, redis_client, index, apply=False).revived == 0
     assert index.stats().items == 5
+
+
+def test_the_command_ends_with_1_as_long_as_something_forgotten_is_shown(
+    cluster: KafkaCluster, redis_url: str, memories: tuple[VisualMemory, VisualMemory, str]
+) -> None:
+    memory, old, namespace = memories
+    settings = {
+        "kafka": cluster.bootstrap,
+        "topic_prefix": cluster.prefix,
+        "redis": redis_url,
+        "namespace": namespace,
+        "hmac_key": bytes(32).hex(),
+        "embedder": "vectors:test:2",
+    }
+    environment = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in settings.items()}
+
+    def restore(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["restore", *words], env=environment)
+        return done.exit_code, done.output
+
+    code, said = restore("--verify")
+    assert code == 1
+    assert re.search(r"of \d+ facts of forgetting the memory lacks \d+\n", said)
+    assert "of 5 items 3 are forgotten: revived 3\n" in said
+    assert old.index.stats().items == 5, "it only looked"
+    code, said = restore()
+    assert code == 0
+    assert re.search(r"of \d+ facts of forgetting the memory lacked \d+\n", said)
+    assert "of 2 items 0 are forgotten: revived 0\n" in said
+    assert old.index.digests() == memory.index.digests()
+    code, said = restore("--verify", "--json")
+    assert code == 0
+    told = json.loads(said)
+    assert (told["missing"], told["items"], told["revived"]) == (0, 2, 0)
